@@ -1,0 +1,145 @@
+"""What is asked of an engine and what comes back: plain, frozen, serialisable values, and the Generator protocol.
+
+Tokens only: text is `chat`'s business. Anything that can answer a GenerationRequest with TokenEvents is a Generator:
+the engine, a scripted fake, later a cluster.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+
+class FinishReason(str, Enum):
+    """Why a sample ended; the values are OpenAI's where one exists."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to choose tokens. `None` means "the model's generation config, else the neutral value".
+
+    temperature      >= 0; 0 is greedy. Neutral 1.
+    top_k            >= 1 keeps the k likeliest; None keeps all.
+    top_p, min_p     in (0, 1], [0, 1).
+    repetition_penalty   > 0, over prompt and output (Keskar et al. 2019); presence/frequency over output, in [-2, 2].
+    logit_bias       token id -> added logit, in [-100, 100].
+    seed             0 <= seed < 2**64; None draws one, which is reported back.
+    n                samples that share the prompt.
+    stop             strings that end a sample; the text before them is kept (unless include_stop_str_in_output).
+    stop_token_ids   tokens that end a sample, beside the model's own end tokens.
+    max_tokens       None: to the end of the context. min_tokens: no end before that many.
+    logprobs         None: none; k >= 0: of the chosen token and of the k likeliest at each step.
+    prompt_logprobs  the same for the prompt's tokens.
+    """
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    n: int = 1
+    stop: tuple[str, ...] | str = ()
+    include_stop_str_in_output: bool = False
+    stop_token_ids: tuple[int, ...] = ()
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    skip_special_tokens: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One prompt to continue, fully resolved: no None that the engine would have to guess.
+
+    `end_token_ids` holds every token that ends a sample (model's own and the caller's; empty with ignore_eos).
+    `max_tokens` 0 asks for the prompt's log-probabilities only.
+    """
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    max_tokens: int
+    min_tokens: int = 0
+    end_token_ids: frozenset[int] = frozenset()
+    temperature: float = 1.0
+    top_k: int = 0
+    """0: no limit."""
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    seed: int = 0
+    num_samples: int = 1
+    num_logprobs: int | None = None
+    num_prompt_logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Natural log-probability of one token under the model's unmodified distribution, with the likeliest alternatives."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+    """(token id, log-probability), likeliest first, ties by lowest id."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """New tokens of one sample of a request, in order; the last event of a sample carries `finish_reason`.
+
+    An end token is delivered as the last of `token_ids`, with `ended_by_token` set, so that the text side can drop it.
+    `prompt_logprobs` comes once, with the first event of sample 0: one entry per prompt token, the first None, then one
+    further entry holding only `top` for what follows the last token (token_id -1).
+    """
+
+    request_id: str
+    sample_index: int
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+    ended_by_token: bool = False
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    num_cached_tokens: int = 0
+    """Prompt tokens found in the prefix cache (set on a sample's first event)."""
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens and seconds of one request."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+
+TokenSink = Callable[[TokenEvent], None]
+"""Called on the generator's own thread, once per event; must return at once and never raise."""
+
+
+class Generator(Protocol):
+    """Whatever turns requests into token events."""
+
+    def submit(self, request: GenerationRequest, sink: TokenSink) -> None:
+        """Queue a request. Raises UsageError if it can never run (ContextLengthError with the numbers), EngineClosedError after close."""
+
+    def cancel(self, request_id: str) -> None:
+        """Stop a request within a step; its samples end with FinishReason.CANCELLED. Unknown ids are ignored."""
+
+    def close(self) -> None:
+        """Stop the generator; running requests end with an error event. Idempotent."""
