@@ -1,0 +1,1 @@
+"""Files that hold models: checkpoints, tokenizers, chat templates. Knows bytes and names, no architecture."""
