@@ -1,0 +1,40 @@
+"""Model families: one module per GGUF architecture, found by its name, each with a `spec_from_config(config)`.
+
+A family module is data: which settings and tensors make which parts of the spec. It holds no mathematics.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+
+from abaci.errors import FileFormatError, UnsupportedModelError
+from abaci.models.gguf_config import GgufConfig, check_tensors
+from abaci.models.spec import ModelSpec
+from abaci.tensor import TensorInfo
+
+
+def known_architectures() -> tuple[str, ...]:
+    """Names of all families, sorted."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+
+
+def spec_from_gguf(metadata: Mapping[str, object], tensors: Mapping[str, TensorInfo]) -> ModelSpec:
+    """The spec of a GGUF file, from its metadata and tensors (by name). The file then has exactly `spec.tensors()`.
+
+    Raises UnsupportedModelError for an unknown architecture, setting or tensor, FileFormatError for one that is missing
+    or makes no sense.
+    """
+    architecture = metadata.get("general.architecture")
+    if not isinstance(architecture, str):
+        raise FileFormatError(f"general.architecture = {architecture!r} is not a string")
+    known = known_architectures()
+    if architecture not in known:
+        raise UnsupportedModelError(
+            f"architecture {architecture!r} is not supported", hint=f"Supported architectures: {', '.join(known)}."
+        )
+    family = importlib.import_module(f"{__name__}.{architecture}")
+    config = GgufConfig(architecture, metadata, tensors)
+    spec: ModelSpec = family.spec_from_config(config)
+    config.refuse_unread_keys()
+    check_tensors(spec, tensors)
+    return spec

@@ -1,0 +1,53 @@
+"""Gemma 3, text: five layers with a sliding window to each one with full attention, norms before and after each block.
+
+The norm weights in GGUF already hold the one that the original adds to them. Local layers keep the rope base 10,000 and
+are never stretched; the file's rope settings are those of the full-attention layers.
+"""
+
+import math
+
+from abaci.models.gguf_config import MAX_CONTEXT_TOKENS, MAX_LAYERS, GgufConfig
+from abaci.models.spec import Activation, Layer, ModelSpec, Rope, RopeStyle
+
+_LOCAL_THETA = 10000.0
+_FULL_ATTENTION_PERIOD = 6
+_NUM_LAYERS_27B = 62
+
+
+def spec_from_config(config: GgufConfig) -> ModelSpec:
+    """The spec of a `gemma3` file."""
+    full_rope = config.rope(RopeStyle.HALF)
+    local_theta = config.number("rope.freq_base_swa", default=_LOCAL_THETA)
+    local_rope = Rope(local_theta, full_rope.dim, RopeStyle.HALF)
+    window = config.integer("attention.sliding_window", 1, MAX_CONTEXT_TOKENS)
+    period = config.integer("attention.sliding_window_pattern", 1, MAX_LAYERS, default=_FULL_ATTENTION_PERIOD)
+    embedding = config.embedding(scale=math.sqrt(config.hidden_size))
+
+    def build_layer(layer: int) -> Layer:
+        is_full = (layer + 1) % period == 0
+        rope = full_rope if is_full else local_rope
+        return Layer(
+            attention_norm=config.norm(f"blk.{layer}.attn_norm"),
+            attention=config.attention(
+                layer, rope, scale=_score_scale(config), window=None if is_full else window, head_norms=True
+            ),
+            attention_post_norm=config.norm(f"blk.{layer}.post_attention_norm"),
+            mlp_norm=config.norm(f"blk.{layer}.ffn_norm"),
+            mlp=config.gated_mlp(layer, Activation.GELU_TANH),
+            mlp_post_norm=config.norm(f"blk.{layer}.post_ffw_norm"),
+        )
+
+    return ModelSpec(
+        architecture=config.architecture,
+        embedding=embedding,
+        layers=tuple(build_layer(layer) for layer in range(config.num_layers)),
+        norm=config.norm("output_norm"),
+        head=config.head(embedding),
+        context_length=config.context_length,
+    )
+
+
+def _score_scale(config: GgufConfig) -> float:
+    """1/sqrt(head size), except in the 27B model, whose `query_pre_attn_scalar` of hidden/heads GGUF does not carry."""
+    size = config.hidden_size / config.num_heads if config.num_layers == _NUM_LAYERS_27B else config.head_dim
+    return 1 / math.sqrt(size)

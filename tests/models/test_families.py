@@ -1,0 +1,174 @@
+"""Settings and tensors of a GGUF file to a spec: what is read, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+from golden_models import golden_path
+from hypothesis import given
+from hypothesis import strategies as st
+
+from abaci.errors import AbaciError, FileFormatError, UnsupportedModelError
+from abaci.formats.gguf import GgufCheckpoint
+from abaci.models.families import known_architectures, spec_from_gguf
+from abaci.models.spec import RopeStyle
+from abaci.tensor import TensorInfo, WeightFormat
+
+Description = tuple[dict[str, object], dict[str, TensorInfo]]
+
+
+def describe(path: Path) -> Description:
+    with GgufCheckpoint.open(path) as checkpoint:
+        return dict(checkpoint.metadata), dict(checkpoint.tensors)
+
+
+@pytest.fixture(params=known_architectures())
+def description(request: pytest.FixtureRequest) -> Description:
+    return describe(golden_path(request.param))
+
+
+def test_llama_rotates_neighbours_and_the_others_halves() -> None:
+    styles = {
+        name: spec_from_gguf(*describe(golden_path(name))).layers[0].attention.rope.style
+        for name in known_architectures()
+    }
+    assert styles == {"llama": RopeStyle.INTERLEAVED, "qwen2": RopeStyle.HALF, "gemma3": RopeStyle.HALF}
+
+
+def test_gemma3_has_one_full_layer_in_six() -> None:
+    layers = spec_from_gguf(*describe(golden_path("gemma3"))).layers
+    assert [layer.attention.window for layer in layers] == [16] * 5 + [None] + [16]
+    assert {layer.attention.rope.theta for layer in layers if layer.attention.window} == {10000.0}
+    assert layers[5].attention.rope.theta == 1000000.0
+
+
+def test_gemma3_stretches_full_attention_only() -> None:
+    metadata, tensors = describe(golden_path("gemma3"))
+    metadata |= {"gemma3.rope.scaling.type": "linear", "gemma3.rope.scaling.factor": 8.0}
+    layers = spec_from_gguf(metadata, tensors).layers
+    assert [layer.attention.rope.linear_scale for layer in layers] == [1.0] * 5 + [8.0] + [1.0]
+
+
+def test_frequency_factors_are_used_where_the_file_has_them() -> None:
+    for name, factors in (("llama-float", "rope_freqs.weight"), ("llama", None)):
+        spec = spec_from_gguf(*describe(golden_path(name)))
+        assert spec.layers[0].attention.rope.frequency_factors == factors
+
+
+def test_head_is_tied_only_without_its_own_matrix() -> None:
+    assert spec_from_gguf(*describe(golden_path("llama"))).head.weight == "token_embd.weight"
+    assert spec_from_gguf(*describe(golden_path("qwen2"))).head.weight == "output.weight"
+
+
+def test_unknown_architecture_is_named_with_the_known_ones() -> None:
+    with pytest.raises(UnsupportedModelError, match="'mamba'") as caught:
+        spec_from_gguf({"general.architecture": "mamba"}, {})
+    for architecture in known_architectures():
+        assert architecture in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("architecture", ["__init__", "../llama", "Llama", "llama.x", "", 3, None])
+def test_only_a_family_is_ever_imported(architecture: object) -> None:
+    with pytest.raises(FileFormatError):
+        spec_from_gguf({"general.architecture": architecture}, {})
+
+
+REQUIRED = (
+    "block_count",
+    "context_length",
+    "embedding_length",
+    "feed_forward_length",
+    "attention.head_count",
+    "attention.layer_norm_rms_epsilon",
+)
+
+
+@pytest.mark.parametrize("key", REQUIRED)
+def test_missing_setting_is_named(description: Description, key: str) -> None:
+    metadata, tensors = description
+    full_key = f"{metadata['general.architecture']}.{key}"
+    del metadata[full_key]
+    with pytest.raises(FileFormatError, match=full_key):
+        spec_from_gguf(metadata, tensors)
+
+
+BAD_VALUES = (
+    ("block_count", 0),
+    ("block_count", 10**9),
+    ("block_count", True),
+    ("context_length", -1),
+    ("embedding_length", "64"),
+    ("embedding_length", 65),
+    ("feed_forward_length", [1, 2]),
+    ("attention.head_count", 0),
+    ("attention.head_count_kv", 7),
+    ("attention.key_length", 15),
+    ("attention.layer_norm_rms_epsilon", float("nan")),
+    ("attention.layer_norm_rms_epsilon", 0.0),
+    ("rope.freq_base", -1.0),
+    ("rope.freq_base", float("inf")),
+    ("rope.dimension_count", 3),
+    ("rope.dimension_count", 4096),
+    ("rope.scaling.type", 1),
+)
+
+
+@pytest.mark.parametrize(("key", "value"), BAD_VALUES)
+def test_senseless_setting_is_named(description: Description, key: str, value: object) -> None:
+    metadata, tensors = description
+    architecture = metadata["general.architecture"]
+    metadata[f"{architecture}.{key}"] = value
+    with pytest.raises(FileFormatError, match=rf"{architecture}\."):
+        spec_from_gguf(metadata, tensors)
+
+
+UNSUPPORTED = (
+    ("expert_count", 8),
+    ("attention.logit_softcapping", 50.0),
+    ("rope.scaling.type", "yarn"),
+    ("attention.value_length", 8),
+)
+
+
+@pytest.mark.parametrize(("key", "value"), UNSUPPORTED)
+def test_setting_that_would_change_the_mathematics_is_refused(
+    description: Description, key: str, value: object
+) -> None:
+    metadata, tensors = description
+    metadata[f"{metadata['general.architecture']}.{key}"] = value
+    with pytest.raises(UnsupportedModelError):
+        spec_from_gguf(metadata, tensors)
+
+
+def test_each_tensor_is_needed_and_shaped(description: Description) -> None:
+    metadata, tensors = description
+    for name, info in tensors.items():
+        if name == "output.weight":
+            continue  # without it the head is tied
+        without = {other: tensors[other] for other in tensors if other != name}
+        with pytest.raises(FileFormatError, match=name.replace(".", r"\.")):
+            spec_from_gguf(metadata, without)
+        misshapen = TensorInfo(name, info.format, (*info.shape[:-1], 2 * info.shape[-1]), info.offset, info.num_bytes)
+        with pytest.raises(FileFormatError, match=name.replace(".", r"\.")):
+            spec_from_gguf(metadata, tensors | {name: misshapen})
+
+
+def test_surplus_tensor_is_refused(description: Description) -> None:
+    metadata, tensors = description
+    surplus = TensorInfo("blk.0.ffn_gate_exps.weight", WeightFormat.F32, (2, 2), 0, 16)
+    with pytest.raises(UnsupportedModelError, match="ffn_gate_exps"):
+        spec_from_gguf(metadata, tensors | {surplus.name: surplus})
+
+
+@given(data=st.data())
+def test_any_setting_gives_a_spec_or_a_clear_error(data: st.DataObject) -> None:
+    metadata, tensors = describe(golden_path(data.draw(st.sampled_from(known_architectures()))))
+    own_keys = sorted(key for key in metadata if key.startswith(str(metadata["general.architecture"])))
+    text = st.sampled_from(["", "none", "linear", "yarn", "64"])
+    value = st.one_of(st.integers(), st.floats(), text, st.booleans(), st.lists(st.integers(), max_size=3))
+    metadata |= data.draw(st.dictionaries(st.sampled_from(own_keys), value, max_size=3))
+    try:
+        spec = spec_from_gguf(metadata, tensors)
+    except AbaciError as error:
+        assert error.message
+    else:
+        assert dict(spec.tensors()).keys() == tensors.keys()
