@@ -1,0 +1,19 @@
+"""Getting models and keeping them: the catalog, the sources, the store. Knows files, not what is in them."""
+
+from abaci.hub.catalog import Catalog, CatalogEntry, load_catalog
+from abaci.hub.download import DownloadListener
+from abaci.hub.names import ResolvedModel, pull, resolve, stored_model
+from abaci.hub.store import Store, StoredModel
+
+__all__ = [
+    "Catalog",
+    "CatalogEntry",
+    "DownloadListener",
+    "ResolvedModel",
+    "Store",
+    "StoredModel",
+    "load_catalog",
+    "pull",
+    "resolve",
+    "stored_model",
+]
