@@ -1,0 +1,74 @@
+"""What passes between scheduler and runner: sequences, the plan of a step and its result. Tokens only.
+
+A Sequence is written by the scheduler alone; the runner reads it.
+"""
+
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+
+from abaci.engine.kv_cache import PageTable
+from abaci.generation import GenerationRequest, TokenLogprob
+
+
+class Sequence:
+    """One sample of a request: its tokens, how many of them have been computed, and where their keys and values live.
+
+    `table` is None while the sequence waits. `prompt_logprobs` collects what the request asked of its prompt, one
+    entry per token (the first None), and is None when nothing was asked for or all has been delivered.
+    """
+
+    __slots__ = (
+        "arrival",
+        "followers",
+        "is_finished",
+        "num_cached",
+        "num_computed",
+        "num_prompt",
+        "prompt_logprobs",
+        "request",
+        "sample_index",
+        "table",
+        "token_ids",
+    )
+
+    def __init__(self, request: GenerationRequest, sample_index: int, arrival: int) -> None:
+        self.request = request
+        self.sample_index = sample_index
+        self.arrival = arrival
+        self.token_ids = list(request.prompt_token_ids)
+        self.num_prompt = len(self.token_ids)
+        self.num_computed = 0
+        self.table: PageTable | None = None
+        self.num_cached: int | None = None
+        """Prompt tokens found in the prefix tree at first admission; None before it."""
+        self.prompt_logprobs: list[TokenLogprob | None] | None = None
+        if sample_index == 0 and request.num_prompt_logprobs is not None:
+            self.prompt_logprobs = [None]
+        self.followers: list[Sequence] = []
+        """Other samples of the request, which wait until this one has computed their common prompt."""
+        self.is_finished = False
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """Parallel tuples: sequence i computes `counts[i]` tokens from position `starts[i]` on.
+
+    Where that reaches the last known token of a sequence, its next one is drawn.
+    """
+
+    sequences: tuple[Sequence, ...]
+    starts: tuple[int, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step gave. All but `plan` parallel to `plan.sequences`, the last two empty where nobody asked for them."""
+
+    plan: StepPlan
+    token_ids: SequenceOf[int | None]
+    """The token drawn, None where the prompt is not finished."""
+    logprobs: dict[int, TokenLogprob]
+    """Index in the plan -> of the token drawn."""
+    prompt_logprobs: dict[int, list[TokenLogprob]]
+    """Index in the plan -> of the tokens that follow the computed ones; token_id -1 after the prompt's last."""
