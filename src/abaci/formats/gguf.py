@@ -20,7 +20,7 @@ from enum import IntEnum
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, NoReturn, Self
+from typing import Final, NoReturn, Self, TypeGuard
 
 from abaci.errors import FileFormatError, ModelNotFoundError, UnsupportedModelError, UsageError
 from abaci.formats.checkpoint import MetadataValue
@@ -181,9 +181,7 @@ class GgufCheckpoint:
     def release(self, tensor: TensorInfo) -> None:
         """Drop the tensor's pages from our memory; reading them again brings them back from the file."""
         begin = tensor.offset - tensor.offset % mmap.PAGESIZE
-        self._mappings[tensor.file_index].madvise(
-            mmap.MADV_DONTNEED, begin, tensor.offset + tensor.num_bytes - begin
-        )
+        self._mappings[tensor.file_index].madvise(mmap.MADV_DONTNEED, begin, tensor.offset + tensor.num_bytes - begin)
 
     def close(self) -> None:
         """Unmap. Views handed out must be gone (else BufferError). Idempotent."""
@@ -223,7 +221,9 @@ def _map(path: Path) -> mmap.mmap:
     except FileNotFoundError:
         raise ModelNotFoundError(f"{path}: no such file", hint="Check the path.") from None
     except (OSError, ValueError) as error:
-        raise FileFormatError(f"{path}: cannot be read: {error}", hint="Check that it is a file you may read.") from None
+        raise FileFormatError(
+            f"{path}: cannot be read: {error}", hint="Check that it is a file you may read."
+        ) from None
 
 
 class _Cursor:
@@ -354,7 +354,9 @@ def _read_array(cursor: _Cursor, key: str) -> MetadataValue:
     return _read_numbers(cursor, item_type, count, key)
 
 
-def _read_numbers(cursor: _Cursor, value_type: _ValueType, count: int, key: str) -> list[bool] | list[int] | list[float]:
+def _read_numbers(
+    cursor: _Cursor, value_type: _ValueType, count: int, key: str
+) -> list[bool] | list[int] | list[float]:
     layout = struct.Struct(f"<{count}{_NUMBER_CODES[value_type]}")
     begin = cursor.skip(layout.size, f"value of {key!r}")
     values = list(layout.unpack_from(cursor.data, begin))
@@ -446,7 +448,7 @@ def _check_extents(cursor: _Cursor, tensors: Iterable[TensorInfo]) -> None:
             cursor.fail(f"tensors {tensor.name!r} and {following.name!r} overlap", at=following.offset)
 
 
-def _is_int(value: object) -> bool:
+def _is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -508,7 +510,8 @@ def _merge_tensors(shards: Sequence[_Shard]) -> dict[str, TensorInfo]:
         for name, tensor in shard.tensors.items():
             if name in merged:
                 raise FileFormatError(
-                    f"{shard.path}: tensor {name!r} is in another shard too", hint="The shards belong to different models."
+                    f"{shard.path}: tensor {name!r} is in another shard too",
+                    hint="The shards belong to different models.",
                 )
             merged[name] = tensor
     return merged
@@ -533,9 +536,7 @@ _INTEGER_RANGES: Final = {
 }
 
 
-def write_gguf(
-    path: Path | str, metadata: Mapping[str, MetadataValue], tensors: Sequence[TensorSource]
-) -> None:
+def write_gguf(path: Path | str, metadata: Mapping[str, MetadataValue], tensors: Sequence[TensorSource]) -> None:
     """Write a GGUF v3 file: it appears whole under its name or not at all.
 
     Integers become uint32, int32, uint64 or int64, the first that holds them (int32 first in arrays); floats become
@@ -604,7 +605,9 @@ def _type_of_items(key: str, values: Sequence[object], *, scalar: bool = False) 
         return _ValueType.FLOAT32
     if kinds <= {int}:
         return _integer_type(key, [value for value in values if isinstance(value, int)], scalar)
-    raise UsageError(f"metadata key {key!r} has a value GGUF cannot hold: {', '.join(sorted(k.__name__ for k in kinds))}")
+    raise UsageError(
+        f"metadata key {key!r} has a value GGUF cannot hold: {', '.join(sorted(k.__name__ for k in kinds))}"
+    )
 
 
 def _integer_type(key: str, values: Sequence[int], scalar: bool) -> _ValueType:
