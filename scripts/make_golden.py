@@ -259,7 +259,7 @@ def _tokens(architecture: str) -> list[str]:
     if architecture == "gemma3":
         specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
         letters = ["\u2581", *"abcdefghijklmnopqrstuvwxyz", *"ABCDEFGHIJ", "\n", ".", ","]
-        pieces = "\u2581t he \u2581a in \u2581the er on re \u2581s ou an or ing ed is".split(" ")
+        pieces = ["▁t", "he", "▁a", "in", "▁the", "er", "on", "re", "▁s", "ou", "an", "or", "ing", "ed", "is"]
         return specials + [f"<0x{byte:02X}>" for byte in range(256)] + letters + pieces
     return _byte_letters() + ["".join(merge) for merge in _merges()] + ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from gguf import GGUFReader, dequantize
 from transformers import (
+    DynamicCache,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     LlamaConfig,
@@ -66,6 +67,18 @@ def load_model(path: Path) -> PreTrainedModel:
 def all_logits(model: PreTrainedModel, token_ids: list[int]) -> np.ndarray:
     """Logits at every position of one sequence, (tokens, vocab) float32."""
     return model(torch.tensor([token_ids]), use_cache=False).logits[0].float().numpy()
+
+
+@torch.no_grad()
+def greedy_continuation(model: PreTrainedModel, prompt: list[int], num_tokens: int) -> list[int]:
+    """The likeliest next token, again and again; end tokens do not end it."""
+    cache = DynamicCache(config=model.config)
+    fed, continuation = prompt, []
+    for _ in range(num_tokens):
+        logits = model(torch.tensor([fed]), past_key_values=cache, use_cache=True).logits[0, -1]
+        fed = [int(logits.argmax())]
+        continuation += fed
+    return continuation
 
 
 class _Settings:
