@@ -80,9 +80,7 @@ def expected_tokens(request: GenerationRequest, sample_index: int, windows: Sequ
     token_ids = list(request.prompt_token_ids)
     num_prompt = len(token_ids)
     keys: list[int] = []
-    has_penalties = bool(
-        request.repetition_penalty != 1 or request.presence_penalty or request.frequency_penalty
-    )
+    has_penalties = bool(request.repetition_penalty != 1 or request.presence_penalty or request.frequency_penalty)
     while len(token_ids) - num_prompt < request.max_tokens:
         num_generated = len(token_ids) - num_prompt
         history: Counter[tuple[int, bool]] = Counter()
@@ -103,7 +101,7 @@ def parameters_hash(request: GenerationRequest) -> int:
     """Of the parameters that a logit row carries as they are."""
     values = (request.temperature, request.top_p, request.min_p, request.repetition_penalty)
     penalties = (request.presence_penalty, request.frequency_penalty)
-    return mix(request.top_k, *(int(round(float(np.float32(v)) * 1000)) for v in (*values, *penalties)))
+    return mix(request.top_k, *(round(float(np.float32(v)) * 1000) for v in (*values, *penalties)))
 
 
 class PagedFake:
@@ -201,6 +199,6 @@ class PagedFake:
         bias = {int(entry["token_id"]): float(entry["bias"]) for entry in biases if np.isfinite(entry["bias"])}
         values = (row["temperature"], row["top_p"], row["min_p"], row["repetition_penalty"])
         penalties = (row["presence_penalty"], row["frequency_penalty"])
-        parameters = mix(int(row["top_k"]), *(int(round(float(v) * 1000)) for v in (*values, *penalties)))
+        parameters = mix(int(row["top_k"]), *(round(float(v) * 1000) for v in (*values, *penalties)))
         sampling = (int(row["seed"]), int(row["sample_index"]), int(row["token_index"]), parameters)
         return draw(key, sampling, history, banned, bias)

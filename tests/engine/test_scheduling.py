@@ -1,4 +1,4 @@
-"""Scheduler, cache and runner together over the paged fake: every request gets what it gets alone, and nothing leaks."""
+"""Scheduler, cache and runner over the paged fake: every request gets what it gets alone, and nothing leaks."""
 
 from dataclasses import replace
 

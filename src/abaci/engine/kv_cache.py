@@ -145,7 +145,7 @@ class KVCache:
         table.version += 1
 
     def advance(self, table: PageTable, token_ids: Sequence[int], num_computed: int) -> None:
-        """Enter pages that the first `num_computed` positions fill into the tree; let go of those windows have passed."""
+        """Enter pages that `num_computed` positions fill into the tree; let go of those that windows have passed."""
         while table.next_boundary <= num_computed:
             self._enter(table, tuple(token_ids[table.next_boundary - self.page_tokens : table.next_boundary]))
             table.next_boundary += self.page_tokens

@@ -1,0 +1,221 @@
+"""The engine's thread: publishing, cancelling, failing, closing."""
+
+import gc
+import os
+import queue
+import threading
+import warnings
+
+import pytest
+from paged_fake import VOCAB_SIZE, PagedFake, expected_tokens
+
+from abaci.engine.engine import Engine, EngineConfig
+from abaci.errors import EngineClosedError, UsageError
+from abaci.generation import FinishReason, GenerationRequest
+
+CONTEXT = 4096
+SECONDS = 30
+
+
+class GatedFake(PagedFake):
+    """Runs a step only when the test lets it."""
+
+    def __init__(self, windows):
+        super().__init__(windows)
+        self.gate = threading.Semaphore(0)
+
+    def step(self, batch):
+        assert self.gate.acquire(timeout=SECONDS)
+        return super().step(batch)
+
+
+class Listener:
+    """A sink that a test can wait on."""
+
+    def __init__(self):
+        self._queue = queue.SimpleQueue()
+        self.events = []
+
+    def __call__(self, event):
+        self._queue.put(event)
+
+    def next(self):
+        self.events.append(self._queue.get(timeout=SECONDS))
+        return self.events[-1]
+
+    def finish(self, num_samples=1):
+        while sum(event.finish_reason is not None for event in self.events) < num_samples:
+            self.next()
+        return self
+
+    @property
+    def token_ids(self):
+        return tuple(token for event in self.events for token in event.token_ids)
+
+    @property
+    def reason(self):
+        return self.events[-1].finish_reason
+
+
+def make_engine(fake=None, **others):
+    fake = fake or PagedFake((None,))
+    fake.allocate_cache((200,))
+    config = EngineConfig(VOCAB_SIZE, CONTEXT, fake.windows, (200,), max_sequences=8, max_step_tokens=64)
+    return Engine(fake, config, **others), fake
+
+
+@pytest.fixture
+def engine():
+    engine, _ = make_engine()
+    yield engine
+    engine.close()
+
+
+def a_request(request_id="a", prompt=(1, 2, 3), max_tokens=5, **others):
+    return GenerationRequest(request_id, tuple(prompt), max_tokens, **others)
+
+
+def test_many_callers_are_served_at_once(engine):
+    requests = [a_request(f"r{i}", range(i + 1, i + 40), max_tokens=20) for i in range(12)]
+    listeners = [Listener() for _ in requests]
+    callers = [threading.Thread(target=engine.submit, args=pair) for pair in zip(requests, listeners, strict=True)]
+    for caller in callers:
+        caller.start()
+    for request, listener in zip(requests, listeners, strict=True):
+        assert listener.finish().token_ids == expected_tokens(request, 0, (None,))
+    for caller in callers:
+        caller.join()
+    stats = engine.stats()
+    assert stats.generated_tokens == 240
+    assert stats.steps < 240, "streams shared steps"
+    assert 0 < stats.step_seconds < stats.loop_seconds
+
+
+def test_a_request_that_arrives_mid_generation_is_answered_before_the_running_one_ends():
+    engine, fake = make_engine(GatedFake((None,)))
+    running, newcomer = Listener(), Listener()
+    engine.submit(a_request("running", max_tokens=10), running)
+    fake.gate.release()
+    running.next()
+    engine.submit(a_request("newcomer", max_tokens=2), newcomer)
+    fake.gate.release(2)
+    newcomer.next()
+    assert running.events[-1].finish_reason is None
+    fake.gate.release(100)
+    assert newcomer.finish().reason is FinishReason.LENGTH
+    assert len(running.finish().token_ids) == 10
+    engine.close()
+
+
+def test_cancel_stops_a_request_within_a_step(engine):
+    listener, other = Listener(), Listener()
+    engine.submit(a_request("a", max_tokens=4000), listener)
+    listener.next()
+    engine.cancel("a")
+    engine.cancel("nobody")
+    assert listener.finish().reason is FinishReason.CANCELLED
+    engine.submit(a_request("a"), other)
+    assert other.finish().token_ids == expected_tokens(a_request(), 0, (None,))
+
+
+def test_an_executor_that_fails_fails_its_step_and_no_more():
+    engine, fake = make_engine()
+    fake.fail_at_step = 2
+    first, second = Listener(), Listener()
+    engine.submit(a_request("a", max_tokens=10, num_samples=2), first)
+    first.finish(2)
+    errors = [event.error for event in first.events if event.finish_reason is FinishReason.ERROR]
+    assert [str(error) for error in errors] == ["the executor was told to fail"] * 2
+    engine.submit(a_request("b"), second)
+    assert second.finish().token_ids == expected_tokens(a_request("b"), 0, (None,))
+    engine.close()
+
+
+def test_a_sink_that_raises_loses_its_request_only(engine):
+    def broken(event):
+        raise ValueError("not a sink")
+
+    listener = Listener()
+    engine.submit(a_request("broken", max_tokens=4000), broken)
+    engine.submit(a_request("a"), listener)
+    assert listener.finish().reason is FinishReason.LENGTH
+    again = Listener()
+    engine.submit(a_request("broken"), again)
+    assert again.finish().reason is FinishReason.LENGTH
+
+
+def test_close_ends_what_is_pending_and_is_idempotent():
+    engine, fake = make_engine()
+    listener = Listener()
+    engine.submit(a_request("a", max_tokens=4000), listener)
+    listener.next()
+    engine.close()
+    engine.close()
+    assert isinstance(listener.finish().events[-1].error, EngineClosedError)
+    assert fake.is_closed
+    with pytest.raises(EngineClosedError, match="closed"):
+        engine.submit(a_request("b"), listener)
+    engine.cancel("a")
+
+
+def test_an_engine_nobody_holds_closes_itself():
+    engine, fake = make_engine()
+    thread = engine._thread
+    del engine
+    gc.collect()
+    thread.join(SECONDS)
+    assert fake.is_closed
+
+
+def test_the_thread_hook_runs_on_the_engine_thread():
+    names = []
+    engine, _ = make_engine(on_thread_start=lambda: names.append(threading.current_thread().name))
+    listener = Listener()
+    engine.submit(a_request(), listener)
+    listener.finish()
+    engine.close()
+    assert names == ["abaci-engine"]
+
+
+def test_a_thread_hook_that_fails_closes_the_engine_and_says_why():
+    def fail():
+        raise OSError("no such core")
+
+    engine, _ = make_engine(on_thread_start=fail)
+    engine._thread.join(SECONDS)
+    with pytest.raises(EngineClosedError):
+        engine.submit(a_request(), Listener())
+
+
+def test_a_request_id_in_use_is_refused():
+    engine, fake = make_engine(GatedFake((None,)))
+    listener = Listener()
+    engine.submit(a_request(), listener)
+    with pytest.raises(UsageError, match="'a' is in use"):
+        engine.submit(a_request(), listener)
+    fake.gate.release(100)
+    listener.finish()
+    engine.close()
+
+
+def test_use_after_fork_is_a_clear_error(engine):
+    receive, send = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forking beside threads
+        child = os.fork()
+    if child == 0:
+        try:
+            engine.submit(a_request(), Listener())
+        except EngineClosedError:
+            engine.cancel("a")
+            engine.close()
+            os.write(send, b"refused")
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(send)
+    assert os.read(receive, 100) == b"refused"
+    os.close(receive)
+    listener = Listener()
+    engine.submit(a_request(), listener)
+    assert listener.finish().reason is FinishReason.LENGTH
