@@ -1,0 +1,75 @@
+"""One answer: tokens as they come, onto the screen, and the figures at its end. Knows no command-line flag."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from abaci.generation import FinishReason, SamplingParams, Usage
+
+Message = Mapping[str, str]
+Prompt = str | Sequence[Message]
+"""Text as it is, or a conversation for the model's chat template."""
+
+
+class StreamEvent(Protocol):
+    """New text; the last event has the reason for the end and the usage."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def finish_reason(self) -> FinishReason | None: ...
+
+    @property
+    def usage(self) -> Usage | None: ...
+
+
+class StreamingModel(Protocol):
+    """What answers: the runtime's LLM, or a script in a test."""
+
+    def stream(self, prompt: Prompt, params: SamplingParams) -> Iterator[StreamEvent]:
+        """Events of one answer; closing the iterator cancels it."""
+
+
+class AnswerWriter(Protocol):
+    """Where an answer's text goes while it grows."""
+
+    def write(self, text: str) -> None:
+        """More text."""
+
+    def finish(self) -> None:
+        """No more text; called once, also after an interruption."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of a question; `usage` is None if it was stopped before its end."""
+
+    text: str
+    finish_reason: FinishReason
+    usage: Usage | None
+
+
+def stream_answer(model: StreamingModel, prompt: Prompt, params: SamplingParams, writer: AnswerWriter) -> Answer:
+    """Ask, and write the answer as it comes. Ctrl-C cancels the answer and keeps what there is of it."""
+    pieces: list[str] = []
+    finish_reason, usage = FinishReason.CANCELLED, None
+    events = model.stream(prompt, params)
+    try:
+        for event in events:
+            pieces.append(event.text)
+            writer.write(event.text)
+            if event.finish_reason is not None:
+                finish_reason, usage = event.finish_reason, event.usage
+    except KeyboardInterrupt:
+        finish_reason = FinishReason.CANCELLED
+    finally:
+        _close(events)
+        writer.finish()
+    return Answer("".join(pieces), finish_reason, usage)
+
+
+def _close(events: Iterator[StreamEvent]) -> None:
+    close = getattr(events, "close", None)
+    if close is not None:
+        close()

@@ -1,0 +1,64 @@
+"""The verbs put together, and what every one of them does with an error."""
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from abaci.cli.list import list_models
+from abaci.cli.pull import pull
+from abaci.cli.rm import rm
+from abaci.cli.run import run
+from abaci.cli.show import show
+from abaci.cli.terminal import print_error, print_line
+from abaci.cli.verify import verify
+from abaci.errors import AbaciError
+from abaci.version import __version__
+
+INTERRUPTED_EXIT_CODE = 130
+
+
+class _Verbs(TyperGroup):
+    """Ends with the exit code of the error's class; Ctrl-C ends with the shell's code for it and a clean line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AbaciError as error:
+            print_error(error)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as interrupt:
+            print_line("\ninterrupted")
+            raise typer.Exit(INTERRUPTED_EXIT_CODE) from interrupt
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"abaci {__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    cls=_Verbs,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help and one-line errors, and rich is not loaded for them
+)
+
+
+@app.callback()
+def abaci(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Run open-weight language models on ordinary CPUs."""
+
+
+app.command()(run)
+app.command()(pull)
+app.command("list")(list_models)
+app.command()(show)
+app.command()(rm)
+app.command()(verify)

@@ -1,0 +1,124 @@
+"""A conversation at the terminal: lines in, answers out, a few commands that begin with a slash."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from abaci.cli.answer import Answer, AnswerWriter, StreamingModel, stream_answer
+from abaci.errors import AbaciError, UsageError
+from abaci.generation import SamplingParams
+
+HELP = """\
+/help             this list
+/clear            forget the conversation; the system message stays
+/system [TEXT]    show or set the system message; "/system none" removes it
+/set [NAME VALUE] show or change a sampling parameter; the value "none" restores the model's own
+/stats            figures of the last answer
+/exit             leave (also Ctrl-D)
+Ctrl-C stops an answer."""
+
+_SETTINGS: dict[str, Callable[[str], object]] = {
+    "max_tokens": int,
+    "temperature": float,
+    "top_p": float,
+    "top_k": int,
+    "min_p": float,
+    "repetition_penalty": float,
+    "seed": int,
+}
+
+
+@dataclass(slots=True)
+class Conversation:
+    """State of a conversation and what a line does to it.
+
+    `new_writer` makes a place for one answer; `say` prints a remark; `describe` gives the figures of an answer.
+    """
+
+    model: StreamingModel
+    params: SamplingParams
+    system: str | None
+    new_writer: Callable[[], AnswerWriter]
+    say: Callable[[str], None]
+    say_error: Callable[[AbaciError], None]
+    describe: Callable[[Answer], str]
+    _turns: list[dict[str, str]] = field(default_factory=list)
+    _last: str | None = None
+
+    def run(self, read_line: Callable[[], str]) -> None:
+        """Take lines until the user leaves. `read_line` raises EOFError at the end, KeyboardInterrupt on Ctrl-C."""
+        while True:
+            try:
+                line = read_line().strip()
+            except EOFError:
+                return
+            except KeyboardInterrupt:
+                self.say("\n(/exit or Ctrl-D to leave)")
+                continue
+            if line == "/exit":
+                return
+            try:
+                self.take(line)
+            except AbaciError as error:
+                self.say_error(error)
+
+    def take(self, line: str) -> None:
+        """Do what a line says. Raises UsageError for a command that is none, and whatever the model raises."""
+        if line.startswith("/"):
+            self._command(line)
+        elif line:
+            self._ask(line)
+
+    def messages(self) -> list[dict[str, str]]:
+        """The conversation so far, the system message first."""
+        system = [] if self.system is None else [{"role": "system", "content": self.system}]
+        return [*system, *self._turns]
+
+    def _ask(self, question: str) -> None:
+        asked = {"role": "user", "content": question}
+        answer = stream_answer(self.model, [*self.messages(), asked], self.params, self.new_writer())
+        self._turns += [asked, {"role": "assistant", "content": answer.text}]
+        self._last = self.describe(answer)
+        self.say(self._last)
+
+    def _command(self, line: str) -> None:
+        name, _, argument = line.partition(" ")
+        argument = argument.strip()
+        match name:
+            case "/help":
+                self.say(HELP)
+            case "/clear":
+                self._turns.clear()
+                self.say("cleared")
+            case "/system":
+                self._system(argument)
+            case "/set":
+                self._set(argument)
+            case "/stats":
+                self.say(self._last or "no answer yet")
+            case _:
+                raise UsageError(f"there is no command {name}", hint="/help lists them")
+
+    def _system(self, text: str) -> None:
+        if text:
+            self.system = None if text == "none" else text
+        self.say(f"system message: {self.system or 'none'}")
+
+    def _set(self, argument: str) -> None:
+        if argument:
+            name, _, value = argument.partition(" ")
+            self.params = with_setting(self.params, name, value.strip())
+        settings = ((name, getattr(self.params, name)) for name in _SETTINGS)
+        self.say("\n".join(f"{name} {'none' if value is None else value}" for name, value in settings))
+
+
+def with_setting(params: SamplingParams, name: str, value: str) -> SamplingParams:
+    """The parameters with one changed, as `/set NAME VALUE` asks. Raises UsageError."""
+    parse = _SETTINGS.get(name)
+    if parse is None:
+        raise UsageError(f"there is no setting {name!r}", hint=f"settings: {', '.join(_SETTINGS)}")
+    try:
+        changed: dict[str, Any] = {name: None if value == "none" else parse(value)}
+        return replace(params, **changed)
+    except ValueError as error:
+        raise UsageError(f"{value!r} is no value for {name}", hint=f"e.g. /set {name} 1") from error

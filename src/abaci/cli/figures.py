@@ -1,0 +1,61 @@
+"""The line of figures under an answer: load time, tokens per second, memory."""
+
+import resource
+from dataclasses import dataclass
+
+from abaci.cli.answer import Answer
+from abaci.cli.terminal import megabytes
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What an answer cost; rates are None where there was nothing to measure."""
+
+    load_seconds: float
+    prompt_tokens: int | None
+    cached_tokens: int | None
+    completion_tokens: int | None
+    prompt_tokens_per_second: float | None
+    completion_tokens_per_second: float | None
+    peak_memory_bytes: int
+
+    def __str__(self) -> str:
+        parts = [f"load {self.load_seconds:.2f} s"]
+        if self.prompt_tokens is not None:
+            cached = f" ({self.cached_tokens} cached)" if self.cached_tokens else ""
+            parts.append(f"prompt {self.prompt_tokens} tokens{cached}{_rate(self.prompt_tokens_per_second)}")
+            parts.append(f"answer {self.completion_tokens} tokens{_rate(self.completion_tokens_per_second)}")
+        parts.append(f"memory {megabytes(self.peak_memory_bytes)}")
+        return " | ".join(parts)
+
+
+def measure(answer: Answer, load_seconds: float) -> Figures:
+    """Figures of an answer that has just ended in this process.
+
+    The first token comes out of the prompt's last step, so the rate of generation counts those after it.
+    """
+    usage = answer.usage
+    if usage is None:
+        return Figures(load_seconds, None, None, None, None, None, peak_memory_bytes())
+    return Figures(
+        load_seconds=load_seconds,
+        prompt_tokens=usage.prompt_tokens,
+        cached_tokens=usage.cached_tokens,
+        completion_tokens=usage.completion_tokens,
+        prompt_tokens_per_second=_per_second(usage.prompt_tokens - usage.cached_tokens, usage.prefill_seconds),
+        completion_tokens_per_second=_per_second(usage.completion_tokens - 1, usage.decode_seconds),
+        peak_memory_bytes=peak_memory_bytes(),
+    )
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has held at once, mapped files included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _per_second(num_tokens: int, seconds: float) -> float | None:
+    return num_tokens / seconds if num_tokens > 0 and seconds > 0 else None
+
+
+def _rate(tokens_per_second: float | None) -> str:
+    return "" if tokens_per_second is None else f", {tokens_per_second:,.1f} tokens/s"

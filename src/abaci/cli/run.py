@@ -1,0 +1,172 @@
+"""`abaci run`: ask a model, once or in a conversation."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from abaci.cli.answer import Answer, AnswerWriter, Prompt, stream_answer
+from abaci.cli.conversation import Conversation
+from abaci.cli.figures import measure
+from abaci.cli.terminal import (
+    DownloadProgress,
+    JsonOption,
+    ModelArgument,
+    dimmed,
+    print_error,
+    print_json,
+    print_line,
+)
+from abaci.cli.writers import MarkdownWriter, PlainWriter, SilentWriter
+from abaci.errors import UsageError
+from abaci.generation import FinishReason, SamplingParams
+
+if TYPE_CHECKING:
+    from abaci.runtime.llm import LLM
+
+_LINE_PROMPT = ">>> "
+
+
+def run(
+    model: ModelArgument,
+    prompt: Annotated[
+        str | None,
+        typer.Argument(metavar="PROMPT", help="Without it: what is piped in, or on a terminal a conversation."),
+    ] = None,
+    *,
+    max_tokens: Annotated[int | None, typer.Option(help="Tokens at most; else to the end of the context.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 always takes the likeliest token.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Keep the likeliest tokens that together reach this.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Keep the k likeliest tokens.")] = None,
+    min_p: Annotated[float | None, typer.Option(help="Drop tokens below this share of the likeliest one's.")] = None,
+    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1 discourages repeats.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given again.")] = None,
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as it is, without chat template.")] = False,
+    threads: Annotated[int | None, typer.Option(help="Threads; else all cores this process may use.")] = None,
+    context: Annotated[int | None, typer.Option(help="Tokens of context; else the model's.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a model: one answer with a PROMPT, a conversation without."""
+    params = SamplingParams(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+        stop=tuple(stop or ()),
+    )
+    question = _question(prompt)
+    _check(question, system, raw=raw, as_json=as_json)
+    started = time.perf_counter()
+    with _open(model, threads, context) as llm:
+        load_seconds = time.perf_counter() - started
+        print_line(dimmed(_introduction(llm.info)))
+        if question is None:
+            _converse(llm, params, system, load_seconds)
+        else:
+            _answer_once(llm, _prompt(question, system, raw), params, load_seconds, as_json)
+
+
+def _question(prompt: str | None) -> str | None:
+    """The argument, else what is piped in, else None: a conversation."""
+    if prompt is None and not sys.stdin.isatty():
+        return sys.stdin.read()
+    return prompt
+
+
+def _check(question: str | None, system: str | None, *, raw: bool, as_json: bool) -> None:
+    if raw and system is not None:
+        raise UsageError("--system has no place in a --raw prompt", hint="write it into the prompt, or leave out --raw")
+    if question is None and raw:
+        raise UsageError("--raw needs a prompt", hint='abaci run MODEL "text to continue" --raw')
+    if question is None and as_json:
+        raise UsageError("--json needs a prompt", hint='abaci run MODEL "question" --json')
+    if question is not None and not question.strip():
+        raise UsageError("the prompt is empty", hint='abaci run MODEL "question"')
+
+
+def _prompt(question: str, system: str | None, raw: bool) -> Prompt:
+    if raw:
+        return question
+    messages = [{"role": "user", "content": question}]
+    return messages if system is None else [{"role": "system", "content": system}, *messages]
+
+
+def _open(model: str, threads: int | None, context: int | None) -> "LLM":
+    from abaci import hub
+
+    with DownloadProgress(model) as progress:
+        hub.resolve(model, download=True, progress=progress)
+    from abaci.runtime.llm import LLM
+
+    return LLM(model, threads=threads, context=context)
+
+
+def _introduction(info: Any) -> str:
+    kernels: dict[str, list[str]] = {}
+    for weight_type, kernel in info.kernels.items():
+        kernels.setdefault(kernel, []).append(weight_type)
+    by_kernel = "; ".join(f"{kernel}: {' '.join(weight_types)}" for kernel, weight_types in kernels.items())
+    return f"{info.name} | {info.num_threads} threads | context {info.context_length} | {by_kernel}"
+
+
+def _answer_once(llm: "LLM", prompt: Prompt, params: SamplingParams, load_seconds: float, as_json: bool) -> None:
+    writer = SilentWriter() if as_json else _writer(plain=isinstance(prompt, str))
+    answer = stream_answer(llm, prompt, params, writer)
+    figures = measure(answer, load_seconds)
+    if as_json:
+        print_json(_as_json(llm.info, answer, asdict(figures)))
+    else:
+        print_line(dimmed(str(figures)))
+    if answer.finish_reason is FinishReason.CANCELLED:
+        raise KeyboardInterrupt
+
+
+def _as_json(info: Any, answer: Answer, figures: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "model": info.name,
+        "path": str(info.path),
+        "text": answer.text,
+        "finish_reason": answer.finish_reason.value,
+        "figures": figures,
+        "threads": info.num_threads,
+        "context_length": info.context_length,
+        "kernels": dict(info.kernels),
+    }
+
+
+def _converse(llm: "LLM", params: SamplingParams, system: str | None, load_seconds: float) -> None:
+    print_line(dimmed("/help lists the commands"))
+    conversation = Conversation(
+        model=llm,
+        params=params,
+        system=system,
+        new_writer=lambda: _writer(plain=False),
+        say=lambda text: print_line(dimmed(text)),
+        say_error=print_error,
+        describe=lambda answer: str(measure(answer, load_seconds)),
+    )
+    conversation.run(_line_reader())
+
+
+def _line_reader() -> Callable[[], str]:
+    import readline  # noqa: F401  gives input() editing and a history
+
+    return lambda: input(_LINE_PROMPT)
+
+
+def _writer(*, plain: bool) -> AnswerWriter:
+    """Markdown on a terminal that can draw it, else text as it comes."""
+    if plain or not sys.stdout.isatty():
+        return PlainWriter()
+    from rich.console import Console
+
+    console = Console()
+    return PlainWriter() if console.is_dumb_terminal else MarkdownWriter(console)

@@ -1,0 +1,81 @@
+"""`abaci show`: what a model file holds."""
+
+from typing import Any
+
+from abaci.cli.terminal import JsonOption, ModelArgument, aligned, megabytes, print_json, print_text
+
+
+def show(model: ModelArgument, as_json: JsonOption = False) -> None:
+    """Show a model: architecture, size, quantisation, context, licence, template, hash, source."""
+    from abaci import hub
+
+    description = _describe(hub.resolve(model, download=False))
+    if as_json:
+        print_json(description)
+    else:
+        print_text(_as_text(description))
+
+
+def _describe(resolved: Any) -> dict[str, Any]:
+    from abaci.formats.gguf import GgufCheckpoint
+
+    with GgufCheckpoint.open(resolved.path) as checkpoint:
+        metadata = checkpoint.metadata
+        architecture = metadata.get("general.architecture")
+        own_template = metadata.get("tokenizer.chat_template")
+        return {
+            "name": resolved.name,
+            "title": metadata.get("general.name"),
+            "path": str(resolved.path),
+            "architecture": architecture,
+            "num_bytes": sum(path.stat().st_size for path in checkpoint.paths),
+            "num_parameters": sum(_num_values(tensor.shape) for tensor in checkpoint.tensors.values()),
+            "tensors": _count_formats(checkpoint.tensors.values()),
+            "context_length": metadata.get(f"{architecture}.context_length"),
+            "licence": resolved.licence or metadata.get("general.license"),
+            "chat_template": own_template or resolved.chat_template,
+            "chat_template_from": "file" if own_template else ("catalog" if resolved.chat_template else None),
+            "sha256": resolved.sha256,
+            "source": resolved.source,
+        }
+
+
+def _num_values(shape: tuple[int, ...]) -> int:
+    product = 1
+    for size in shape:
+        product *= size
+    return product
+
+
+def _count_formats(tensors: Any) -> dict[str, dict[str, int]]:
+    """Per storage format, most bytes first: how many tensors and bytes."""
+    counts: dict[str, dict[str, int]] = {}
+    for tensor in tensors:
+        count = counts.setdefault(tensor.format.label, {"num_tensors": 0, "num_bytes": 0})
+        count["num_tensors"] += 1
+        count["num_bytes"] += tensor.num_bytes
+    return dict(sorted(counts.items(), key=lambda item: -item[1]["num_bytes"]))
+
+
+def _as_text(description: dict[str, Any]) -> str:
+    formats = [
+        ("tensors" if index == 0 else "", f"{count['num_tensors']:4} {label:5} {megabytes(count['num_bytes'])}")
+        for index, (label, count) in enumerate(description["tensors"].items())
+    ]
+    template = description["chat_template"]
+    rows = [
+        ("name", description["name"]),
+        ("title", description["title"] or "not given"),
+        ("architecture", description["architecture"]),
+        ("parameters", f"{description['num_parameters'] / 1e6:,.0f} million"),
+        ("size", megabytes(description["num_bytes"])),
+        *formats,
+        ("context", f"{description['context_length']} tokens"),
+        ("licence", description["licence"] or "not given"),
+        ("SHA-256", description["sha256"] or "not in the catalog"),
+        ("source", description["source"]),
+        ("file", description["path"]),
+        ("template", f"from the {description['chat_template_from']}" if template else "none"),
+    ]
+    text = aligned([(name, str(value)) for name, value in rows])
+    return text if template is None else f"{text}\n\n{template}"

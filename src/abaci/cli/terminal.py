@@ -1,0 +1,124 @@
+"""How the command line speaks: results on standard output, everything else on standard error."""
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+
+from abaci.errors import AbaciError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+_BAR_STEP_PERCENT = 10
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A catalog name, a .gguf file, or a folder.")]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A name of the catalog: see `abaci list`.")]
+
+
+def print_json(value: Any) -> None:
+    """A result for programs: one JSON document on standard output."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def print_text(text: str) -> None:
+    """A result for people, on standard output."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def print_line(text: str) -> None:
+    """A remark, on standard error."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def print_error(error: AbaciError) -> None:
+    """What went wrong in red, and below it what to do."""
+    print_line(_styled(f"error: {error.message}", "31", sys.stderr))
+    if error.hint is not None:
+        print_line(f"hint: {error.hint}")
+
+
+def dimmed(text: str) -> str:
+    """A remark that steps back, where standard error has colours."""
+    return _styled(text, "2", sys.stderr)
+
+
+def megabytes(num_bytes: int) -> str:
+    """A size for people, in millions of bytes."""
+    return f"{num_bytes / 1e6:,.0f} MB"
+
+
+def aligned(rows: list[tuple[str, ...]]) -> str:
+    """Rows of cells as text, columns padded to their widest cell."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+class DownloadProgress:
+    """Shows a download on standard error: a bar on a terminal, a line every tenth elsewhere. A context manager."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._percent_shown = 0
+
+    def __enter__(self) -> "DownloadProgress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advanced(self, source: str, num_bytes: int, total_bytes: int) -> None:
+        """See `abaci.hub.DownloadListener`."""
+        if sys.stderr.isatty():
+            self._draw(source, num_bytes, total_bytes)
+            return
+        percent = num_bytes * 100 // total_bytes
+        if percent < self._percent_shown or percent >= self._percent_shown + _BAR_STEP_PERCENT:
+            self._percent_shown = percent - percent % _BAR_STEP_PERCENT
+            print_line(f"{self._name}: {percent} % of {megabytes(total_bytes)} from the {source}")
+
+    def noticed(self, message: str) -> None:
+        """See `abaci.hub.DownloadListener`."""
+        if self._bar is None:
+            print_line(message)
+        else:
+            self._bar.console.print(message, markup=False, highlight=False)
+
+    def _draw(self, source: str, num_bytes: int, total_bytes: int) -> None:
+        if self._bar is None:
+            self._bar = _new_bar()
+            self._task = self._bar.add_task(self._name, total=total_bytes)
+            self._bar.start()
+        if self._task is not None:
+            self._bar.update(self._task, completed=num_bytes, source=source)
+
+
+def _new_bar() -> "Progress":
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[source]}"),
+    )
+    return Progress(*columns, console=Console(stderr=True))
+
+
+def _styled(text: str, code: str, stream: TextIO) -> str:
+    if not stream.isatty() or os.environ.get("NO_COLOR"):
+        return text
+    return f"\x1b[{code}m{text}\x1b[0m"
