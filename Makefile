@@ -1,1 +1,62 @@
 # make run | test | check | bench: the only commands to know.
+
+PYTHON ?= python3
+MODEL ?= qwen2.5-coder:0.5b
+PROMPT ?= Write a Python function that tells whether a number is prime, then explain it in two sentences.
+export PROMPT
+
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+SOURCES := pyproject.toml CMakeLists.txt $(shell find src csrc -type f -not -name '*.pyc')
+CPP := $(shell find csrc -name '*.h' -o -name '*.cpp')
+
+# The requirements of one or more extras, read from pyproject.toml, so that installing them rebuilds nothing.
+requirements = $(VENV)/bin/python -c 'import sys, tomllib; \
+	project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	lists = {"": project["dependencies"], **project["optional-dependencies"]}; \
+	print(*(line for name in sys.argv[1:] for line in lists[name]), sep="\n")' $(1)
+
+.PHONY: run test check bench
+.DELETE_ON_ERROR:
+
+run: $(VENV)/installed
+	@$(VENV)/bin/abaci run "$(MODEL)" "$$PROMPT"
+
+test: $(VENV)/test
+	@$(VENV)/bin/abaci pull smollm2:135m
+	@$(VENV)/bin/python -m pytest
+
+check: $(VENV)/check
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	PYTHONPATH=src $(VENV)/bin/lint-imports
+	$(VENV)/bin/clang-format --dry-run -Werror $(CPP)
+
+bench: $(VENV)/bench
+	@$(VENV)/bin/abaci bench "$(MODEL)" --against llama.cpp
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(SOURCES) | $(VENV)/bin/python
+	@echo "installing abaci into $(VENV); compiling its extension takes a minute or two"
+	@$(PIP) .
+	@touch $@
+
+$(VENV)/test: $(VENV)/installed pyproject.toml
+	@echo "installing what the tests need"
+	@$(call requirements,test) | $(PIP) -r /dev/stdin
+	@touch $@
+
+$(VENV)/check: pyproject.toml | $(VENV)/bin/python
+	@echo "installing what the checks need"
+	@$(call requirements,"" check) | $(PIP) -r /dev/stdin
+	@touch $@
+
+$(VENV)/bench: $(VENV)/installed pyproject.toml
+	@echo "installing what the benchmark measures against; compiling llama.cpp for this machine takes several minutes"
+	@$(call requirements,bench) | CMAKE_ARGS="-DGGML_NATIVE=ON" $(PIP) -r /dev/stdin
+	@touch $@

@@ -1,1 +1,59 @@
-"""Makes the modules beside this file (`golden`-model and step-feeding support) importable from every test folder."""
+"""What every test may count on: no network, and the real weights that `make test` fetched beforehand.
+
+Standing here, it also makes the support modules beside it importable from every test folder.
+"""
+
+import ipaddress
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from abaci import hub
+from abaci.errors import AbaciError
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse every connection that leaves this machine."""
+    connect = socket.socket.connect
+
+    def connect_here(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not _is_loopback(address[0]):
+            raise AssertionError(f"a test reached for {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_here)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    """SmolLM2 135M, fetched by `make test`. Missing weights fail: a skipped test proves nothing."""
+    return _fetched("smollm2:135m")
+
+
+@pytest.fixture(scope="session")
+def qwen_path() -> Path:
+    """The default model, for checks that `make test` does not run."""
+    return _fetched("qwen2.5-coder:0.5b")
+
+
+@pytest.fixture(scope="session")
+def gemma_path() -> Path:
+    """Gemma 3 270M, for checks that `make test` does not run."""
+    return _fetched("gemma3:270m")
+
+
+def _fetched(name: str) -> Path:
+    try:
+        return hub.resolve(name, download=False).path
+    except AbaciError as error:
+        pytest.fail(f"{error.message}; fetch it first: abaci pull {name}")
