@@ -84,7 +84,7 @@ def make_reference(model: Path, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Comparison:
-    """An engine beside the reference, per position: divergence in nats, same top token, the reference's top-two margin."""
+    """An engine beside the reference: divergence in nats, same top token, the reference's top-two margin."""
 
     divergence: NDArray[np.float64]
     agrees: NDArray[np.bool_]
@@ -205,16 +205,13 @@ ENGINES: dict[str, Callable[[Path, list[int]], LogitBlocks]] = {
 
 
 def report(folders: list[Path]) -> None:
-    """Print, for each model and engine, divergence and agreement on the text, then agreement by margin on the continuations."""
+    """Print for each model and engine: divergence and agreement on the text, agreement by margin on continuations."""
     for folder in folders:
         engines = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
         print(f"\n{folder.name}\n\n| engine | mean KL, nats/token | median | top token agrees |\n|---|---|---|---|")
         for engine, results in engines.items():
             divergence, agrees = np.array(results["text"]["divergence"]), np.array(results["text"]["agrees"])
-            error = divergence.std() / np.sqrt(len(divergence))
-            print(
-                f"| {engine} | {divergence.mean():.6f} ± {error:.6f} | {np.median(divergence):.6f} | {agrees.mean():.2%} |"
-            )
+            print(f"| {engine} | {divergence.mean():.6f} | {np.median(divergence):.6f} | {agrees.mean():.2%} |")
         print("\n| engine | continuation: agrees | threshold | excluded |")
         pooled = {engine: _pool(results) for engine, results in engines.items()}
         for engine, (agrees, margin) in pooled.items():

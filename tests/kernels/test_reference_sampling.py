@@ -41,23 +41,11 @@ def sample(
     return sample_row(logits, batch, 0)
 
 
-def frequencies(logits: np.ndarray, num_draws: int = 4000, **fields: object) -> np.ndarray:
-    """How often each token is drawn over many token indices."""
-    drawn = [
-        sample(
-            logits,
-            temperature=fields.get("temperature", 1.0),
-            seed=7,
-            token_index=index,
-            **_without_temperature(fields),
-        ).token_id
-        for index in range(num_draws)
-    ]
+def frequencies(logits: np.ndarray, num_draws: int = 2000, **fields: object) -> np.ndarray:
+    """How often each token is drawn over many token indices; temperature 1 unless told."""
+    fields = {"temperature": 1.0, "seed": 7} | fields
+    drawn = [sample(logits, token_index=index, **fields).token_id for index in range(num_draws)]
     return np.bincount(drawn, minlength=logits.size) / num_draws
-
-
-def _without_temperature(fields: dict[str, object]) -> dict[str, object]:
-    return {name: value for name, value in fields.items() if name != "temperature"}
 
 
 @pytest.mark.parametrize(
@@ -108,7 +96,7 @@ def test_logprobs_are_of_the_unmodified_logits() -> None:
 
 def test_no_logprobs_unless_asked_for() -> None:
     row = sample()
-    assert np.isnan(row.logprob)
+    assert row.logprob == 0
     assert row.top_ids.size == 0
     assert sample(num_top=0).logprob < 0
 
@@ -146,8 +134,13 @@ def test_mask_allows_only_its_tokens() -> None:
 def test_nothing_allowed_is_no_token() -> None:
     assert sample(mask=[]).token_id == NO_TOKEN
     row = sample(mask=[], num_top=1, temperature=1.0)
-    assert row.token_id == NO_TOKEN
-    assert np.isnan(row.logprob)
+    assert (row.token_id, row.logprob) == (NO_TOKEN, 0)
+
+
+@pytest.mark.parametrize("logit", [np.nan, np.inf, -np.inf])
+def test_a_row_without_finite_maximum_is_no_token(logit: float) -> None:
+    row = sample(np.full(4, logit, np.float32), num_top=2, target=1)
+    assert (row.token_id, row.logprob, row.top_ids.size) == (NO_TOKEN, 0, 0)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
@@ -191,7 +184,7 @@ def test_truncation_keeps_a_run_of_the_likeliest(logits: np.ndarray, top_k: int,
     candidates, weights = truncate(logits, top_k, top_p, min_p)
     assert 1 <= candidates.size <= min(top_k or logits.size, logits.size)
     assert (weights > 0).all()
-    if top_k or top_p < 1 or min_p > 0:
+    if 0 < top_k < logits.size or top_p < 1 or min_p > 0:
         order = sorted(range(logits.size), key=lambda token: (-logits[token], token))
         assert candidates.tolist() == order[: candidates.size]
         assert (weights >= min_p * weights[0]).all()

@@ -6,7 +6,7 @@ transformers.
 Log-probabilities are those of the model's own logits, before any of this.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from abaci.kernels.batch import SAMPLE, StepBatch
 
 NO_TOKEN = -1
-"""Sampled where bias and mask leave no token."""
+"""Sampled where bias and mask leave no token, or the model gave no finite logit."""
 
 _PHILOX_ROUNDS = 10
 _PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -24,7 +24,7 @@ _WORD = 0xFFFFFFFF
 
 @dataclass(frozen=True, slots=True)
 class SampledRow:
-    """What one logit row gives: `logprob` is NaN and `top_ids` empty where none were asked for."""
+    """What one logit row gives: `logprob` is 0 and `top_ids` empty where none were asked for."""
 
     token_id: int
     logprob: float
@@ -34,15 +34,17 @@ class SampledRow:
 
 def sample_row(logits: NDArray[np.float32], batch: StepBatch, index: int) -> SampledRow:
     """Answer logit row `index` of the batch from its `logits` (vocab,): draw a token, or look up the target."""
+    nothing = SampledRow(NO_TOKEN, 0.0, np.empty(0, np.int64), np.empty(0))
+    if not np.isfinite(logits.max()):
+        return nothing
     row = batch.logit_rows[index]
-    target = int(row["target"])
+    target, num_top = int(row["target"]), int(row["num_top"])
     token_id = target if target != SAMPLE else draw(adjust(logits, batch, index), row)
-    num_top = int(row["num_top"])
     if num_top < 0:
-        return SampledRow(token_id, np.nan, np.empty(0, np.int64), np.empty(0))
+        return replace(nothing, token_id=token_id)
     logprobs = log_softmax(logits)
     top_ids = likeliest_first(logits)[:num_top]
-    return SampledRow(token_id, float(logprobs[token_id]) if token_id >= 0 else np.nan, top_ids, logprobs[top_ids])
+    return SampledRow(token_id, float(logprobs[token_id]) if token_id >= 0 else 0.0, top_ids, logprobs[top_ids])
 
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -64,13 +66,11 @@ def adjust(logits: NDArray[np.float32], batch: StepBatch, index: int) -> NDArray
     for entry in batch.bias[row["bias_begin"] : row["bias_end"]]:
         adjusted[entry["token_id"]] += entry["bias"]
     for entry in batch.history[row["history_begin"] : row["history_end"]]:
-        token_id, count = entry["token_id"], np.float32(entry["output_count"])
-        logit = adjusted[token_id]
-        if entry["in_prompt"] or count > 0:
-            logit = logit / row["repetition_penalty"] if logit > 0 else logit * row["repetition_penalty"]
+        logit, count = adjusted[entry["token_id"]], np.float32(entry["output_count"])
+        logit = logit / row["repetition_penalty"] if logit > 0 else logit * row["repetition_penalty"]
         if count > 0:
-            logit = logit - count * row["frequency_penalty"] - row["presence_penalty"]
-        adjusted[token_id] = logit
+            logit -= row["presence_penalty"] + row["frequency_penalty"] * count
+        adjusted[entry["token_id"]] = logit
     if row["mask_row"] >= 0:
         adjusted[~allowed_tokens(batch.masks[row["mask_row"]], logits.size)] = -np.inf
     return adjusted
@@ -105,7 +105,7 @@ def truncate(
     likeliest.
     """
     weights = np.exp(logits.astype(np.float64) - float(logits.max()))
-    if top_k == 0 and top_p >= 1 and min_p <= 0:
+    if not 0 < top_k < logits.size and top_p >= 1 and min_p <= 0:
         return np.arange(logits.size), weights
     candidates = likeliest_first(logits)
     if top_k > 0:
