@@ -1,0 +1,139 @@
+"""From the path of a model file to a running engine. Takes paths only: names are resolved by the runtime."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from abaci.engine.engine import Engine, EngineConfig
+from abaci.engine.memory import CacheSize, available_memory_bytes, size_cache
+from abaci.engine.threads import ThreadPlan, plan_threads
+from abaci.formats.checkpoint import Checkpoint, MetadataValue
+from abaci.formats.gguf import GgufCheckpoint
+from abaci.kernels.batch import PAGE_TOKENS, Executor
+from abaci.kernels.reference import ReferenceExecutor
+from abaci.kernels.weights import RawTensor
+from abaci.models.families import spec_from_gguf
+from abaci.models.spec import ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How to load. None leaves the choice to the machine and the model."""
+
+    context_length: int | None = None
+    num_threads: int | None = None
+    max_sequences: int = 64
+    max_step_tokens: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """An executor, and the name of the kernel that runs each weight format the model has."""
+
+    executor: Executor
+    kernels: Mapping[str, str]
+
+
+BackendFactory = Callable[[ModelSpec, Checkpoint, LoadOptions, ThreadPlan], Backend]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A running engine and what there is to know of its model. `close` ends it and lets go of the file."""
+
+    engine: Engine
+    spec: ModelSpec
+    checkpoint: Checkpoint
+    kernels: Mapping[str, str]
+    threads: ThreadPlan
+    cache: CacheSize
+
+    @property
+    def metadata(self) -> Mapping[str, MetadataValue]:
+        """As the file has it."""
+        return self.checkpoint.metadata
+
+    def close(self) -> None:
+        """Idempotent."""
+        self.engine.close()
+        self.checkpoint.close()
+
+
+def native_backend(spec: ModelSpec, checkpoint: Checkpoint, options: LoadOptions, threads: ThreadPlan) -> Backend:
+    """The compiled kernels."""
+    # Imported here, so that other backends work where the extension was not built.
+    native = importlib.import_module("abaci.kernels.native")
+    executor = native.NativeExecutor(
+        spec, checkpoint, max_step_tokens=options.max_step_tokens, num_threads=threads.num_threads
+    )
+    return Backend(executor, executor.kernels)
+
+
+def reference_backend(spec: ModelSpec, checkpoint: Checkpoint, options: LoadOptions, threads: ThreadPlan) -> Backend:
+    """The numpy specification: exact and slow."""
+    formats = dict.fromkeys(tensor.format.label for tensor in checkpoint.tensors.values())
+    executor = ReferenceExecutor(spec, CheckpointTensors(checkpoint))
+    return Backend(executor, dict.fromkeys(formats, "reference"))
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointTensors:
+    """A checkpoint as a source of weights: views of the file, nothing copied."""
+
+    checkpoint: Checkpoint
+
+    def tensor(self, name: str) -> RawTensor:
+        """The tensor `name`. Raises KeyError if there is none."""
+        info = self.checkpoint.tensors[name]
+        return RawTensor(info.format, info.shape, self.checkpoint.data(info))
+
+
+def load(path: Path, options: LoadOptions, backend: BackendFactory = native_backend) -> LoadedModel:
+    """Open, check and load a model file, and start its engine.
+
+    Raises ModelNotFoundError, FileFormatError, UnsupportedModelError, ResourceError; UsageError for options that the
+    model or the machine cannot meet.
+    """
+    threads = plan_threads(options.num_threads)
+    checkpoint = GgufCheckpoint.open(path)
+    try:
+        spec = spec_from_gguf(checkpoint.metadata, checkpoint.tensors)
+        built = backend(spec, checkpoint, options, threads)
+        try:
+            cache = _allocate_cache(spec, built.executor, options)
+            engine = Engine(
+                built.executor,
+                EngineConfig(
+                    vocab_size=spec.vocab_size,
+                    context_length=cache.context_length,
+                    windows=tuple(group.window for group in spec.cache_groups()),
+                    num_pages=cache.num_pages,
+                    max_sequences=options.max_sequences,
+                    max_step_tokens=options.max_step_tokens,
+                ),
+                on_thread_start=lambda: threads.pin_current_thread(0),
+            )
+        except BaseException:
+            built.executor.close()
+            raise
+    except BaseException:
+        checkpoint.close()
+        raise
+    return LoadedModel(engine, spec, checkpoint, built.kernels, threads, cache)
+
+
+def _allocate_cache(spec: ModelSpec, executor: Executor, options: LoadOptions) -> CacheSize:
+    groups = spec.cache_groups()
+    cache = size_cache(
+        windows=[group.window for group in groups],
+        page_bytes=[executor.page_bytes(index) for index in range(len(groups))],
+        page_tokens=PAGE_TOKENS,
+        model_context=spec.context_length,
+        requested_context=options.context_length,
+        max_sequences=options.max_sequences,
+        max_step_tokens=options.max_step_tokens,
+        available_bytes=available_memory_bytes(),
+    )
+    executor.allocate_cache(cache.num_pages)
+    return cache

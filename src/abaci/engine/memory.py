@@ -1,0 +1,112 @@
+"""How much memory the KV cache gets: sizes in, pages out. Knows no tensors."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from abaci.engine.cgroups import group_folders, read_words
+from abaci.errors import ResourceError, UsageError
+
+DEFAULT_SHARE = 0.25
+"""Of the memory available, for a cache nobody asked a size of."""
+REQUESTED_SHARE = 0.75
+"""Of the memory available, for a context that was asked for."""
+NUM_FULL_CONTEXTS = 2
+MIN_CACHE_TOKENS = 32768
+
+_ROOT = Path("/")
+_UNLIMITED_BYTES = 1 << 60
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSize:
+    """Pages of a KV cache, per cache group, and the longest sequence it is meant for."""
+
+    context_length: int
+    num_pages: tuple[int, ...]
+    num_bytes: int
+    """When all pages are in use; untouched ones take no memory."""
+
+
+def size_cache(
+    *,
+    windows: Sequence[int | None],
+    page_bytes: Sequence[int],
+    page_tokens: int,
+    model_context: int,
+    requested_context: int | None,
+    max_sequences: int,
+    max_step_tokens: int,
+    available_bytes: int,
+) -> CacheSize:
+    """Room for two sequences of full length or MIN_CACHE_TOKENS, within a share of the memory available.
+
+    Groups with a window get what `max_sequences` windows take, if that is less. Without a request the context is the
+    model's, or what fits. Raises UsageError for a context beyond the model's, ResourceError for one beyond memory.
+    """
+    context = model_context if requested_context is None else requested_context
+    if not 1 <= context <= model_context:
+        raise UsageError(
+            f"a context of {context} tokens is not possible: the model allows 1 to {model_context}",
+            hint=f"Give at most {model_context}.",
+        )
+    window_pages = [_window_pages(window, page_tokens, max_sequences, max_step_tokens) for window in windows]
+
+    def pages_of(count: int) -> tuple[int, ...]:
+        return tuple(count if limit is None else min(count, limit) for limit in window_pages)
+
+    def bytes_of(count: int) -> int:
+        return sum(pages * size for pages, size in zip(pages_of(count), page_bytes, strict=True))
+
+    needed = -(-context // page_tokens)
+    wanted = max(NUM_FULL_CONTEXTS * needed, MIN_CACHE_TOKENS // page_tokens)
+    fitting = bisect_right(range(wanted + 1), int(available_bytes * DEFAULT_SHARE), key=bytes_of) - 1
+    if fitting < needed and requested_context is not None:
+        if bytes_of(needed) > available_bytes * REQUESTED_SHARE:
+            raise ResourceError(
+                f"a context of {context} tokens takes {bytes_of(needed):,} bytes of KV cache; "
+                f"{available_bytes:,} bytes of memory are available, of which it may have {REQUESTED_SHARE:.0%}",
+                hint="Ask for a shorter context.",
+            )
+        fitting = needed
+    if fitting < 1:
+        raise ResourceError(
+            f"no memory for a KV cache: a page takes {bytes_of(1):,} bytes, {available_bytes:,} are available"
+        )
+    return CacheSize(min(context, fitting * page_tokens), pages_of(fitting), bytes_of(fitting))
+
+
+def available_memory_bytes(root: Path = _ROOT) -> int:
+    """Memory that can be had without swapping: the machine's, or what control groups leave of it."""
+    machine = _fields(root / "proc/meminfo").get("MemAvailable:", _UNLIMITED_BYTES >> 10) << 10
+    groups = [_left_in_group(folder) for folder in group_folders("memory", root)]
+    return max(0, min([machine, *groups]))
+
+
+def _window_pages(window: int | None, page_tokens: int, max_sequences: int, max_step_tokens: int) -> int | None:
+    if window is None:
+        return None
+    return max_sequences * (-(-window // page_tokens) + 1) + -(-max_step_tokens // page_tokens)
+
+
+def _left_in_group(folder: Path) -> int:
+    """Limit less use; cached files do not count as used, as they give way."""
+    version_2 = read_words(folder / "memory.max") + read_words(folder / "memory.current")
+    version_1 = read_words(folder / "memory.limit_in_bytes") + read_words(folder / "memory.usage_in_bytes")
+    for words in (version_2, version_1):
+        if len(words) == 2 and words[0].isdigit() and words[1].isdigit():
+            statistics = _fields(folder / "memory.stat")
+            prefix = "total_" if "total_inactive_file" in statistics else ""
+            files = sum(statistics.get(f"{prefix}{name}", 0) for name in ("inactive_file", "active_file"))
+            return int(words[0]) - int(words[1]) + files
+    return _UNLIMITED_BYTES
+
+
+def _fields(path: Path) -> dict[str, int]:
+    """Lines of "name number ..." as a mapping."""
+    try:
+        lines = [line.split() for line in path.read_text().splitlines()]
+    except OSError:
+        return {}
+    return {words[0]: int(words[1]) for words in lines if len(words) >= 2 and words[1].isdigit()}
