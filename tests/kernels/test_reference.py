@@ -188,7 +188,7 @@ def test_cache_is_allocated_once_before_the_first_step() -> None:
         executor = ReferenceExecutor(spec, tensors)
         with pytest.raises(ValueError, match="no cache"):
             executor.step(valid_batch())
-        with pytest.raises(ValueError, match="sizes"):
+        with pytest.raises(ValueError, match="per cache group"):
             executor.allocate_cache((1, 1))
         executor.allocate_cache((3,))
         with pytest.raises(ValueError, match="already"):

@@ -26,6 +26,9 @@ Floats = NDArray[np.float32]
 ACTIVATION_GROUP = 32
 """Consecutive activations that share a scale in int8 mode."""
 
+LOGIT_TILE_ROWS = 32
+"""Rows whose logits are held at once: a vocabulary is wide."""
+
 
 class ReferenceExecutor:
     """Runs steps of one model (`kernels.batch.Executor`). Weights are read, and dequantised, at their first use."""
@@ -55,10 +58,8 @@ class ReferenceExecutor:
 
         Fresh pages hold NaN, so that a wrong read shows.
         """
-        if self._caches or len(num_pages) != len(self._groups):
-            raise ValueError(
-                f"cache of {len(self._groups)} groups already there, or asked for with {len(num_pages)} sizes"
-            )
+        _require(not self._caches, "the cache is already there")
+        _require(len(num_pages) == len(self._groups), "not one number of pages per cache group")
         group_of_layer = {layer: group for group, members in enumerate(self._groups) for layer in members.layers}
         self._caches = tuple(
             _LayerCache.of_pages(
@@ -187,8 +188,10 @@ class _StepOps:
         return x + y
 
     def logits(self, x: Floats, head: Linear) -> None:
-        for index, row in enumerate(self._batch.logit_rows["row"]):
-            self.sampled.append(sample_row(self._linear(x[row : row + 1], head)[0], self._batch, index))
+        rows = self._batch.logit_rows["row"]
+        for begin in range(0, len(rows), LOGIT_TILE_ROWS):
+            tile = self._linear(x[rows[begin : begin + LOGIT_TILE_ROWS]], head)
+            self.sampled += [sample_row(logits, self._batch, begin + index) for index, logits in enumerate(tile)]
 
     def _linear(self, x: Floats, linear: Linear) -> Floats:
         y = self._weights.multiply(x, linear.weight)
