@@ -21,6 +21,7 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def connect_here(self: socket.socket, address: Any) -> None:
         if self.family in (socket.AF_INET, socket.AF_INET6) and not _is_loopback(address[0]):
+            self.close()
             raise AssertionError(f"a test reached for {address}")
         connect(self, address)
 

@@ -98,8 +98,8 @@ class _Tail:
 
 
 def without_control_characters(text: str) -> str:
-    """The text with every control character but tab and line feed shown as the replacement character."""
-    return _CONTROL_CHARACTERS.sub("\N{REPLACEMENT CHARACTER}", text)
+    """The text without carriage returns, and with any other control character but tab and line feed made visible."""
+    return _CONTROL_CHARACTERS.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r", ""))
 
 
 def split_blocks(text: str) -> list[str]:
