@@ -138,8 +138,8 @@ class Generator(Protocol):
     def submit(self, request: GenerationRequest, sink: TokenSink) -> None:
         """Queue a request. Raises UsageError if it can never run (ContextLengthError with the numbers), EngineClosedError after close."""
 
-    def cancel(self, request_id: str) -> None:
-        """Stop a request within a step; its samples end with FinishReason.CANCELLED. Unknown ids are ignored."""
+    def cancel(self, request_id: str, sample_index: int | None = None) -> None:
+        """Stop a request, or one sample of it, within a step; it ends as CANCELLED. Unknown ids are ignored."""
 
     def close(self) -> None:
         """Stop the generator; running requests end with an error event. Idempotent."""

@@ -61,8 +61,8 @@ class Bench:
             self.step()
         raise AssertionError("the requests do not come to an end")
 
-    def cancel(self, request_id):
-        self.events.extend(self.scheduler.cancel(request_id))
+    def cancel(self, request_id, sample_index=None):
+        self.events.extend(self.scheduler.cancel(request_id, sample_index))
         self.scheduler.check_integrity()
 
     def tokens(self, request_id, sample_index=0):
@@ -252,6 +252,21 @@ def test_cancelling_a_request_ends_all_its_samples_and_frees_its_pages():
     reasons = [event.finish_reason for event in bench.events if event.request_id == "a" and event.finish_reason]
     assert reasons == [FinishReason.CANCELLED] * 3
     assert len(bench.tokens("b")) == 3
+
+
+@pytest.mark.parametrize("num_steps", [0, 1, 3])
+@pytest.mark.parametrize("sample_index", [0, 1])
+def test_cancelling_one_sample_leaves_the_others(num_steps, sample_index):
+    bench = Bench()
+    request = a_request("a", range(70), max_tokens=20, num_samples=3, temperature=1.0)
+    bench.submit(request)
+    for _ in range(num_steps):
+        bench.step()
+    bench.cancel("a", sample_index)
+    bench.finish()
+    assert bench.last("a", sample_index).finish_reason is FinishReason.CANCELLED
+    for other in {0, 1, 2} - {sample_index}:
+        assert bench.tokens("a", other) == expected_tokens(request, other, FULL)
 
 
 @pytest.mark.parametrize(

@@ -74,9 +74,9 @@ class Engine:
         """Queue a request. Raises as `Generator.submit` says, and UsageError for a request id in use."""
         self._loop.submit(request, sink)
 
-    def cancel(self, request_id: str) -> None:
-        """Stop a request within a step."""
-        self._loop.cancel(request_id)
+    def cancel(self, request_id: str, sample_index: int | None = None) -> None:
+        """Stop a request, or one sample of it, within a step."""
+        self._loop.cancel(request_id, sample_index)
 
     def stats(self) -> EngineStats:
         """Counters, as of about now."""
@@ -157,9 +157,9 @@ class _Loop:
             self._inbox.append(lambda: self._scheduler.submit(request))
         self._wake.set()
 
-    def cancel(self, request_id: str) -> None:
+    def cancel(self, request_id: str, sample_index: int | None) -> None:
         if self.is_own_process():
-            self._inbox.append(lambda: self._publish(self._scheduler.cancel(request_id)))
+            self._inbox.append(lambda: self._publish(self._scheduler.cancel(request_id, sample_index)))
             self._wake.set()
 
     def stop(self) -> None:

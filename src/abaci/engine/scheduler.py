@@ -13,6 +13,7 @@ The rules, in this order:
 
 from bisect import insort
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -118,9 +119,11 @@ class Scheduler:
         self._requests[request.request_id] = samples
         self._waiting.append(samples[0])
 
-    def cancel(self, request_id: str) -> list[TokenEvent]:
-        """Stop a request between steps. Unknown ids give no events."""
-        return self._drop(request_id, FinishReason.CANCELLED, None)
+    def cancel(self, request_id: str, sample_index: int | None = None) -> list[TokenEvent]:
+        """Stop a request, or one sample of it, between steps. Unknown ids give no events."""
+        samples = self._requests.get(request_id, ())
+        chosen = [s for s in samples if sample_index is None or s.sample_index == sample_index]
+        return self._drop(chosen, FinishReason.CANCELLED, None)
 
     def fail(self, plan: StepPlan, error: Exception) -> list[TokenEvent]:
         """End every request that took part in a step that failed."""
@@ -133,7 +136,7 @@ class Scheduler:
 
     def fail_request(self, request_id: str, error: Exception) -> list[TokenEvent]:
         """End one request with an error."""
-        return self._drop(request_id, FinishReason.ERROR, error)
+        return self._drop(self._requests.get(request_id, ()), FinishReason.ERROR, error)
 
     def plan(self) -> StepPlan:
         """What to compute next, while there is work. Preempts where pages run out."""
@@ -188,7 +191,8 @@ class Scheduler:
         """What must hold between steps. For tests."""
         self._cache.check_integrity()
         live = {id(sequence) for samples in self._requests.values() for sequence in samples}
-        followers = [follower for s in (*self._running, *self._waiting) for follower in s.followers]
+        leaders = (*self._running, *self._waiting)
+        followers = [follower for s in leaders for follower in s.followers if not follower.is_finished]
         assert live == {id(sequence) for sequence in (*self._running, *self._waiting, *followers)}
         assert [s.arrival for s in self._running] == sorted(s.arrival for s in self._running)
         for sequence in self._running:
@@ -295,7 +299,7 @@ class Scheduler:
         return max(0, needed - self._cache.pages_held(sequence.table, group))
 
     def _release_followers(self, sequence: Sequence) -> None:
-        self._waiting.extendleft(reversed(sequence.followers))
+        self._waiting.extendleft(follower for follower in reversed(sequence.followers) if not follower.is_finished)
         self._is_blocked = False
         sequence.followers = []
 
@@ -340,14 +344,26 @@ class Scheduler:
         if not samples:
             del self._requests[request_id]
 
-    def _drop(self, request_id: str, reason: FinishReason, error: Exception | None) -> list[TokenEvent]:
-        samples = tuple(self._requests.get(request_id, ()))
-        for sequence in samples:
+    def _drop(self, samples: Iterable[Sequence], reason: FinishReason, error: Exception | None) -> list[TokenEvent]:
+        dropped = list(samples)
+        for sequence in dropped:
             if sequence in self._waiting:
                 self._waiting.remove(sequence)
                 self._is_blocked = False
             self._finish(sequence)
-        return [TokenEvent(request_id, s.sample_index, (), finish_reason=reason, error=error) for s in samples]
+        for sequence in dropped:
+            self._appoint_heir(sequence)
+        return [
+            TokenEvent(s.request.request_id, s.sample_index, (), finish_reason=reason, error=error) for s in dropped
+        ]
+
+    def _appoint_heir(self, sequence: Sequence) -> None:
+        """Another sample computes the prompt where the one that was to do so has gone."""
+        followers = [follower for follower in sequence.followers if not follower.is_finished]
+        sequence.followers = []
+        if followers:
+            followers[0].followers = followers[1:]
+            self._waiting.appendleft(followers[0])
 
 
 def _share(sequence: Sequence, budget: int) -> int:

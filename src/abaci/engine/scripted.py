@@ -22,7 +22,7 @@ class ScriptedGenerator:
         self.requests: list[GenerationRequest] = []
         """Everything submitted so far."""
         self._script = script
-        self._cancelled: set[str] = set()
+        self._cancelled: set[tuple[str, int | None]] = set()
         self._queue: queue.SimpleQueue[tuple[GenerationRequest, TokenSink] | None] = queue.SimpleQueue()
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="scripted-generator", daemon=True)
@@ -37,9 +37,9 @@ class ScriptedGenerator:
         self.requests.append(request)
         self._queue.put((request, sink))
 
-    def cancel(self, request_id: str) -> None:
-        """Stop a request before its next token."""
-        self._cancelled.add(request_id)
+    def cancel(self, request_id: str, sample_index: int | None = None) -> None:
+        """Stop a request, or one sample of it, before its next token."""
+        self._cancelled.add((request_id, sample_index))
 
     def close(self) -> None:
         """Stop; what is queued ends with an error event. Idempotent."""
@@ -69,7 +69,7 @@ class ScriptedGenerator:
                     )
                 )
                 return
-            if request.request_id in self._cancelled:
+            if not self._cancelled.isdisjoint({(request.request_id, None), (request.request_id, sample_index)}):
                 sink(self._ending(request, sample_index, FinishReason.CANCELLED))
                 return
             is_end = token_id in request.end_token_ids and count > request.min_tokens
