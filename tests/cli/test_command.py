@@ -1,0 +1,148 @@
+"""The command as a whole: start, errors, exit codes, the verbs around the store."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from abaci.cli.app import app
+from abaci.version import __version__
+
+
+@pytest.fixture(autouse=True)
+def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ABACI_HOME", str(tmp_path / "home"))
+
+
+def abaci(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def abaci_json(*arguments: str) -> Any:
+    result = abaci(*arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_version_comes_at_once_and_loads_nothing_heavy() -> None:
+    program = (
+        "import atexit, sys\n"
+        "from abaci.cli import main\n"
+        "atexit.register(lambda: print(*sorted(m for m in sys.modules if not m.startswith('_')), file=sys.stderr))\n"
+        "sys.argv = ['abaci', '--version']\n"
+        "main()"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(result.stderr.split())
+    assert result.stdout == f"abaci {__version__}\n"
+    assert "abaci.cli.app" in loaded
+    assert not loaded & {"numpy", "rich", "huggingface_hub", "tokenizers", "jinja2", "asyncio", "abaci.hub"}
+    assert not [module for module in loaded if module.startswith(("abaci.kernels", "abaci.engine", "abaci.runtime"))]
+
+
+def test_version_takes_less_than_three_tenths_of_a_second() -> None:
+    def seconds() -> float:
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "abaci", "--version"], check=True, capture_output=True)
+        return time.perf_counter() - started
+
+    assert min(seconds() for _ in range(5)) < 0.3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "error", "hint"),
+    [
+        (["show", "qwen2.5"], 3, "error: no model is called 'qwen2.5'", "hint: did you mean qwen2.5-coder:0.5b?"),
+        (["run", "qwen", "hello"], 3, "error: no model is called 'qwen'", "hint: did you mean qwen2.5-coder:0.5b?"),
+        (["rm", "smollm2:135m"], 3, "error: smollm2:135m is not here", "hint: abaci pull smollm2:135m"),
+        (["verify", "nothing"], 3, "error: no model is called 'nothing'", "hint: "),
+        (["run", "smollm2:135m", ""], 2, "error: the prompt is empty", "hint: "),
+        (
+            ["run", "smollm2:135m", "x", "--raw", "--system", "y"],
+            2,
+            "error: --system has no place in a --raw",
+            "hint: ",
+        ),
+    ],
+)
+def test_an_error_is_a_line_a_hint_and_a_code(arguments: list[str], exit_code: int, error: str, hint: str) -> None:
+    result = abaci(*arguments)
+    lines = result.stderr.splitlines()
+    assert (result.exit_code, result.stdout, len(lines)) == (exit_code, "", 2)
+    assert lines[0].startswith(error)
+    assert lines[1].startswith(hint)
+
+
+def test_a_flag_that_is_none_is_a_usage_error() -> None:
+    result = abaci("list", "--nothing")
+    assert result.exit_code == 2
+    assert "--nothing" in result.stderr
+
+
+def test_control_c_ends_cleanly(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("abaci.hub.load_catalog", interrupt)
+    result = abaci("list")
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "\ninterrupted\n")
+
+
+def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.gguf").write_bytes(b"not a model at all")
+    result = abaci("show", str(tmp_path / "broken.gguf"))
+    assert result.exit_code == 4
+    assert "broken.gguf" in result.stderr
+
+
+def test_a_model_from_pull_to_rm(smollm2_path: Path) -> None:
+    name = "smollm2:135m"
+    assert [model["path"] for model in abaci_json("list")] == [None, None, None]
+    pulled = abaci_json("pull", name, "--from", str(smollm2_path))
+    assert pulled["num_bytes"] == smollm2_path.stat().st_size
+    assert [model["name"] for model in abaci_json("list") if model["path"]] == [name]
+    assert "yes" in next(line for line in abaci("list").stdout.splitlines() if line.startswith(name))
+    assert abaci_json("verify") == abaci_json("verify", name)
+    assert abaci_json("verify")[0]["sha256"] == pulled["sha256"]
+    assert abaci_json("rm", name) == {"name": name, "freed_bytes": pulled["num_bytes"]}
+    assert abaci("show", name).exit_code == 3
+
+
+def test_verify_finds_a_flipped_bit(smollm2_path: Path) -> None:
+    path = Path(abaci_json("pull", "smollm2:135m", "--from", str(smollm2_path))["path"])
+    with path.open("r+b") as file:
+        file.seek(50_000_000)
+        [byte] = file.read(1)
+        file.seek(50_000_000)
+        file.write(bytes([byte ^ 1]))
+    result = abaci("verify")
+    assert result.exit_code == 5
+    assert "abaci pull smollm2:135m" in result.stderr
+
+
+def test_show_tells_what_is_in_a_file(smollm2_path: Path) -> None:
+    abaci_json("pull", "smollm2:135m", "--from", str(smollm2_path))
+    shown = abaci_json("show", "smollm2:135m")
+    assert (shown["architecture"], shown["context_length"], shown["licence"]) == ("llama", 8192, "Apache-2.0")
+    assert {label: count["num_tensors"] for label, count in shown["tensors"].items()} == {
+        "Q4_1": 210,
+        "F32": 61,
+        "Q8_0": 1,
+    }
+    assert shown["sha256"].startswith("b179c9523d0e")
+    assert shown["chat_template_from"] == "file"
+    text = abaci("show", "smollm2:135m").stdout
+    for part in ("llama", "210 Q4_1", "8192 tokens", "Apache-2.0", "b179c9523d0e", "<|im_start|>"):
+        assert part in text
+
+
+def test_python_dash_m_is_the_command() -> None:
+    result = subprocess.run([sys.executable, "-m", "abaci", "--help"], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("Usage: abaci ")
+    for verb in ("run", "pull", "list", "show", "rm", "verify"):
+        assert f"\n  {verb} " in result.stdout

@@ -1,0 +1,152 @@
+"""Conversations: history, commands, interruptions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+from scripted_model import ScriptedModel
+
+from abaci.cli.conversation import Conversation
+from abaci.cli.writers import SilentWriter
+from abaci.errors import AbaciError, ContextLengthError, UsageError
+from abaci.generation import SamplingParams
+
+
+@dataclass
+class Screen:
+    said: list[str] = field(default_factory=list)
+    errors: list[AbaciError] = field(default_factory=list)
+
+
+@pytest.fixture
+def screen() -> Screen:
+    return Screen()
+
+
+@pytest.fixture
+def converse(screen: Screen) -> Callable[..., Conversation]:
+    def make(*answers: list[str | BaseException], system: str | None = None) -> Conversation:
+        return Conversation(
+            model=ScriptedModel(list(answers)),
+            params=SamplingParams(),
+            system=system,
+            new_writer=SilentWriter,
+            say=screen.said.append,
+            say_error=screen.errors.append,
+            describe=lambda answer: f"figures of {answer.text}",
+        )
+
+    return make
+
+
+def lines_of(*lines: str | BaseException) -> Callable[[], str]:
+    """A keyboard: the lines, then Ctrl-D."""
+    left = [*lines, EOFError()]
+
+    def read_line() -> str:
+        line = left.pop(0)
+        if isinstance(line, BaseException):
+            raise line
+        return line
+
+    return read_line
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+def test_each_question_carries_what_came_before(converse: Callable[..., Conversation]) -> None:
+    conversation = converse(["A", "."], ["B."], system="Be brief.")
+    conversation.run(lines_of("first", "", "second"))
+    system = {"role": "system", "content": "Be brief."}
+    assert [prompt for prompt, _ in conversation.model.asked] == [
+        [system, user("first")],
+        [system, user("first"), assistant("A."), user("second")],
+    ]
+
+
+def test_clear_forgets_all_but_the_system_message(converse: Callable[..., Conversation]) -> None:
+    conversation = converse(["A."], ["B."], system="Be brief.")
+    conversation.run(lines_of("first", "/clear", "second"))
+    assert conversation.model.asked[1][0] == [{"role": "system", "content": "Be brief."}, user("second")]
+
+
+def test_the_system_message_can_be_changed_and_removed(converse: Callable[..., Conversation], screen: Screen) -> None:
+    conversation = converse(["A."], ["B."])
+    conversation.run(lines_of("/system Speak French.", "first", "/system none", "/clear", "second", "/system"))
+    assert conversation.model.asked[0][0][0] == {"role": "system", "content": "Speak French."}
+    assert conversation.model.asked[1][0] == [user("second")]
+    assert screen.said[-1] == "system message: none"
+
+
+def test_set_changes_what_follows(converse: Callable[..., Conversation], screen: Screen) -> None:
+    conversation = converse(["A."], ["B."])
+    conversation.run(lines_of("/set temperature 0.5", "/set seed 7", "first", "/set temperature none", "second"))
+    assert [params for _, params in conversation.model.asked] == [
+        SamplingParams(temperature=0.5, seed=7),
+        SamplingParams(seed=7),
+    ]
+    assert "temperature 0.5" in screen.said[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ("/set temperature warm", "'warm' is no value for temperature"),
+        ("/set seed", "'' is no value for seed"),
+        ("/set color red", "no setting 'color'"),
+        ("/nothing", "no command /nothing"),
+    ],
+)
+def test_a_wrong_command_is_an_error_and_changes_nothing(
+    converse: Callable[..., Conversation], line: str, part: str
+) -> None:
+    conversation = converse()
+    with pytest.raises(UsageError, match=part) as caught:
+        conversation.take(line)
+    assert caught.value.hint
+    assert conversation.params == SamplingParams()
+
+
+def test_control_c_stops_the_answer_and_keeps_it(converse: Callable[..., Conversation], screen: Screen) -> None:
+    conversation = converse(["Once ", KeyboardInterrupt()], ["B."])
+    conversation.run(lines_of("first", "second"))
+    assert conversation.model.num_cancelled == 1
+    assert conversation.model.asked[1][0] == [user("first"), assistant("Once "), user("second")]
+    assert screen.said == ["figures of Once ", "figures of B."]
+
+
+def test_control_c_at_the_prompt_does_not_leave(converse: Callable[..., Conversation]) -> None:
+    conversation = converse(["A."])
+    conversation.run(lines_of(KeyboardInterrupt(), "first"))
+    assert len(conversation.model.asked) == 1
+
+
+def test_exit_leaves(converse: Callable[..., Conversation]) -> None:
+    conversation = converse()
+    conversation.run(lines_of("/exit", "never asked"))
+    assert conversation.model.asked == []
+
+
+def test_a_failed_question_is_shown_and_forgotten(converse: Callable[..., Conversation], screen: Screen) -> None:
+    failure = ContextLengthError("the prompt has 200 tokens, the context 128", hint="/clear")
+    conversation = converse([failure], ["B."])
+    conversation.run(lines_of("too long", "second"))
+    assert screen.errors == [failure]
+    assert conversation.model.asked[1][0] == [user("second")]
+
+
+def test_stats_repeats_the_figures(converse: Callable[..., Conversation], screen: Screen) -> None:
+    converse(["A."]).run(lines_of("/stats", "first", "/stats"))
+    assert screen.said == ["no answer yet", "figures of A.", "figures of A."]
+
+
+def test_help_names_every_command(converse: Callable[..., Conversation], screen: Screen) -> None:
+    converse().run(lines_of("/help"))
+    for command in ("/help", "/clear", "/system", "/set", "/stats", "/exit"):
+        assert command in screen.said[0]

@@ -1,0 +1,94 @@
+"""`abaci run`: where the prompt comes from, what reaches the model, what is printed."""
+
+import json
+from typing import Any
+
+import pytest
+from scripted_model import ScriptedModel
+from typer.testing import CliRunner, Result
+
+from abaci.cli import run as run_module
+from abaci.cli.app import app
+from abaci.generation import SamplingParams
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> ScriptedModel:
+    scripted = ScriptedModel([["Hel", "lo", "."]])
+    monkeypatch.setattr("abaci.cli.run._open", lambda name, threads, context: scripted)
+    return scripted
+
+
+def run(*arguments: str, piped: str | None = None) -> Result:
+    return CliRunner().invoke(app, ["run", "any", *arguments], input=piped)
+
+
+def test_an_answer_goes_to_standard_output_and_figures_to_standard_error(model: ScriptedModel) -> None:
+    result = run("Hi")
+    assert (result.exit_code, result.stdout) == (0, "Hello.\n")
+    introduction, figures = result.stderr.splitlines()
+    assert introduction == "scripted | 2 threads | context 128 | portable: Q4_1 Q8_0; float: F32"
+    assert "prompt 12 tokens (2 cached), 100.0 tokens/s | answer 5 tokens, 20.0 tokens/s | memory " in figures
+    assert figures.startswith("load ")
+
+
+def test_flags_reach_the_model(model: ScriptedModel) -> None:
+    flags = "--max-tokens 7 --temperature 0.5 --top-p 0.9 --top-k 40 --min-p 0.1 --repetition-penalty 1.2 --seed 3"
+    run("Hi", *flags.split(), "--stop", "END", "--stop", "###", "--system", "Be brief.")
+    [(prompt, params)] = model.asked
+    assert prompt == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    assert params == SamplingParams(
+        max_tokens=7,
+        temperature=0.5,
+        top_p=0.9,
+        top_k=40,
+        min_p=0.1,
+        repetition_penalty=1.2,
+        seed=3,
+        stop=("END", "###"),
+    )
+
+
+def test_unset_flags_are_left_to_the_model(model: ScriptedModel) -> None:
+    run("Hi")
+    assert model.asked[0][1] == SamplingParams()
+
+
+def test_a_prompt_is_read_from_a_pipe(model: ScriptedModel) -> None:
+    assert run(piped="What is\nthis?").stdout == "Hello.\n"
+    assert model.asked[0][0] == [{"role": "user", "content": "What is\nthis?"}]
+
+
+def test_an_empty_pipe_is_an_error(model: ScriptedModel) -> None:
+    assert run(piped="").exit_code == 2
+    assert model.asked == []
+
+
+def test_raw_sends_the_text_itself(model: ScriptedModel) -> None:
+    run("Once upon", "--raw")
+    assert model.asked[0][0] == "Once upon"
+
+
+def test_json_is_one_document(model: ScriptedModel) -> None:
+    result: Any = json.loads(run("Hi", "--json").stdout)
+    assert (result["model"], result["text"], result["finish_reason"]) == ("scripted", "Hello.", "stop")
+    assert result["kernels"] == {"Q4_1": "portable", "Q8_0": "portable", "F32": "float"}
+    assert result["figures"]["completion_tokens_per_second"] == pytest.approx(20)
+    assert result["figures"]["peak_memory_bytes"] > 1e6
+
+
+def test_control_c_keeps_what_was_said_and_ends_with_130(model: ScriptedModel) -> None:
+    model.answers = [["Hel", KeyboardInterrupt()]]
+    result = run("Hi")
+    assert (result.exit_code, result.stdout) == (130, "Hel\n")
+    assert model.num_cancelled == 1
+
+
+@pytest.mark.parametrize("flag", ["--raw", "--json"])
+def test_a_conversation_takes_neither_raw_nor_json(
+    model: ScriptedModel, monkeypatch: pytest.MonkeyPatch, flag: str
+) -> None:
+    monkeypatch.setattr(run_module, "_question", lambda prompt: None)
+    result = run(flag)
+    assert result.exit_code == 2
+    assert flag in result.stderr
