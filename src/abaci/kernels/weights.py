@@ -3,6 +3,7 @@
 Must not know what file they come from; the loader joins a checkpoint to this protocol.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +17,8 @@ class RawTensor:
     format: WeightFormat
     shape: tuple[int, ...]
     data: memoryview
+    release: Callable[[], None] = lambda: None
+    """Says that the bytes will not be read again soon, so that their pages need not stay in memory."""
 
 
 class TensorSource(Protocol):

@@ -1,0 +1,536 @@
+// The only file that knows Python. Every integer that reaches a kernel is checked here; long work releases the GIL.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+
+#include "dispatch.h"
+#include "platform.h"
+#include "program.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace abaci {
+namespace {
+
+using FloatArray = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using Floats1 = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Floats2 = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+void require(bool condition, const char* what) {
+    if (!condition) throw std::invalid_argument(what);
+}
+
+const KernelTable* kernels_of(const std::string& target) {
+    for (const KernelTable* table : available_kernels())
+        if (target == table->name) return table;
+    throw std::invalid_argument("this processor has no target '" + target + "'");
+}
+
+// A contiguous object's bytes, for as long as this lives.
+class Bytes {
+public:
+    Bytes(nb::handle object, bool writable = false) {
+        if (PyObject_GetBuffer(object.ptr(), &view_, writable ? PyBUF_WRITABLE : PyBUF_SIMPLE) != 0)
+            throw nb::python_error();
+    }
+    ~Bytes() { PyBuffer_Release(&view_); }
+    Bytes(const Bytes&) = delete;
+    Bytes& operator=(const Bytes&) = delete;
+    size_t size() const { return static_cast<size_t>(view_.len); }
+    template <class T> T* as() const { return static_cast<T*>(view_.buf); }
+    template <class T> int64_t count(const char* name) const {
+        require(size() % sizeof(T) == 0, name);
+        return static_cast<int64_t>(size() / sizeof(T));
+    }
+
+private:
+    Py_buffer view_;
+};
+
+template <class T> nb::ndarray<nb::numpy, T> new_array(std::vector<size_t> shape) {
+    size_t count = 1;
+    for (size_t n : shape) count *= n;
+    auto* data = new T[count]();
+    nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
+    return nb::ndarray<nb::numpy, T>(data, shape.size(), shape.data(), owner);
+}
+
+struct Matrix {
+    std::shared_ptr<WeightArena> arena;
+    PackedMatrix packed;
+};
+
+struct Arena {
+    std::shared_ptr<WeightArena> memory;
+};
+
+Format format_of(int format) {
+    require(format >= 0 && format < kNumFormats, "no such weight format");
+    return static_cast<Format>(format);
+}
+
+// The block of a format divides the columns, and the sizes stay far from overflow.
+void check_matrix(Format format, int64_t rows, int64_t columns) {
+    require(rows > 0 && columns > 0 && rows < (int64_t{1} << 31) && columns < (int64_t{1} << 24), "matrix too large");
+    const int64_t block = format >= Format::Q4_K ? 256 : is_quantised(format) ? 32 : 1;
+    require(columns % block == 0, "columns are not a multiple of the format's block");
+}
+
+size_t packed_bytes(int format, int64_t rows, int64_t columns) {
+    check_matrix(format_of(format), rows, columns);
+    const size_t panels = static_cast<size_t>((rows + kPanel - 1) / kPanel);
+    // Kernels prefetch, and read scales in blocks, a little past the end.
+    return (panels * packed_panel_bytes(format_of(format), columns) + 63) / 64 * 64;
+}
+
+std::optional<Matrix> pack(Arena& arena, ThreadPool& pool, int format, nb::handle source, int64_t rows,
+                           int64_t columns) {
+    const Bytes bytes(source);
+    const size_t needed = packed_bytes(format, rows, columns);
+    require(bytes.size() == rows * source_row_bytes(format_of(format), columns), "source of the wrong size");
+    uint8_t* packed = arena.memory->take(needed);
+    const uint8_t* from = bytes.as<const uint8_t>();
+    bool finite;
+    {
+        nb::gil_scoped_release release;
+        finite = pack_matrix(pool, format_of(format), from, rows, columns, packed);
+    }
+    if (!finite) return std::nullopt;
+    return Matrix{arena.memory,
+                  {packed, packed_panel_bytes(format_of(format), columns), rows, columns, format_of(format)}};
+}
+
+nb::ndarray<nb::numpy, float> unpack(const Matrix& matrix, int64_t row) {
+    require(row >= 0 && row < matrix.packed.rows, "row out of range");
+    auto out = new_array<float>({static_cast<size_t>(matrix.packed.columns)});
+    unpack_row(matrix.packed, row, 1.0f, out.data());
+    return out;
+}
+
+// One instruction set's kernels by themselves, for tests and benchmarks.
+struct Kernels {
+    const KernelTable* table;
+
+    struct Quantised {
+        std::vector<int8_t> values;
+        std::vector<float> scales;
+        std::vector<int32_t> sums;
+    };
+
+    Quantised quantise_rows(const float* x, int64_t rows, int64_t columns) const {
+        const int64_t groups = columns / kGroup;
+        Quantised q{std::vector<int8_t>(rows * columns), std::vector<float>(rows * groups + 32),
+                    std::vector<int32_t>(rows * 2 * groups + 32)};
+        table->prepare_thread();
+        for (int64_t r = 0; r < rows; ++r)
+            table->quantise(x + r * columns, columns,
+                            {q.values.data() + r * columns, q.scales.data() + r * groups,
+                             q.sums.data() + r * 2 * groups, groups});
+        return q;
+    }
+
+    auto quantise(const Floats2& x) const {
+        const int64_t rows = x.shape(0), columns = x.shape(1);
+        require(columns % kGroup == 0, "columns are not a multiple of 32");
+        const Quantised q = quantise_rows(x.data(), rows, columns);
+        const size_t groups = columns / kGroup;
+        auto values = new_array<int8_t>({x.shape(0), x.shape(1)});
+        auto scales = new_array<float>({x.shape(0), groups});
+        auto sums = new_array<int32_t>({x.shape(0), 2, groups});
+        std::copy(q.values.begin(), q.values.end(), values.data());
+        std::copy_n(q.scales.begin(), rows * groups, scales.data());
+        std::copy_n(q.sums.begin(), rows * 2 * groups, sums.data());
+        return std::make_tuple(values, scales, sums);
+    }
+
+    // Repeats the product `repeats` times over the pool and returns it with the seconds the repeats took.
+    auto matmul(const Matrix& matrix, const Floats2& x, ThreadPool& pool, int repeats) const {
+        const PackedMatrix& m = matrix.packed;
+        require(static_cast<int64_t>(x.shape(1)) == m.columns, "columns differ");
+        require(repeats > 0 && x.shape(0) > 0, "nothing to do");
+        Program program(std::shared_ptr<ThreadPool>(&pool, [](ThreadPool*) {}), table,
+                        static_cast<int32_t>(x.shape(0)), 1, 0);
+        const int in = program.add_slot(m.columns), out = program.add_slot(m.rows);
+        for (size_t r = 0; r < x.shape(0); ++r)
+            std::copy_n(x.data() + r * m.columns, m.columns, program.slot(in).row(r));
+        if (is_quantised(m.format)) program.quantise(in);
+        StepInput input = {};
+        input.num_tokens = static_cast<int32_t>(x.shape(0));
+        double seconds = 0.0;
+        {
+            nb::gil_scoped_release release;
+            program.step(input);
+            for (int i = 0; i < repeats; ++i) program.linear(in, {{m, out, nullptr, false}});
+            const auto begin = std::chrono::steady_clock::now();
+            program.step(input);
+            seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+        }
+        auto result = new_array<float>({x.shape(0), static_cast<size_t>(m.rows)});
+        for (size_t r = 0; r < x.shape(0); ++r) std::copy_n(program.slot(out).row(r), m.rows, result.data() + r * m.rows);
+        return std::make_tuple(result, seconds);
+    }
+
+    auto exp(const Floats1& x) const {
+        auto out = new_array<float>({x.shape(0)});
+        table->prepare_thread();
+        table->exp_values(x.data(), x.shape(0), 0.0f, 1.0f, out.data());
+        return out;
+    }
+
+    auto rms_norm(const Floats1& x, const Floats1& weight, float epsilon) const {
+        require(x.shape(0) == weight.shape(0) && x.shape(0) > 0, "sizes differ");
+        auto out = new_array<float>({x.shape(0)});
+        table->prepare_thread();
+        table->rms_norm({x.data(), out.data(), weight.data(), static_cast<int64_t>(x.shape(0)), epsilon, {}});
+        return out;
+    }
+
+    auto gated(const Floats1& gate, const Floats1& up, int kind) const {
+        require(gate.shape(0) == up.shape(0) && (kind == 0 || kind == 1), "sizes differ, or no such activation");
+        auto out = new_array<float>({gate.shape(0)});
+        table->prepare_thread();
+        table->gated(gate.data(), up.data(), gate.shape(0), static_cast<ActivationKind>(kind), out.data());
+        return out;
+    }
+};
+
+// The program with what it points to, and with the checks that the engine's arrays pass before a kernel sees them.
+class StepProgram {
+public:
+    StepProgram(std::shared_ptr<ThreadPool> pool, const std::string& target, int32_t max_tokens, int32_t vocab_size,
+                std::vector<int32_t> windows)
+        : max_tokens_(max_tokens), vocab_size_(vocab_size), num_groups_(static_cast<int>(windows.size())),
+          windows_(std::move(windows)) {
+        require(max_tokens > 0 && max_tokens <= 65536 && vocab_size > 0 && num_groups_ > 0, "sizes out of range");
+        program_ = std::make_unique<Program>(std::move(pool), kernels_of(target), max_tokens, vocab_size, num_groups_);
+    }
+
+    int add_slot(int64_t columns) {
+        require(columns > 0 && columns < (int64_t{1} << 24), "columns out of range");
+        columns_.push_back(columns);
+        return program_->add_slot(columns);
+    }
+    int add_rope(double theta, int dim, double linear_scale, const std::optional<Floats1>& factors, bool interleaved) {
+        require(theta > 0 && std::isfinite(theta) && linear_scale > 0 && dim > 0 && dim % 2 == 0 && dim <= kMaxHeadDim,
+                "rope out of range");
+        require(!factors || factors->shape(0) == static_cast<size_t>(dim / 2), "rope factors of the wrong size");
+        rope_dims_.push_back(dim);
+        return program_->add_rope(theta, dim, linear_scale, factors ? factors->data() : nullptr, interleaved);
+    }
+    void add_cache_layer(int group, int64_t kv_heads, int64_t head_dim) {
+        require(group >= 0 && group < num_groups_ && windows_[group] >= 0 && kv_heads > 0 && kv_heads <= 4096 && head_dim > 0 &&
+                    head_dim <= kMaxHeadDim,
+                "cache layer out of range");
+        layer_values_.push_back(kv_heads * head_dim);
+        layer_groups_.push_back(group);
+        program_->add_cache_layer(group, kv_heads, head_dim);
+    }
+    void embed(const Matrix& table, float scale, int out) {
+        check_slot(out, table.packed.columns);
+        require(table.packed.rows == vocab_size_, "embedding rows are not the vocabulary");
+        program_->embed(keep(table), scale, out);
+    }
+    void rms_norm(int in, int out, const Floats1& weight, float epsilon, bool quantise) {
+        const int64_t columns = weight.shape(0);
+        check_slot(in, columns);
+        check_slot(out, columns);
+        require(!quantise || columns % kGroup == 0, "a quantised row is a multiple of 32");
+        program_->rms_norm(in, out, keep(weight), columns, epsilon, quantise);
+    }
+    void quantise(int slot) {
+        check_slot(slot, -1);
+        require(columns_[slot] % kGroup == 0, "a quantised row is a multiple of 32");
+        quantised_.push_back(slot);
+        program_->quantise(slot);
+    }
+    void linear(int in, const std::vector<Matrix>& matrices, const std::vector<int>& outs,
+                const std::vector<std::optional<Floats1>>& biases, bool accumulate) {
+        require(!matrices.empty() && matrices.size() == outs.size() && outs.size() == biases.size(),
+                "one output and one bias per matrix");
+        std::vector<Program::Part> parts;
+        for (size_t i = 0; i < matrices.size(); ++i) {
+            const PackedMatrix& m = matrices[i].packed;
+            check_slot(in, m.columns);
+            check_slot(outs[i], m.rows);
+            require(!is_quantised(m.format) || program_->slot(in).values, "input of a quantised matrix is not quantised");
+            require(!biases[i] || static_cast<int64_t>(biases[i]->shape(0)) == m.rows, "bias of the wrong size");
+            parts.push_back({keep(matrices[i]), outs[i], biases[i] ? keep(*biases[i]) : nullptr, accumulate});
+        }
+        program_->linear(in, std::move(parts));
+    }
+    void prepare_heads(int query, int num_heads, const std::optional<Floats1>& query_norm, float query_epsilon,
+                       int query_rope, int key, int num_kv_heads, const std::optional<Floats1>& key_norm,
+                       float key_epsilon, int key_rope, int value, int layer, int head_dim) {
+        check_layer(layer, num_kv_heads, head_dim);
+        check_heads(query, num_heads, head_dim, query_norm, query_rope);
+        check_heads(key, num_kv_heads, head_dim, key_norm, key_rope);
+        check_heads(value, num_kv_heads, head_dim, std::nullopt, -1);
+        program_->prepare_heads(
+            {query, num_heads, query_norm ? keep(*query_norm) : nullptr, query_epsilon, query_rope},
+            {key, num_kv_heads, key_norm ? keep(*key_norm) : nullptr, key_epsilon, key_rope}, value, layer, head_dim);
+    }
+    void attention(int query, int out, int layer, int num_heads, int num_kv_heads, int head_dim, float scale,
+                   int window) {
+        check_layer(layer, num_kv_heads, head_dim);
+        require(num_heads > 0 && num_heads % num_kv_heads == 0 && window >= 0, "attention out of range");
+        check_heads(query, num_heads, head_dim, std::nullopt, -1);
+        check_heads(out, num_heads, head_dim, std::nullopt, -1);
+        program_->attention(query, out, layer, num_heads, num_kv_heads, head_dim, scale, window);
+    }
+    void gated(int gate, int up, int out, int kind, bool quantise) {
+        check_slot(out, -1);
+        check_slot(gate, columns_[out]);
+        check_slot(up, columns_[out]);
+        require(kind == 0 || kind == 1, "no such activation");
+        require(!quantise || columns_[out] % kGroup == 0, "a quantised row is a multiple of 32");
+        program_->gated(gate, up, out, columns_[out], static_cast<ActivationKind>(kind), quantise);
+    }
+    void add(int x, int y, int out) {
+        check_slot(out, -1);
+        check_slot(x, columns_[out]);
+        check_slot(y, columns_[out]);
+        program_->add(x, y, out);
+    }
+    void head(int in, const Matrix& matrix, const std::optional<Floats1>& bias) {
+        check_slot(in, matrix.packed.columns);
+        require(matrix.packed.rows == vocab_size_, "head rows are not the vocabulary");
+        require(!bias || static_cast<int64_t>(bias->shape(0)) == matrix.packed.rows, "bias of the wrong size");
+        program_->head(in, keep(matrix), bias ? keep(*bias) : nullptr);
+        columns_.push_back(matrix.packed.columns);
+        columns_.push_back(matrix.packed.rows);
+    }
+
+    void allocate_cache(const std::vector<int64_t>& num_pages) {
+        for (int64_t n : num_pages) require(n > 0 && n < (int64_t{1} << 31), "number of pages out of range");
+        program_->allocate_cache(num_pages);
+    }
+    int64_t page_bytes(int group) const {
+        int64_t total = 0;
+        for (size_t i = 0; i < layer_groups_.size(); ++i)
+            if (layer_groups_[i] == group) total += 2 * layer_values_[i] * kPageTokens * sizeof(uint16_t);
+        return total;
+    }
+    int64_t workspace_bytes() const { return program_->workspace_bytes(); }
+
+    void step(nb::handle token_ids, nb::handle sequence_offsets, nb::handle first_positions, nb::tuple page_tables,
+              nb::handle logit_rows, nb::handle history, nb::handle bias, nb::handle masks, nb::handle token_out, nb::handle logprob_out, nb::handle top_ids_out,
+              nb::handle top_logprobs_out) {
+        const Bytes tokens(token_ids), offsets(sequence_offsets), positions(first_positions), rows(logit_rows),
+            seen(history), biases(bias), mask(masks), out_ids(token_out, true), out_logprobs(logprob_out, true),
+            out_top_ids(top_ids_out, true), out_top_logprobs(top_logprobs_out, true);
+        StepInput in;
+        in.num_tokens = static_cast<int32_t>(tokens.count<int32_t>("token_ids"));
+        in.num_sequences = static_cast<int32_t>(positions.count<int32_t>("first_positions"));
+        in.num_logit_rows = static_cast<int32_t>(rows.count<LogitRow>("logit_rows"));
+        in.token_ids = tokens.as<int32_t>();
+        in.sequence_offsets = offsets.as<int32_t>();
+        in.first_positions = positions.as<int32_t>();
+        in.logit_rows = rows.as<LogitRow>();
+        in.history = seen.as<HistoryEntry>();
+        in.bias = biases.as<BiasEntry>();
+        in.masks = mask.as<uint32_t>();
+        in.mask_words = (vocab_size_ + 31) / 32;
+        in.token_out = out_ids.as<int32_t>();
+        in.logprob_out = out_logprobs.as<float>();
+        in.top_ids_out = out_top_ids.as<int32_t>();
+        in.top_logprobs_out = out_top_logprobs.as<float>();
+        require(offsets.count<int32_t>("sequence_offsets") == in.num_sequences + 1, "one offset more than sequences");
+        require(nb::len(page_tables) == static_cast<size_t>(num_groups_), "one page table per cache group");
+        require(out_ids.count<int32_t>("out") == in.num_logit_rows &&
+                    out_logprobs.count<float>("out") == in.num_logit_rows &&
+                    out_top_ids.size() == out_top_logprobs.size(),
+                "outputs of the wrong size");
+        in.top_width = in.num_logit_rows ? out_top_ids.count<int32_t>("out") / in.num_logit_rows : 0;
+        check_rows(in);
+        std::vector<std::unique_ptr<Bytes>> tables;
+        for (int group = 0; group < num_groups_; ++group) {
+            tables.push_back(std::make_unique<Bytes>(page_tables[group]));
+            in.page_tables.push_back(tables.back()->as<int32_t>());
+            in.pages_per_sequence.push_back(tables.back()->count<int32_t>("page_tables") / in.num_sequences);
+            check_pages(in, group);
+        }
+        check_logit_rows(in, seen.count<HistoryEntry>("history"), biases.count<BiasEntry>("bias"),
+                         mask.count<uint32_t>("masks") / in.mask_words);
+        nb::gil_scoped_release release;
+        program_->step(in);
+    }
+
+private:
+    void check_slot(int slot, int64_t columns) const {
+        require(slot >= 0 && slot < static_cast<int>(columns_.size()), "no such slot");
+        require(columns < 0 || columns_[slot] == columns, "slot of another width");
+    }
+    void check_layer(int layer, int num_kv_heads, int head_dim) const {
+        require(layer >= 0 && layer < static_cast<int>(layer_values_.size()) && num_kv_heads > 0 && head_dim > 0 &&
+                    layer_values_[layer] == int64_t{num_kv_heads} * head_dim,
+                "no such cache layer");
+    }
+    void check_heads(int slot, int count, int head_dim, const std::optional<Floats1>& norm, int rope) const {
+        check_slot(slot, int64_t{count} * head_dim);
+        require(!norm || static_cast<int>(norm->shape(0)) == head_dim, "head norm of the wrong size");
+        require(rope >= -1 && rope < static_cast<int>(rope_dims_.size()) && (rope < 0 || rope_dims_[rope] <= head_dim),
+                "no such rope");
+    }
+    void check_rows(const StepInput& in) const {
+        require(in.num_tokens > 0 && in.num_tokens <= max_tokens_, "number of tokens out of range");
+        require(in.num_sequences > 0 && in.sequence_offsets[0] == 0 &&
+                    in.sequence_offsets[in.num_sequences] == in.num_tokens,
+                "offsets do not cover the tokens");
+        for (int32_t s = 0; s < in.num_sequences; ++s)
+            require(in.sequence_offsets[s] < in.sequence_offsets[s + 1] && in.first_positions[s] >= 0 &&
+                        in.first_positions[s] < (1 << 24),
+                    "offsets or positions out of range");
+        for (int32_t i = 0; i < in.num_tokens; ++i)
+            require(in.token_ids[i] >= 0 && in.token_ids[i] < vocab_size_, "token id out of range");
+    }
+    void check_pages(const StepInput& in, int group) const {
+        const int64_t window = windows_[group];
+        const int64_t width = in.pages_per_sequence[group], num_pages = program_->num_pages(group);
+        for (int32_t s = 0; s < in.num_sequences; ++s) {
+            const int64_t first = in.first_positions[s];
+            const int64_t last = first + in.sequence_offsets[s + 1] - in.sequence_offsets[s] - 1;
+            const int64_t oldest = window && first >= window ? first - window + 1 : 0;
+            require(last / kPageTokens < width, "page table too short");
+            for (int64_t page = oldest / kPageTokens; page <= last / kPageTokens; ++page) {
+                const int32_t id = in.page_tables[group][s * width + page];
+                require(id >= 0 && id < num_pages, "page out of range");
+            }
+        }
+    }
+    void check_logit_rows(const StepInput& in, int64_t num_seen, int64_t num_biases, int64_t num_masks) const {
+        for (int32_t i = 0; i < in.num_logit_rows; ++i) {
+            const LogitRow& row = in.logit_rows[i];
+            require(row.row >= 0 && row.row < in.num_tokens, "logit row out of range");
+            require(row.target >= -1 && row.target < vocab_size_, "target out of range");
+            require(row.num_top >= -1 && row.num_top <= in.top_width && row.num_top <= vocab_size_, "top out of range");
+            require(row.mask_row >= -1 && row.mask_row < num_masks, "mask out of range");
+            require(row.temperature >= 0 && row.top_k >= 0 && row.repetition_penalty > 0, "sampling out of range");
+            require(row.history_begin >= 0 && row.history_begin <= row.history_end && row.history_end <= num_seen,
+                    "history out of range");
+            require(row.bias_begin >= 0 && row.bias_begin <= row.bias_end && row.bias_end <= num_biases,
+                    "bias out of range");
+            for (int32_t j = row.history_begin; j < row.history_end; ++j)
+                require(in.history[j].token_id >= 0 && in.history[j].token_id < vocab_size_, "history out of range");
+            for (int32_t j = row.bias_begin; j < row.bias_end; ++j)
+                require(in.bias[j].token_id >= 0 && in.bias[j].token_id < vocab_size_, "bias out of range");
+        }
+    }
+    PackedMatrix keep(const Matrix& matrix) {
+        arenas_.push_back(matrix.arena);
+        return matrix.packed;
+    }
+    const float* keep(const Floats1& values) {
+        // Kernels read biases in whole panels.
+        floats_.emplace_back((values.shape(0) + kPanel - 1) / kPanel * kPanel);
+        std::copy_n(values.data(), values.shape(0), floats_.back().begin());
+        return floats_.back().data();
+    }
+
+    const int32_t max_tokens_, vocab_size_;
+    const int num_groups_;
+    const std::vector<int32_t> windows_;  // 0: full attention
+    std::vector<int64_t> columns_;
+    std::vector<int> rope_dims_, quantised_, layer_groups_;
+    std::vector<int64_t> layer_values_;
+    std::vector<std::shared_ptr<WeightArena>> arenas_;
+    std::deque<std::vector<float>> floats_;
+    std::unique_ptr<Program> program_;
+};
+
+}  // namespace
+}  // namespace abaci
+
+NB_MODULE(_native, m) {
+    using namespace abaci;
+    nb::set_leak_warnings(false);
+    m.attr("PAGE_TOKENS") = kPageTokens;
+    m.attr("LOGIT_ROW_BYTES") = sizeof(LogitRow);
+    m.attr("HISTORY_BYTES") = sizeof(HistoryEntry);
+    m.attr("BIAS_BYTES") = sizeof(BiasEntry);
+    m.attr("LAYOUT_VERSION") = kLayoutVersion;
+    m.def("targets", [] {
+        std::vector<std::string> names;
+        for (const KernelTable* table : available_kernels()) names.emplace_back(table->name);
+        return names;
+    });
+    m.def("pin_current_thread", &pin_current_thread, "processor"_a);
+    m.def("packed_bytes", &packed_bytes, "format"_a, "rows"_a, "columns"_a);
+    m.def("rope_frequencies", [](double theta, int dim, double linear_scale) {
+        const std::vector<float> values = rope_frequencies(theta, dim, linear_scale, nullptr);
+        auto out = new_array<float>({values.size()});
+        std::copy(values.begin(), values.end(), out.data());
+        return out;
+    });
+
+    nb::class_<ThreadPool>(m, "ThreadPool")
+        .def(
+            "__init__",
+            [](ThreadPool* self, int num_threads, std::vector<int> processors) {
+                require(num_threads >= 1 && num_threads <= 1024, "number of threads out of range");
+                new (self) ThreadPool(num_threads, std::move(processors), available_kernels().front()->prepare_thread);
+            },
+            "num_threads"_a, "processors"_a)
+        .def_prop_ro("num_threads", &ThreadPool::num_threads)
+        .def_prop_ro("processors", &ThreadPool::processors);
+
+    nb::class_<Matrix>(m, "Matrix")
+        .def_prop_ro("rows", [](const Matrix& x) { return x.packed.rows; })
+        .def_prop_ro("columns", [](const Matrix& x) { return x.packed.columns; })
+        .def_prop_ro("format", [](const Matrix& x) { return static_cast<int>(x.packed.format); })
+        .def("unpack_row", &unpack, "row"_a);
+
+    nb::class_<Arena>(m, "WeightArena")
+        .def(
+            "__init__",
+            [](Arena* self, size_t num_bytes) {
+                // Room for reads and prefetches past the last matrix.
+                new (self) Arena{std::make_shared<WeightArena>(num_bytes + 4096)};
+            },
+            "num_bytes"_a)
+        .def("pack", &pack, "pool"_a, "format"_a, "source"_a, "rows"_a, "columns"_a);
+
+    nb::class_<Kernels>(m, "Kernels")
+        .def(
+            "__init__", [](Kernels* self, const std::string& target) { new (self) Kernels{kernels_of(target)}; },
+            "target"_a)
+        .def("quantise", &Kernels::quantise, "x"_a)
+        .def("matmul", &Kernels::matmul, "matrix"_a, "x"_a, "pool"_a, "repeats"_a = 1)
+        .def("exp", &Kernels::exp, "x"_a)
+        .def("rms_norm", &Kernels::rms_norm, "x"_a, "weight"_a, "epsilon"_a)
+        .def("gated", &Kernels::gated, "gate"_a, "up"_a, "kind"_a);
+
+    nb::class_<StepProgram>(m, "StepProgram")
+        .def(nb::init<std::shared_ptr<ThreadPool>, const std::string&, int32_t, int32_t, std::vector<int32_t>>(), "pool"_a,
+             "target"_a, "max_tokens"_a, "vocab_size"_a, "windows"_a)
+        .def("add_slot", &StepProgram::add_slot, "columns"_a)
+        .def("add_rope", &StepProgram::add_rope, "theta"_a, "dim"_a, "linear_scale"_a, "factors"_a.none(),
+             "interleaved"_a)
+        .def("add_cache_layer", &StepProgram::add_cache_layer, "group"_a, "kv_heads"_a, "head_dim"_a)
+        .def("embed", &StepProgram::embed, "table"_a, "scale"_a, "out"_a)
+        .def("rms_norm", &StepProgram::rms_norm, "x"_a, "out"_a, "weight"_a, "epsilon"_a, "quantise"_a)
+        .def("quantise", &StepProgram::quantise, "slot"_a)
+        .def("linear", &StepProgram::linear, "x"_a, "matrices"_a, "outs"_a, "biases"_a, "accumulate"_a)
+        .def("prepare_heads", &StepProgram::prepare_heads, "query"_a, "num_heads"_a, "query_norm"_a.none(),
+             "query_epsilon"_a, "query_rope"_a, "key"_a, "num_kv_heads"_a, "key_norm"_a.none(), "key_epsilon"_a,
+             "key_rope"_a, "value"_a, "layer"_a, "head_dim"_a)
+        .def("attention", &StepProgram::attention, "query"_a, "out"_a, "layer"_a, "num_heads"_a, "num_kv_heads"_a,
+             "head_dim"_a, "scale"_a, "window"_a)
+        .def("gated", &StepProgram::gated, "gate"_a, "up"_a, "out"_a, "kind"_a, "quantise"_a)
+        .def("add", &StepProgram::add, "x"_a, "y"_a, "out"_a)
+        .def("head", &StepProgram::head, "x"_a, "matrix"_a, "bias"_a.none())
+        .def("allocate_cache", &StepProgram::allocate_cache, "num_pages"_a)
+        .def("page_bytes", &StepProgram::page_bytes, "group"_a)
+        .def("workspace_bytes", &StepProgram::workspace_bytes)
+        .def("step", &StepProgram::step);
+}

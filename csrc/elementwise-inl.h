@@ -1,0 +1,141 @@
+// Everything that works on one row: norms, rotation, gates, quantisation of activations, exponentials for sampling.
+#pragma once
+
+#include "kernel_table.h"
+#include "math-inl.h"
+
+namespace abaci {
+namespace {
+
+// Calls step(index, lanes) over n elements in sixteens; lanes < 16 only at the end.
+template <class Step> ABACI_INLINE void for_sixteens(int64_t n, Step step) {
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) step(i, 16);
+    if (i < n) step(i, static_cast<int>(n - i));
+}
+ABACI_INLINE F32x16 load_lanes(const float* p, int lanes) { return lanes == 16 ? load(p) : load_first(p, lanes); }
+ABACI_INLINE void store_lanes(float* p, F32x16 a, int lanes) {
+    if (lanes == 16) {
+        store(p, a);
+    } else {
+        store_first(p, a, lanes);
+    }
+}
+
+// One group of 32: scale = max|x| / 127, value = x * (127 / max|x|) to nearest even.
+ABACI_INLINE void quantise_group(F32x16 low, F32x16 high, int8_t* values, float* scale, int32_t* sum, int32_t* first) {
+    const float largest = reduce_max(max(absolute(low), absolute(high)));
+    const F32x16 inverse = splat(largest > 0.0f ? 127.0f / largest : 0.0f);
+    const I32x16 a = round_to_int(mul(low, inverse)), b = round_to_int(mul(high, inverse));
+    store_low_bytes(values, a);
+    store_low_bytes(values + 16, b);
+    *scale = largest / 127.0f;
+    *first = reduce_add(a);
+    *sum = *first + reduce_add(b);
+}
+
+void quantise_row(const float* x, int64_t columns, const QuantiseTarget& out) {
+    const int64_t num_groups = columns / kGroup;
+    for (int64_t g = 0; g < num_groups; ++g)
+        quantise_group(load(x + g * kGroup), load(x + g * kGroup + 16), out.values + g * kGroup, out.scales + g,
+                       out.sums + g, out.sums + out.row_groups + g);
+}
+
+void rms_norm(const NormTask& task) {
+    F32x16 squares = zeros();
+    for_sixteens(task.columns, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+        const F32x16 x = load_lanes(task.input + i, lanes);
+        squares = fma(x, x, squares);
+    });
+    const float mean = reduce_add(squares) / static_cast<float>(task.columns);
+    const F32x16 factor = splat(1.0f / __builtin_sqrtf(mean + task.epsilon));
+    for_sixteens(task.columns, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+        const F32x16 x = mul(load_lanes(task.input + i, lanes), factor);
+        store_lanes(task.output + i, mul(x, load_lanes(task.weight + i, lanes)), lanes);
+    });
+    if (task.quantised.values) quantise_row(task.output, task.columns, task.quantised);
+}
+
+void rope(const RopeTask& task) {
+    const int half = task.dim / 2;
+    float* head = task.head;
+    if (!task.interleaved) {
+        for_sixteens(half, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+            const F32x16 a = load_lanes(head + i, lanes), b = load_lanes(head + half + i, lanes);
+            const F32x16 c = load_lanes(task.cosines + i, lanes), s = load_lanes(task.sines + i, lanes);
+            store_lanes(head + i, sub(mul(a, c), mul(b, s)), lanes);
+            store_lanes(head + half + i, add(mul(b, c), mul(a, s)), lanes);
+        });
+        return;
+    }
+    for (int i = 0; i < half; ++i) {
+        const float a = head[2 * i], b = head[2 * i + 1], c = task.cosines[i], s = task.sines[i];
+        head[2 * i] = a * c - b * s;
+        head[2 * i + 1] = b * c + a * s;
+    }
+}
+
+// x * sigmoid(x).
+ABACI_INLINE F32x16 silu(F32x16 x) { return div(x, add(splat(1.0f), exp(sub(zeros(), x)))); }
+
+// The tanh form of GELU (Hendrycks & Gimpel 2016): with u = sqrt(2/pi) (x + 0.044715 x^3), x (1 + tanh u) / 2 = x sigmoid(2u).
+ABACI_INLINE F32x16 gelu_tanh(F32x16 x) {
+    const F32x16 cubic = fma(mul(mul(x, x), x), splat(0.044715f), x);
+    return div(x, add(splat(1.0f), exp(mul(cubic, splat(-1.59576912f)))));
+}
+
+template <F32x16 (*Activation)(F32x16)>
+ABACI_INLINE void gate_row(const float* gate, const float* up, int64_t columns, float* out) {
+    for_sixteens(columns, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+        store_lanes(out + i, mul(Activation(load_lanes(gate + i, lanes)), load_lanes(up + i, lanes)), lanes);
+    });
+}
+
+void gated(const float* gate, const float* up, int64_t columns, ActivationKind kind, float* out) {
+    if (kind == ActivationKind::Silu) {
+        gate_row<silu>(gate, up, columns, out);
+    } else {
+        gate_row<gelu_tanh>(gate, up, columns, out);
+    }
+}
+
+void add_rows(const float* x, const float* y, int64_t columns, float* out) {
+    for_sixteens(columns, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+        store_lanes(out + i, add(load_lanes(x + i, lanes), load_lanes(y + i, lanes)), lanes);
+    });
+}
+
+float row_max(const float* x, int64_t n) {
+    F32x16 largest = splat(-__builtin_inff());
+    for_sixteens(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+        const F32x16 v = select_lanes(0, lanes, load_lanes(x + i, lanes), splat(-__builtin_inff()));
+        largest = max(v, largest);
+    });
+    return reduce_max(largest);
+}
+
+void block_maxima(const float* x, int64_t n, float* maxima) {
+    for (int64_t begin = 0; begin < n; begin += kMaxBlock)
+        maxima[begin / kMaxBlock] = row_max(x + begin, n - begin < kMaxBlock ? n - begin : kMaxBlock);
+}
+
+void exp_values(const float* x, int64_t n, float shift, float scale, float* out) {
+    for_sixteens(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+        store_lanes(out + i, exp(mul(sub(load_lanes(x + i, lanes), splat(shift)), splat(scale))), lanes);
+    });
+}
+
+void exp_sums(const float* x, int64_t n, float shift, float scale, float* block_sums) {
+    for (int64_t begin = 0; begin < n; begin += kSumBlock) {
+        const int64_t length = n - begin < kSumBlock ? n - begin : kSumBlock;
+        F32x16 sum = zeros();
+        for_sixteens(length, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+            const F32x16 value = exp(mul(sub(load_lanes(x + begin + i, lanes), splat(shift)), splat(scale)));
+            sum = add(sum, select_lanes(0, lanes, value, zeros()));
+        });
+        block_sums[begin / kSumBlock] = reduce_add(sum);
+    }
+}
+
+}  // namespace
+}  // namespace abaci

@@ -1,0 +1,134 @@
+// The seam between the step program and the kernels of one instruction set: plain structs and function pointers.
+//
+// Everything a kernel touches has been checked before: shapes, offsets and page numbers are in range.
+// Rows are token positions of the step; a row of activations is contiguous, rows are `stride` elements apart.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace abaci {
+
+// Positions per KV page, and the tile in which attention reduces over positions.
+inline constexpr int kPageTokens = 32;
+// Outputs per panel of packed weights; widths of all activation buffers are rounded up to it.
+inline constexpr int kPanel = 32;
+// Values that share one activation scale.
+inline constexpr int kGroup = 32;
+
+// The order is part of the packed layout's version; append only.
+enum class Format : uint32_t { F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K };
+inline constexpr int kNumFormats = 11;
+
+inline constexpr bool is_quantised(Format format) { return format >= Format::Q4_0; }
+
+// A matrix of `rows` outputs by `columns` inputs, packed in panels (see matmul/layout.h).
+struct PackedMatrix {
+    const uint8_t* data;
+    size_t panel_bytes;
+    int64_t rows;
+    int64_t columns;
+    Format format;
+};
+
+// Rows of activations in both forms. `values`: int8 in [-127, 127]; `scales`: one per group; `sums`: per row, one sum of
+// values per group, then one sum of the first 16 values per group. Scales and sums are readable 64 bytes past their end.
+struct Activations {
+    const float* floats;
+    size_t float_stride;
+    const int8_t* values;
+    const float* scales;
+    const int32_t* sums;
+    size_t columns;
+};
+
+struct MatmulTask {
+    PackedMatrix matrix;
+    Activations input;
+    float* output;
+    size_t output_stride;
+    const float* bias;  // null, or rounded up to whole panels
+    bool accumulate;    // start from what the output holds (a residual) instead of zero
+    int64_t row_begin, row_end;
+    int64_t panel_begin, panel_end;
+};
+// Rows of one matmul task at most; keeps a task's activations in the second-level cache.
+inline constexpr int kMaxTaskRows = 132;
+
+enum class ActivationKind : int32_t { Silu, GeluTanh };
+
+// Where a row, or a part of it that starts at a group, is quantised to. See Activations.
+struct QuantiseTarget {
+    int8_t* values;  // null: not wanted
+    float* scales;
+    int32_t* sums;
+    int64_t row_groups;  // groups of the whole row: how far the sums of first halves lie behind the others
+};
+
+struct NormTask {
+    const float* input;
+    float* output;  // may be the input
+    const float* weight;
+    int64_t columns;
+    float epsilon;
+    QuantiseTarget quantised;
+};
+
+// Rotation of one head. `cosines`, `sines`: dim/2 values of the row's position.
+struct RopeTask {
+    float* head;
+    const float* cosines;
+    const float* sines;
+    int32_t dim;
+    bool interleaved;
+};
+
+// One KV head, a run of rows of one sequence, all query heads of the group. Page layout of a layer:
+//   keys   [page][kv_head][head_dim][kPageTokens]   (transposed, so that lanes are positions)
+//   values [page][kv_head][kPageTokens][head_dim]
+struct AttentionTask {
+    const float* query;  // first row, first query head of the group
+    size_t query_stride;
+    float* output;
+    size_t output_stride;
+    const uint16_t* keys;  // float16, at this KV head of page 0
+    const uint16_t* values;
+    size_t page_stride;  // elements from page to page
+    const int32_t* page_table;
+    int64_t first_position;  // of the first row
+    int32_t num_rows;
+    int32_t heads_per_group;
+    int32_t head_dim;
+    int32_t window;  // 0: none
+    float scale;
+    uint8_t* scratch;  // attention_scratch_bytes(num_rows * heads_per_group, head_dim)
+};
+inline constexpr int kMaxHeadDim = 512;
+
+struct KernelTable {
+    const char* name;
+    void (*matmul[kNumFormats])(const MatmulTask&);
+    void (*quantise)(const float* input, int64_t columns, const QuantiseTarget&);
+    void (*rms_norm)(const NormTask&);
+    void (*rope)(const RopeTask&);
+    void (*gated)(const float* gate, const float* up, int64_t columns, ActivationKind, float* out);
+    void (*add)(const float* x, const float* y, int64_t columns, float* out);
+    void (*store_keys)(const float* head, int32_t head_dim, uint16_t* page, int32_t slot);
+    void (*store_values)(const float* head, int32_t head_dim, uint16_t* page, int32_t slot);
+    void (*attention)(const AttentionTask&);
+    size_t (*attention_scratch_bytes)(int64_t num_query_rows, int32_t head_dim);
+    float (*row_max)(const float* x, int64_t n);
+    // Sum of exp((x - shift) * scale) in blocks of kSumBlock: block_sums gets one value per block.
+    void (*exp_sums)(const float* x, int64_t n, float shift, float scale, float* block_sums);
+    void (*exp_values)(const float* x, int64_t n, float shift, float scale, float* out);
+    void (*block_maxima)(const float* x, int64_t n, float* maxima);
+    void (*prepare_thread)();  // rounding and flush modes
+};
+inline constexpr int kSumBlock = 1024;
+inline constexpr int kMaxBlock = 64;
+
+const KernelTable* portable_kernels();
+const KernelTable* avx2_kernels();
+const KernelTable* avx512_vnni_kernels();
+
+}  // namespace abaci

@@ -1,0 +1,399 @@
+// The matrix product, once for all instruction sets and formats: outputs = activations x packed weights.
+//
+// Each output is computed in one order, whatever the number of rows:
+//   sum = start (0, bias or what was there)
+//   for every group of 32 inputs: sum = fma(exact integer dot * weight scale, activation scale, sum)
+//                                 with a minimum: sum = fma(minimum, activation scale * sum of activations, sum)
+// An integer dot becomes a float without a conversion: the accumulator starts at the bits of 1.5 * 2^23, so that its bits
+// read as the float 1.5 * 2^23 + dot. fma(that, scale, -1.5 * 2^23 * scale) rounds exactly dot * scale once, because the
+// product of the constant and a weight scale (at most 18 significant bits) is exact.
+//
+// Few rows ("direct"): codes are unpacked in registers, once per pass of kTileRows rows.
+// Many rows ("tiled"): a block of kBlockGroups groups is unpacked to bytes in the first-level cache, then serves all rows.
+#pragma once
+
+#include "matmul/layout.h"
+
+namespace abaci {
+namespace {
+
+constexpr int kBlockGroups = 16;
+constexpr int kDirectRows = 2 * kTileRows;
+constexpr int32_t kMagicBits = 0x4B400000;
+constexpr float kMagic = 12582912.0f;
+constexpr int kPrefetchBytes = 4096;
+
+// Float scales of one group for 16 outputs.
+template <class L> struct GroupScales {
+    F32x16 scale[L::subs ? 2 : 1];
+    F32x16 minimum;
+};
+
+template <class L>
+ABACI_INLINE GroupScales<L> read_scales(const uint8_t* record, int group, int half) {
+    const auto f16 = [&](size_t offset) {
+        return load_f16(reinterpret_cast<const uint16_t*>(record + offset) + 16 * half);
+    };
+    GroupScales<L> out;
+    if constexpr (L::simple) {
+        out.scale[0] = f16(0);
+        if constexpr (L::has_minimum) out.minimum = f16(64);
+    } else if constexpr (L::pairs) {
+        const uint8_t* pairs = record + 128 + 48 * group;
+        const I32x16 low = load_u8(pairs + 16 * half), both_tops = load_u8(pairs + 32);
+        const I32x16 tops = half == 0 ? both_tops : shift_right<4>(both_tops);
+        const I32x16 scale = bit_or(bit_and(low, splat(15)), shift_left<4>(bit_and(tops, splat(3))));
+        const I32x16 minimum = bit_or(shift_right<4>(low), shift_left<2>(bit_and(tops, splat(12))));
+        out.scale[0] = mul(f16(0), to_floats(scale));
+        out.minimum = sub(zeros(), mul(f16(64), to_floats(minimum)));
+    } else {
+        const F32x16 d = f16(0);
+        for (int s = 0; s < 2; ++s)
+            out.scale[s] = mul(d, to_floats(load_i8(record + 64 + 32 * (2 * group + s) + 16 * half)));
+    }
+    return out;
+}
+
+// Where the integer sums of each row start, and the factor of the minimum, for a block of groups.
+template <int Rows> struct RowBlock {
+    alignas(64) int32_t start[Rows][kBlockGroups];
+    alignas(64) int32_t second_start[Rows][kBlockGroups];  // SubScales: of the second 16 inputs, without the magic
+    alignas(64) float offset[Rows][kBlockGroups];
+    const float* scale[Rows];
+    const int8_t* values[Rows];
+};
+
+constexpr int log2_of(int x) { return x <= 1 ? 0 : 1 + log2_of(x / 2); }
+
+// Activations::sums of a row: num_groups sums of whole groups, then num_groups sums of their first 16 inputs. The
+// buffers are padded, so that reading a whole block past a row's end is harmless.
+template <class L, int Rows>
+ABACI_INLINE void prepare_rows(const Activations& in, int64_t row, int64_t group, RowBlock<Rows>& block) {
+    constexpr int bias = L::base_bits == 8 ? L::zero_point - kWideBias : L::zero_point;
+    constexpr int shift = log2_of(bias);
+    const int64_t num_groups = in.columns / kGroup;
+    for (int r = 0; r < Rows; ++r) {
+        const int32_t* sums = in.sums + (row + r) * 2 * num_groups + group;
+        block.scale[r] = in.scales + (row + r) * num_groups + group;
+        block.values[r] = in.values + (row + r) * in.columns + group * kGroup;
+        const I32x16 whole = load(sums);
+        if constexpr (L::subs) {
+            const I32x16 first = load(sums + num_groups);
+            store(block.start[r], sub(splat(kMagicBits), shift_left<shift>(first)));
+            store(block.second_start[r], shift_left<shift>(sub(first, whole)));
+        } else if constexpr (bias != 0) {
+            store(block.start[r], sub(splat(kMagicBits), shift_left<shift>(whole)));
+        }
+        if constexpr (L::has_minimum) store(block.offset[r], mul(load(block.scale[r]), to_floats(whole)));
+    }
+    (void)shift;
+}
+
+template <class L, int Rows>
+ABACI_INLINE I32x16 start_of(const RowBlock<Rows>& block, int r, int group) {
+    constexpr int bias = L::base_bits == 8 ? L::zero_point - kWideBias : L::zero_point;
+    return bias == 0 ? splat(kMagicBits) : splat(block.start[r][group]);
+}
+
+template <class L> ABACI_INLINE I32x16 dot_codes(I32x16 sum, U8x64 codes, Quad a) {
+    if constexpr (L::base_bits == 8) return dot_wide(sum, codes, a);
+    return dot(sum, codes, a);
+}
+
+template <class L, int Rows, int Halves> struct Accumulators {
+    F32x16 sum[Rows][Halves];
+
+    // The first 16 inputs of a group with SubScales: dot * scale, exact integer, rounded once.
+    static ABACI_INLINE F32x16 scaled(I32x16 dot, F32x16 scale) {
+        return fma(as_floats(dot), scale, mul(scale, splat(-kMagic)));
+    }
+
+    ABACI_INLINE void add_group(const I32x16 (&first)[Rows][Halves], const I32x16 (&second)[Rows][Halves],
+                                const GroupScales<L> (&scales)[Halves], const RowBlock<Rows>& block, int group) {
+#pragma GCC unroll 8
+        for (int h = 0; h < Halves; ++h) {
+            const F32x16 correction = mul(scales[h].scale[0], splat(-kMagic));
+#pragma GCC unroll 8
+            for (int r = 0; r < Rows; ++r) {
+                F32x16 product = fma(as_floats(first[r][h]), scales[h].scale[0], correction);
+                if constexpr (L::subs) product = fma(to_floats(second[r][h]), scales[h].scale[1], product);
+                sum[r][h] = fma(product, splat(block.scale[r][group]), sum[r][h]);
+                if constexpr (L::has_minimum)
+                    sum[r][h] = fma(scales[h].minimum, splat(block.offset[r][group]), sum[r][h]);
+            }
+        }
+    }
+
+    ABACI_INLINE void begin(const MatmulTask& task, int64_t row, int64_t output, bool first_block) {
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+            for (int h = 0; h < Halves; ++h) {
+                const int64_t at = output + 16 * h;
+                if (task.accumulate || !first_block) {
+                    sum[r][h] = load(task.output + (row + r) * task.output_stride + at);
+                } else {
+                    sum[r][h] = task.bias ? load(task.bias + at) : zeros();
+                }
+            }
+    }
+
+    ABACI_INLINE void end(const MatmulTask& task, int64_t row, int64_t output) {
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+            for (int h = 0; h < Halves; ++h)
+                store(task.output + (row + r) * task.output_stride + output + 16 * h, sum[r][h]);
+    }
+};
+
+// Codes of quad `Quad` (0..7) of one half of a group, from the packed planes.
+template <class L, int QuadIndex> ABACI_INLINE U8x64 unpack_quad(const uint8_t* base, int half) {
+    if constexpr (L::base_bits == 8) {
+        return load_bytes(base + 512 * half + 64 * QuadIndex);
+    } else {
+        const U8x64 pair = load_bytes(base + 256 * half + 64 * (QuadIndex / 2));
+        const U8x64 codes = QuadIndex % 2 == 0 ? low_nibbles(pair) : high_nibbles(pair);
+        const uint8_t* high = base + L::base_bytes;
+        if constexpr (L::high_bits == 1) return merge_high<QuadIndex, 0x10>(codes, load_bytes(high + 64 * half));
+        if constexpr (L::high_bits == 2)
+            return merge_high<2 * (QuadIndex % 4), 0x30>(codes, load_bytes(high + 128 * half + 64 * (QuadIndex / 4)));
+        return codes;
+    }
+}
+
+template <class L, int QuadIndex, int Rows, int Halves>
+ABACI_INLINE void add_quad(const U8x64 (&codes)[Halves], const RowBlock<Rows>& block, int group,
+                           I32x16 (&dots)[Rows][Halves]) {
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) {
+        const Quad a = broadcast_quad(block.values[r] + kGroup * group + 4 * QuadIndex);
+#pragma GCC unroll 2
+        for (int h = 0; h < Halves; ++h) dots[r][h] = dot_codes<L>(dots[r][h], codes[h], a);
+    }
+}
+
+// Calls step(integral_constant) for quads 0..7, in order, unrolled.
+template <int N> struct Index {
+    static constexpr int value = N;
+};
+template <class Step> ABACI_INLINE void first_four(Step step) {
+    step(Index<0>());
+    step(Index<1>());
+    step(Index<2>());
+    step(Index<3>());
+}
+template <class Step> ABACI_INLINE void last_four(Step step) {
+    step(Index<4>());
+    step(Index<5>());
+    step(Index<6>());
+    step(Index<7>());
+}
+
+// The integer dots of one group; get(Index, half) yields codes.
+template <class L, int Rows, int Halves, class Get>
+ABACI_INLINE void dot_group(const RowBlock<Rows>& block, int group, Get get, I32x16 (&first)[Rows][Halves],
+                            I32x16 (&second)[Rows][Halves]) {
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+        for (int h = 0; h < Halves; ++h) first[r][h] = start_of<L>(block, r, group);
+    const auto into = [&](I32x16(&dots)[Rows][Halves]) __attribute__((always_inline)) {
+        return [&](auto index) __attribute__((always_inline)) {
+            U8x64 codes[Halves];
+#pragma GCC unroll 2
+            for (int h = 0; h < Halves; ++h) codes[h] = get(index, h);
+            add_quad<L, decltype(index)::value>(codes, block, group, dots);
+        };
+    };
+    first_four(into(first));
+    if constexpr (L::subs) {
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+            for (int h = 0; h < Halves; ++h) second[r][h] = splat(block.second_start[r][group]);
+        last_four(into(second));
+    } else {
+        last_four(into(first));
+    }
+}
+
+template <Format F, int Rows>
+void direct_pass(const MatmulTask& task, int64_t panel, int64_t row) {
+    using L = Layout<F>;
+    constexpr int halves = Rows * kTileHalves <= kTileRows * kTileHalves ? kTileHalves : 1;
+    const int64_t num_groups = task.matrix.columns / kGroup;
+    for (int first_half = 0; first_half < 2; first_half += halves) {
+        const int64_t output = panel * kPanel + 16 * first_half;
+        Accumulators<L, Rows, halves> sums;
+        sums.begin(task, row, output, true);
+        const uint8_t* record = task.matrix.data + panel * task.matrix.panel_bytes;
+        RowBlock<Rows> block;
+        for (int64_t at = 0; at < num_groups; at += kBlockGroups) {
+            prepare_rows<L>(task.input, row, at, block);
+            const int count = static_cast<int>(num_groups - at < kBlockGroups ? num_groups - at : kBlockGroups);
+            for (int begin = 0; begin < count; begin += L::groups_per_record, record += L::record_bytes) {
+                for (int g = 0; g < L::groups_per_record; ++g) {
+                    const uint8_t* base = record + L::header_bytes + g * L::group_bytes;
+                    if constexpr (Rows <= 4) {
+                        constexpr int lines = (L::group_bytes + (L::simple ? L::header_bytes : 0)) / 64;
+#pragma GCC unroll 32
+                        for (int line = 0; line < lines; ++line) prefetch(base + kPrefetchBytes + 64 * line);
+                    }
+                    I32x16 first[Rows][halves], second[Rows][halves];
+                    dot_group<L, Rows, halves>(
+                        block, begin + g,
+                        [&](auto index, int h) __attribute__((always_inline)) {
+                            return unpack_quad<L, decltype(index)::value>(base, first_half + h);
+                        },
+                        first, second);
+                    GroupScales<L> scales[halves];
+#pragma GCC unroll 2
+                    for (int h = 0; h < halves; ++h) scales[h] = read_scales<L>(record, g, first_half + h);
+                    sums.add_group(first, second, scales, block, begin + g);
+                }
+            }
+        }
+        sums.end(task, row, output);
+    }
+}
+
+// A block of groups of one panel, unpacked: codes [group][quad][half], scales beside them.
+template <class L> struct CodeTile {
+    alignas(64) uint8_t codes[kBlockGroups][8][2][64];
+    GroupScales<L> scales[kBlockGroups][2];
+};
+
+template <class L> void unpack_tile(const uint8_t* panel, int64_t group, int count, CodeTile<L>& tile) {
+    for (int g = 0; g < count; ++g) {
+        const int64_t index = group + g;
+        const int in_record = static_cast<int>(index % L::groups_per_record);
+        const uint8_t* record = panel + index / L::groups_per_record * L::record_bytes;
+        const uint8_t* base = record + L::header_bytes + in_record * L::group_bytes;
+        for (int h = 0; h < 2; ++h) {
+            const auto unpack = [&](auto quad) __attribute__((always_inline)) {
+                store_bytes(tile.codes[g][decltype(quad)::value][h], unpack_quad<L, decltype(quad)::value>(base, h));
+            };
+            first_four(unpack);
+            last_four(unpack);
+            tile.scales[g][h] = read_scales<L>(record, in_record, h);
+        }
+    }
+}
+
+template <class L, int Rows>
+void tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t group, int count, const CodeTile<L>& tile) {
+    constexpr int halves = kTileHalves;
+    RowBlock<Rows> block;
+    prepare_rows<L>(task.input, row, group, block);
+    for (int first_half = 0; first_half < 2; first_half += halves) {
+        const int64_t output = panel * kPanel + 16 * first_half;
+        Accumulators<L, Rows, halves> sums;
+        sums.begin(task, row, output, group == 0);
+        for (int g = 0; g < count; ++g) {
+            I32x16 first[Rows][halves], second[Rows][halves];
+            dot_group<L, Rows, halves>(
+                block, g,
+                [&](auto index, int h) __attribute__((always_inline)) {
+                    return load_bytes(tile.codes[g][decltype(index)::value][first_half + h]);
+                },
+                first, second);
+            GroupScales<L> scales[halves];
+#pragma GCC unroll 2
+            for (int h = 0; h < halves; ++h) scales[h] = tile.scales[g][first_half + h];
+            sums.add_group(first, second, scales, block, g);
+        }
+        sums.end(task, row, output);
+    }
+}
+
+// Calls pass(Index<rows>, first row) over [begin, end) in runs of at most kTileRows rows, as even as possible.
+template <class Pass> ABACI_INLINE void for_row_runs(int64_t begin, int64_t end, Pass pass) {
+    const int64_t num_runs = (end - begin + kTileRows - 1) / kTileRows;
+    int64_t row = begin;
+    for (int64_t run = 0; run < num_runs; ++run) {
+        const int64_t left = num_runs - run;
+        const int64_t rows = (end - row + left - 1) / left;
+        switch (rows) {
+            case 1: pass(Index<1>(), row); break;
+            case 2: pass(Index<2>(), row); break;
+            case 3: if constexpr (kTileRows >= 3) pass(Index<3>(), row); break;
+            case 4: if constexpr (kTileRows >= 4) pass(Index<4>(), row); break;
+            case 5: if constexpr (kTileRows >= 5) pass(Index<5>(), row); break;
+            default: if constexpr (kTileRows >= 6) pass(Index<6>(), row); break;
+        }
+        row += rows;
+    }
+}
+
+template <Format F> void matmul_quantised(const MatmulTask& task) {
+    using L = Layout<F>;
+    if (task.row_end - task.row_begin <= kDirectRows) {
+        for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel)
+            for_row_runs(task.row_begin, task.row_end, [&](auto rows, int64_t row) {
+                direct_pass<F, decltype(rows)::value>(task, panel, row);
+            });
+        return;
+    }
+    const int64_t num_groups = task.matrix.columns / kGroup;
+    CodeTile<L> tile;
+    for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel) {
+        const uint8_t* packed = task.matrix.data + panel * task.matrix.panel_bytes;
+        for (int64_t group = 0; group < num_groups; group += kBlockGroups) {
+            const int count = static_cast<int>(num_groups - group < kBlockGroups ? num_groups - group : kBlockGroups);
+            unpack_tile<L>(packed, group, count, tile);
+            for_row_runs(task.row_begin, task.row_end, [&](auto rows, int64_t row) {
+                tile_pass<L, decltype(rows)::value>(task, panel, row, group, count, tile);
+            });
+        }
+    }
+}
+
+struct ReadF32 {
+    using Stored = float;
+    static ABACI_INLINE F32x16 read(const float* p) { return load(p); }
+};
+struct ReadF16 {
+    using Stored = uint16_t;
+    static ABACI_INLINE F32x16 read(const uint16_t* p) { return load_f16(p); }
+};
+struct ReadBF16 {
+    using Stored = uint16_t;
+    static ABACI_INLINE F32x16 read(const uint16_t* p) { return load_bf16(p); }
+};
+
+// Float weights times float activations: sum = fma(weight, activation, sum) over inputs in order.
+template <class Read, int Rows> void float_pass(const MatmulTask& task, int64_t panel, int64_t row) {
+    constexpr int halves = kTileHalves;
+    using Stored = typename Read::Stored;
+    for (int first_half = 0; first_half < 2; first_half += halves) {
+        const int64_t output = panel * kPanel + 16 * first_half;
+        const auto* weights = reinterpret_cast<const Stored*>(task.matrix.data + panel * task.matrix.panel_bytes);
+        weights += 16 * first_half;
+        Accumulators<Layout<Format::Q4_0>, Rows, halves> sums;
+        sums.begin(task, row, output, true);
+        const float* x = task.input.floats + row * task.input.float_stride;
+        for (int64_t k = 0; k < task.matrix.columns; ++k) {
+            F32x16 w[halves];
+#pragma GCC unroll 2
+            for (int h = 0; h < halves; ++h) w[h] = Read::read(weights + k * kPanel + 16 * h);
+#pragma GCC unroll 8
+            for (int r = 0; r < Rows; ++r) {
+                const F32x16 a = splat(x[r * task.input.float_stride + k]);
+#pragma GCC unroll 2
+                for (int h = 0; h < halves; ++h) sums.sum[r][h] = fma(w[h], a, sums.sum[r][h]);
+            }
+        }
+        sums.end(task, row, output);
+    }
+}
+
+template <class Read> void matmul_floats(const MatmulTask& task) {
+    for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel)
+        for_row_runs(task.row_begin, task.row_end, [&](auto rows, int64_t row) {
+            float_pass<Read, decltype(rows)::value>(task, panel, row);
+        });
+}
+
+}  // namespace
+}  // namespace abaci

@@ -1,0 +1,45 @@
+#include <pthread.h>
+#include <sched.h>
+#include <sys/mman.h>
+
+#include <cstdint>
+
+#include "platform.h"
+
+namespace abaci {
+namespace {
+
+constexpr size_t kHugePage = size_t{2} << 20;
+
+}  // namespace
+
+bool pin_current_thread(int processor) {
+    if (processor < 0 || processor >= CPU_SETSIZE) return false;
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(processor, &set);
+    return pthread_setaffinity_np(pthread_self(), sizeof set, &set) == 0;
+}
+
+void* allocate_large(size_t num_bytes) {
+    if (num_bytes == 0) num_bytes = 1;
+    const size_t slack = num_bytes >= kHugePage ? kHugePage : 0;
+    void* mapped = mmap(nullptr, num_bytes + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapped == MAP_FAILED) return nullptr;
+    if (slack == 0) return mapped;
+    // Give back what lies before the first huge page boundary and behind the end.
+    const auto begin = reinterpret_cast<uintptr_t>(mapped);
+    const uintptr_t aligned = (begin + kHugePage - 1) / kHugePage * kHugePage;
+    constexpr uintptr_t page = 4096;
+    const uintptr_t end = (aligned + num_bytes + page - 1) / page * page;
+    if (aligned > begin) munmap(mapped, aligned - begin);
+    if (begin + num_bytes + slack > end) munmap(reinterpret_cast<void*>(end), begin + num_bytes + slack - end);
+    madvise(reinterpret_cast<void*>(aligned), num_bytes, MADV_HUGEPAGE);
+    return reinterpret_cast<void*>(aligned);
+}
+
+void free_large(void* memory, size_t num_bytes) {
+    if (memory) munmap(memory, num_bytes ? num_bytes : 1);
+}
+
+}  // namespace abaci

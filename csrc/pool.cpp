@@ -1,0 +1,108 @@
+#include "pool.h"
+
+#include <stdexcept>
+
+#include "platform.h"
+
+namespace abaci {
+namespace {
+
+constexpr uint32_t kRunMask = (1 << 24) - 1;
+// How often to look before giving the processor away: within a run about 50 us, between runs about the same.
+constexpr int kSpins = 1500;
+
+void relax() {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(int num_threads, std::vector<int> processors, void (*prepare)())
+    : num_threads_(num_threads), processors_(std::move(processors)), prepare_(prepare), slots_(new Slot[kMaxPhases]) {
+    if (num_threads < 1) throw std::invalid_argument("a thread pool needs at least one thread");
+    for (int worker = 1; worker < num_threads; ++worker) threads_.emplace_back([this, worker] { work(worker); });
+}
+
+ThreadPool::~ThreadPool() {
+    stopping_ = true;
+    wake_.fetch_add(1);
+    wake_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+}
+
+void ThreadPool::run(const std::vector<Phase>& phases) {
+    if (phases.size() > kMaxPhases) throw std::invalid_argument("more phases than a run can have");
+    const std::lock_guard<std::mutex> lock(one_run_);
+    prepare_();
+    const uint32_t run = ++run_number_ & kRunMask;
+    for (size_t i = 0; i < phases.size(); ++i) {
+        Slot& slot = slots_[i];
+        slot.run = phases[i].run;
+        slot.context = phases[i].context;
+        slot.done.store(uint64_t{run} << 32, std::memory_order_relaxed);
+        slot.ticket.store(uint64_t{run} << 40 | uint64_t{phases[i].num_pieces} << 20, std::memory_order_release);
+    }
+    published_.store(uint64_t{run} << 32 | phases.size(), std::memory_order_release);
+    wake_.fetch_add(1);
+    if (num_sleepers_.load() > 0) wake_.notify_all();
+    walk(run, static_cast<uint32_t>(phases.size()), 0);
+}
+
+void ThreadPool::walk(uint32_t run, uint32_t num_phases, int worker) {
+    for (uint32_t i = 0; i < num_phases; ++i) {
+        Slot& slot = slots_[i];
+        uint64_t ticket = slot.ticket.load(std::memory_order_acquire);
+        uint32_t num_pieces;
+        for (;;) {
+            if (ticket >> 40 != run) return;
+            num_pieces = ticket >> 20 & kMaxPieces;
+            const uint32_t next = ticket & kMaxPieces;
+            if (next >= num_pieces) break;
+            if (!slot.ticket.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel,
+                                                   std::memory_order_acquire))
+                continue;
+            slot.run(slot.context, next, worker);
+            slot.done.fetch_add(1, std::memory_order_release);
+            ticket = slot.ticket.load(std::memory_order_acquire);
+        }
+        for (int spins = 0;; ++spins) {
+            const uint64_t done = slot.done.load(std::memory_order_acquire);
+            if (done >> 32 != run) return;
+            if ((done & 0xFFFFFFFF) >= num_pieces) break;
+            if (spins < kSpins) {
+                relax();
+            } else {
+                std::this_thread::yield();
+            }
+        }
+    }
+}
+
+void ThreadPool::work(int worker) {
+    if (worker < static_cast<int>(processors_.size())) pin_current_thread(processors_[worker]);
+    prepare_();
+    uint32_t seen = 0;
+    for (;;) {
+        uint32_t now = wake_.load();
+        for (int spins = 0; now == seen && spins < kSpins; ++spins) {
+            relax();
+            now = wake_.load(std::memory_order_acquire);
+        }
+        if (now == seen) {
+            num_sleepers_.fetch_add(1);
+            wake_.wait(seen);
+            num_sleepers_.fetch_sub(1);
+            now = wake_.load();
+        }
+        seen = now;
+        if (stopping_) return;
+        const uint64_t published = published_.load(std::memory_order_acquire);
+        walk(published >> 32, published & 0xFFFFFFFF, worker);
+    }
+}
+
+}  // namespace abaci

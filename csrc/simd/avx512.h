@@ -1,0 +1,142 @@
+// Sixteen lanes on AVX-512. Included once, by targets/avx512_vnni.cpp.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace abaci {
+namespace {
+
+#define ABACI_INLINE inline __attribute__((always_inline))
+
+struct F32x16 {
+    __m512 v;
+};
+struct I32x16 {
+    __m512i v;
+};
+struct U8x64 {
+    __m512i v;
+};
+struct Quad {  // four activations in every 32-bit lane
+    __m512i v;
+};
+
+// Rows and half-panels that one pass of the matrix kernel keeps in registers.
+constexpr int kTileRows = 6;
+constexpr int kTileHalves = 2;
+
+ABACI_INLINE F32x16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+ABACI_INLINE void store(float* p, F32x16 a) { _mm512_storeu_ps(p, a.v); }
+ABACI_INLINE F32x16 load_first(const float* p, int n) {
+    return {_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p)};
+}
+ABACI_INLINE void store_first(float* p, F32x16 a, int n) {
+    _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), a.v);
+}
+ABACI_INLINE F32x16 splat(float x) { return {_mm512_set1_ps(x)}; }
+ABACI_INLINE F32x16 zeros() { return {_mm512_setzero_ps()}; }
+ABACI_INLINE F32x16 add(F32x16 a, F32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
+ABACI_INLINE F32x16 sub(F32x16 a, F32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+ABACI_INLINE F32x16 mul(F32x16 a, F32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+ABACI_INLINE F32x16 div(F32x16 a, F32x16 b) { return {_mm512_div_ps(a.v, b.v)}; }
+// a * b + c, rounded once.
+ABACI_INLINE F32x16 fma(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+// b where the comparison fails or an operand is NaN.
+ABACI_INLINE F32x16 max(F32x16 a, F32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
+ABACI_INLINE F32x16 min(F32x16 a, F32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }
+ABACI_INLINE F32x16 absolute(F32x16 a) { return {_mm512_abs_ps(a.v)}; }
+// x where a < b, else y.
+ABACI_INLINE F32x16 select_less(F32x16 a, F32x16 b, F32x16 x, F32x16 y) {
+    return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)};
+}
+// Lanes [begin, end) of a, elsewhere of b.
+ABACI_INLINE F32x16 select_lanes(int begin, int end, F32x16 a, F32x16 b) {
+    const uint32_t mask = ((1u << end) - 1) & ~((1u << begin) - 1);
+    return {_mm512_mask_blend_ps(static_cast<__mmask16>(mask), b.v, a.v)};
+}
+
+ABACI_INLINE F32x16 load_f16(const uint16_t* p) {
+    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+ABACI_INLINE void store_f16(uint16_t* p, F32x16 a) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
+}
+ABACI_INLINE F32x16 load_bf16(const uint16_t* p) {
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
+}
+// Sixteen signed or unsigned bytes.
+ABACI_INLINE I32x16 load_i8(const uint8_t* p) {
+    return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+}
+ABACI_INLINE I32x16 load_u8(const uint8_t* p) {
+    return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+}
+
+ABACI_INLINE I32x16 load(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
+ABACI_INLINE void store(int32_t* p, I32x16 a) { _mm512_storeu_si512(p, a.v); }
+ABACI_INLINE I32x16 splat(int32_t x) { return {_mm512_set1_epi32(x)}; }
+ABACI_INLINE I32x16 add(I32x16 a, I32x16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
+ABACI_INLINE I32x16 sub(I32x16 a, I32x16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+ABACI_INLINE I32x16 bit_and(I32x16 a, I32x16 b) { return {_mm512_and_si512(a.v, b.v)}; }
+ABACI_INLINE I32x16 bit_or(I32x16 a, I32x16 b) { return {_mm512_or_si512(a.v, b.v)}; }
+template <int N> ABACI_INLINE I32x16 shift_left(I32x16 a) { return {_mm512_slli_epi32(a.v, N)}; }
+template <int N> ABACI_INLINE I32x16 shift_right(I32x16 a) { return {_mm512_srli_epi32(a.v, N)}; }
+ABACI_INLINE F32x16 to_floats(I32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
+ABACI_INLINE I32x16 round_to_int(F32x16 a) { return {_mm512_cvtps_epi32(a.v)}; }
+ABACI_INLINE F32x16 as_floats(I32x16 a) { return {_mm512_castsi512_ps(a.v)}; }
+ABACI_INLINE void store_low_bytes(int8_t* p, I32x16 a) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v));
+}
+
+// Lanes i, i + 8, then i + 4, i + 2, i + 1: the one order in which lanes are added.
+ABACI_INLINE float reduce_add(F32x16 a) {
+    const __m256 high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a.v), 1));
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a.v), high);
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+ABACI_INLINE float reduce_max(F32x16 a) {
+    const __m256 high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a.v), 1));
+    const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(a.v), high);
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+ABACI_INLINE int32_t reduce_add(I32x16 a) { return _mm512_reduce_add_epi32(a.v); }
+
+ABACI_INLINE U8x64 load_bytes(const uint8_t* p) { return {_mm512_load_si512(p)}; }
+ABACI_INLINE void store_bytes(uint8_t* p, U8x64 a) { _mm512_store_si512(p, a.v); }
+ABACI_INLINE U8x64 low_nibbles(U8x64 a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
+ABACI_INLINE U8x64 high_nibbles(U8x64 a) {
+    return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))};
+}
+// code | (plane's bits from bit From on, moved to bit 4, under Mask).
+template <int From, int Mask> ABACI_INLINE U8x64 merge_high(U8x64 code, U8x64 plane) {
+    __m512i moved = plane.v;
+    if constexpr (From < 4) moved = _mm512_slli_epi16(moved, 4 - From);
+    if constexpr (From > 4) moved = _mm512_srli_epi16(moved, From - 4);
+    return {_mm512_ternarylogic_epi32(code.v, moved, _mm512_set1_epi8(Mask), 0xF8)};  // code | (moved & mask)
+}
+
+ABACI_INLINE Quad broadcast_quad(const int8_t* p) {
+    int32_t four;
+    std::memcpy(&four, p, 4);
+    return {_mm512_set1_epi32(four)};
+}
+// Adds the dot product of each lane's four codes with the quad. Codes of at most 6 bits.
+ABACI_INLINE I32x16 dot(I32x16 sum, U8x64 codes, Quad a) { return {_mm512_dpbusd_epi32(sum.v, codes.v, a.v)}; }
+// The same for 8-bit codes, of which kWideBias has been subtracted.
+constexpr int kWideBias = 0;
+ABACI_INLINE I32x16 dot_wide(I32x16 sum, U8x64 codes, Quad a) { return dot(sum, codes, a); }
+
+ABACI_INLINE void prefetch(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
+// Round to nearest even; denormals are zero, in and out.
+ABACI_INLINE void set_float_modes() { _mm_setcsr(0x9FC0); }
+
+}  // namespace
+}  // namespace abaci

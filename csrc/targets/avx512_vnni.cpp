@@ -1,0 +1,4 @@
+#include "simd/avx512.h"
+
+#define ABACI_TARGET avx512_vnni
+#include "targets/table-inl.h"

@@ -1,0 +1,4 @@
+#include "simd/portable.h"
+
+#define ABACI_TARGET portable
+#include "targets/table-inl.h"

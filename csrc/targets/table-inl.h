@@ -1,0 +1,38 @@
+// The kernel table of one target: included at the end of each targets/*.cpp, after its simd header.
+#include "attention-inl.h"
+#include "elementwise-inl.h"
+#include "matmul/matmul-inl.h"
+
+#define ABACI_STRING_OF(x) #x
+#define ABACI_STRING(x) ABACI_STRING_OF(x)
+#define ABACI_JOIN_OF(a, b) a##b
+#define ABACI_JOIN(a, b) ABACI_JOIN_OF(a, b)
+
+namespace abaci {
+
+const KernelTable* ABACI_JOIN(ABACI_TARGET, _kernels)() {
+    static constexpr KernelTable table = {
+        .name = ABACI_STRING(ABACI_TARGET),
+        .matmul = {matmul_floats<ReadF32>, matmul_floats<ReadF16>, matmul_floats<ReadBF16>,
+                   matmul_quantised<Format::Q4_0>, matmul_quantised<Format::Q4_1>, matmul_quantised<Format::Q5_0>,
+                   matmul_quantised<Format::Q5_1>, matmul_quantised<Format::Q8_0>, matmul_quantised<Format::Q4_K>,
+                   matmul_quantised<Format::Q5_K>, matmul_quantised<Format::Q6_K>},
+        .quantise = quantise_row,
+        .rms_norm = rms_norm,
+        .rope = rope,
+        .gated = gated,
+        .add = add_rows,
+        .store_keys = store_keys,
+        .store_values = store_values,
+        .attention = attention,
+        .attention_scratch_bytes = attention_scratch_bytes,
+        .row_max = row_max,
+        .exp_sums = exp_sums,
+        .exp_values = exp_values,
+        .block_maxima = block_maxima,
+        .prepare_thread = set_float_modes,
+    };
+    return &table;
+}
+
+}  // namespace abaci

@@ -1,0 +1,119 @@
+"""The compiled extension (csrc/bindings.cpp)."""
+
+from collections.abc import Buffer, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+PAGE_TOKENS: int
+LOGIT_ROW_BYTES: int
+HISTORY_BYTES: int
+BIAS_BYTES: int
+LAYOUT_VERSION: int
+
+def targets() -> list[str]: ...
+def pin_current_thread(processor: int) -> bool: ...
+def packed_bytes(format: int, rows: int, columns: int) -> int: ...
+def rope_frequencies(theta: float, dim: int, linear_scale: float) -> NDArray[np.float32]: ...
+
+class ThreadPool:
+    def __init__(self, num_threads: int, processors: Sequence[int]) -> None: ...
+    @property
+    def num_threads(self) -> int: ...
+    @property
+    def processors(self) -> list[int]: ...
+
+class Matrix:
+    @property
+    def rows(self) -> int: ...
+    @property
+    def columns(self) -> int: ...
+    @property
+    def format(self) -> int: ...
+    def unpack_row(self, row: int) -> NDArray[np.float32]: ...
+
+class WeightArena:
+    def __init__(self, num_bytes: int) -> None: ...
+    def pack(self, pool: ThreadPool, format: int, source: Buffer, rows: int, columns: int) -> Matrix | None: ...
+
+class Kernels:
+    def __init__(self, target: str) -> None: ...
+    def quantise(
+        self, x: NDArray[np.float32]
+    ) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int32]]: ...
+    def matmul(
+        self, matrix: Matrix, x: NDArray[np.float32], pool: ThreadPool, repeats: int = 1
+    ) -> tuple[NDArray[np.float32], float]: ...
+    def exp(self, x: NDArray[np.float32]) -> NDArray[np.float32]: ...
+    def rms_norm(self, x: NDArray[np.float32], weight: NDArray[np.float32], epsilon: float) -> NDArray[np.float32]: ...
+    def gated(self, gate: NDArray[np.float32], up: NDArray[np.float32], kind: int) -> NDArray[np.float32]: ...
+
+class StepProgram:
+    def __init__(
+        self, pool: ThreadPool, target: str, max_tokens: int, vocab_size: int, windows: Sequence[int]
+    ) -> None: ...
+    def add_slot(self, columns: int) -> int: ...
+    def add_rope(
+        self, theta: float, dim: int, linear_scale: float, factors: NDArray[np.float32] | None, interleaved: bool
+    ) -> int: ...
+    def add_cache_layer(self, group: int, kv_heads: int, head_dim: int) -> None: ...
+    def embed(self, table: Matrix, scale: float, out: int) -> None: ...
+    def rms_norm(self, x: int, out: int, weight: NDArray[np.float32], epsilon: float, quantise: bool) -> None: ...
+    def quantise(self, slot: int) -> None: ...
+    def linear(
+        self,
+        x: int,
+        matrices: Sequence[Matrix],
+        outs: Sequence[int],
+        biases: Sequence[NDArray[np.float32] | None],
+        accumulate: bool,
+    ) -> None: ...
+    def prepare_heads(
+        self,
+        *,
+        query: int,
+        num_heads: int,
+        query_norm: NDArray[np.float32] | None,
+        query_epsilon: float,
+        query_rope: int,
+        key: int,
+        num_kv_heads: int,
+        key_norm: NDArray[np.float32] | None,
+        key_epsilon: float,
+        key_rope: int,
+        value: int,
+        layer: int,
+        head_dim: int,
+    ) -> None: ...
+    def attention(
+        self,
+        query: int,
+        out: int,
+        layer: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        scale: float,
+        window: int,
+    ) -> None: ...
+    def gated(self, gate: int, up: int, out: int, kind: int, quantise: bool) -> None: ...
+    def add(self, x: int, y: int, out: int) -> None: ...
+    def head(self, x: int, matrix: Matrix, bias: NDArray[np.float32] | None) -> None: ...
+    def allocate_cache(self, num_pages: Sequence[int]) -> None: ...
+    def page_bytes(self, group: int) -> int: ...
+    def workspace_bytes(self) -> int: ...
+    def step(
+        self,
+        token_ids: Buffer,
+        sequence_offsets: Buffer,
+        first_positions: Buffer,
+        page_tables: tuple[Buffer, ...],
+        logit_rows: Buffer,
+        history: Buffer,
+        bias: Buffer,
+        masks: Buffer,
+        token_out: Buffer,
+        logprob_out: Buffer,
+        top_ids_out: Buffer,
+        top_logprobs_out: Buffer,
+    ) -> None: ...

@@ -1,0 +1,344 @@
+"""The native executor: packs a model's weights, records its decoder into a C++ step program, runs steps.
+
+Numpy only moves data here; every number is computed in csrc.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from abaci.errors import FileFormatError, ResourceError, UsageError
+from abaci.kernels import _native
+from abaci.kernels.batch import BIAS, HISTORY, LOGIT_ROW, PAGE_TOKENS, StepBatch, StepOutput
+from abaci.kernels.dequantise import dequantise
+from abaci.kernels.recording import (
+    AddStep,
+    AttentionStep,
+    EmbedStep,
+    GatedStep,
+    HeadStep,
+    LinearStep,
+    NormStep,
+    QuantiseStep,
+    RecordedStep,
+    Recorder,
+    Value,
+    assign_slots,
+)
+from abaci.kernels.weights import RawTensor, TensorSource
+from abaci.models import decoder
+from abaci.models.spec import Activation, Embedding, Linear, ModelSpec, Rope, RopeStyle
+from abaci.tensor import WeightFormat
+
+TARGET_VARIABLE = "ABACI_TARGET"
+"""Environment variable that forces an instruction set."""
+
+_FORMAT_NUMBERS = {weight_format: number for number, weight_format in enumerate(WeightFormat)}
+_ACTIVATION_NUMBERS = {Activation.SILU: 0, Activation.GELU_TANH: 1}
+
+ThreadPool = _native.ThreadPool
+
+
+def targets() -> list[str]:
+    """Instruction sets this processor can run, best first."""
+    return _native.targets()
+
+
+def choose_target(name: str | None = None) -> str:
+    """`name`, else what ABACI_TARGET says, else the best. Raises UsageError for one this processor lacks."""
+    wanted = name or os.environ.get(TARGET_VARIABLE) or targets()[0]
+    if wanted not in targets():
+        raise UsageError(
+            f"this processor cannot run the target {wanted!r}", hint=f"Choose one of: {', '.join(targets())}."
+        )
+    return wanted
+
+
+@lru_cache(maxsize=None)
+def thread_pool(num_threads: int, processors: tuple[int, ...] = ()) -> ThreadPool:
+    """The process's one pool for these processors; models share it. Empty `processors`: threads are not pinned."""
+    return ThreadPool(num_threads, processors)
+
+
+def pin_current_thread(processor: int) -> bool:
+    """Bind the calling thread to a processor; False where the system refuses."""
+    return _native.pin_current_thread(processor)
+
+
+class NativeExecutor:
+    """Runs steps of one model (`kernels.batch.Executor`).
+
+    Packs every tensor that `spec` names, one after another, letting go of the source's pages as it goes;
+    `progress(bytes packed, bytes in all)` is called after each.
+    Raises FileFormatError for scales that are not finite, ResourceError where memory is short.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        source: TensorSource,
+        *,
+        max_step_tokens: int,
+        pool: ThreadPool,
+        target: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        _check_layout()
+        self.spec = spec
+        self.target = choose_target(target)
+        self._groups = spec.cache_groups()
+        self._weights = _PackedWeights(spec, source, pool, progress)
+        self._no_top = np.empty(0, np.int32), np.empty(0, np.float32)
+        try:
+            program = _native.StepProgram(
+                pool, self.target, max_step_tokens, spec.vocab_size, [group.window or 0 for group in self._groups]
+            )
+            _Emitter(program, spec, self._weights).emit()
+        except MemoryError as error:
+            raise _no_memory("the workspace of a step", error) from error
+        self._program: _native.StepProgram | None = program
+
+    def kernels(self) -> Mapping[str, str]:
+        """For each weight format of the model, the kernel that multiplies by it."""
+        return {
+            weight_format.label: f"{self.target} {'int8' if weight_format.is_quantised else 'float'}"
+            for weight_format in sorted(self._weights.formats, key=lambda weight_format: weight_format.label)
+        }
+
+    def page_bytes(self, group: int) -> int:
+        """Bytes that one page of a cache group takes, all its layers together."""
+        return self._running().page_bytes(group)
+
+    def workspace_bytes(self) -> int:
+        """Bytes of activations and cache, as reserved."""
+        return self._running().workspace_bytes()
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of packed weights."""
+        return self._weights.num_bytes
+
+    def allocate_cache(self, num_pages: tuple[int, ...]) -> None:
+        """Make room for that many pages per group; once, before the first step."""
+        try:
+            self._running().allocate_cache(num_pages)
+        except MemoryError as error:
+            raise _no_memory("the key-value cache", error) from error
+
+    def step(self, batch: StepBatch) -> StepOutput:
+        """Run one step. Raises ValueError for a batch whose arrays contradict each other, the model or the cache."""
+        rows = len(batch.logit_rows)
+        token_ids = np.empty(rows, np.int32)
+        logprobs = np.empty(rows, np.float32)
+        widest = int(batch.logit_rows["num_top"].max()) if rows else 0
+        if widest > 0:
+            top_ids = np.full((rows, widest), -1, np.int32)
+            top_logprobs = np.full((rows, widest), -np.inf, np.float32)
+        else:
+            top_ids, top_logprobs = np.empty((rows, 0), np.int32), np.empty((rows, 0), np.float32)
+        self._running().step(
+            batch.token_ids,
+            batch.sequence_offsets,
+            batch.first_positions,
+            batch.page_tables,
+            batch.logit_rows,
+            batch.history,
+            batch.bias,
+            batch.masks,
+            token_ids,
+            logprobs,
+            top_ids,
+            top_logprobs,
+        )
+        return StepOutput(token_ids, logprobs, top_ids, top_logprobs)
+
+    def close(self) -> None:
+        """Release weights and cache."""
+        self._program = None
+        self._weights.clear()
+
+    def _running(self) -> _native.StepProgram:
+        if self._program is None:
+            raise ValueError("the executor is closed")
+        return self._program
+
+
+class _PackedWeights:
+    """Every tensor of a spec: matrices packed in one arena, vectors as float32."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        source: TensorSource,
+        pool: ThreadPool,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self.matrices: dict[str, _native.Matrix] = {}
+        self.vectors: dict[str, NDArray[np.float32]] = {}
+        self.formats: set[WeightFormat] = set()
+        names = [name for name, _ in spec.tensors()]
+        raw = {name: source.tensor(name) for name in names}
+        self.num_bytes = sum(_packed_bytes(tensor) for tensor in raw.values() if len(tensor.shape) == 2)
+        try:
+            arena = _native.WeightArena(self.num_bytes + 64 * len(names))
+        except MemoryError as error:
+            raise _no_memory(f"{self.num_bytes:,} bytes of weights", error) from error
+        total = sum(tensor.data.nbytes for tensor in raw.values())
+        done = 0
+        for name in names:
+            tensor = raw.pop(name)
+            if len(tensor.shape) == 2:
+                self._pack(name, tensor, arena, pool)
+            else:
+                self.vectors[name] = dequantise(tensor.format, tensor.shape, tensor.data)
+                if not np.isfinite(self.vectors[name]).all():
+                    raise _not_finite(name)
+            done += tensor.data.nbytes
+            tensor.release()
+            if progress is not None:
+                progress(done, total)
+
+    def _pack(self, name: str, tensor: RawTensor, arena: _native.WeightArena, pool: ThreadPool) -> None:
+        rows, columns = tensor.shape
+        matrix = arena.pack(pool, _FORMAT_NUMBERS[tensor.format], tensor.data, rows, columns)
+        if matrix is None:
+            raise _not_finite(name)
+        self.matrices[name] = matrix
+        self.formats.add(tensor.format)
+
+    def quantised_names(self) -> frozenset[str]:
+        formats = list(WeightFormat)
+        return frozenset(name for name, matrix in self.matrices.items() if formats[matrix.format].is_quantised)
+
+    def clear(self) -> None:
+        self.matrices.clear()
+        self.vectors.clear()
+
+
+class _Emitter:
+    """Writes a recorded decoder into a step program."""
+
+    def __init__(self, program: _native.StepProgram, spec: ModelSpec, weights: _PackedWeights) -> None:
+        self._program = program
+        self._spec = spec
+        self._weights = weights
+        self._ropes: dict[Rope, int] = {}
+
+    def emit(self) -> None:
+        recorder = Recorder(self._weights.quantised_names())
+        decoder.forward(recorder, self._spec)
+        slots = [self._program.add_slot(columns) for columns in assign_slots(recorder.steps)]
+        assert slots == list(range(len(slots)))
+        group_of_layer = {layer: i for i, group in enumerate(self._spec.cache_groups()) for layer in group.layers}
+        for index, layer in enumerate(self._spec.layers):
+            attention = layer.attention
+            self._program.add_cache_layer(group_of_layer[index], attention.num_kv_heads, attention.head_dim)
+            if attention.rope not in self._ropes:
+                self._ropes[attention.rope] = self._add_rope(attention.rope)
+        for step in recorder.steps:
+            self._emit_step(step)
+
+    def _add_rope(self, rope: Rope) -> int:
+        factors = None if rope.frequency_factors is None else self._weights.vectors[rope.frequency_factors]
+        return self._program.add_rope(
+            rope.theta, rope.dim, rope.linear_scale, factors, rope.style is RopeStyle.INTERLEAVED
+        )
+
+    def _emit_step(self, step: RecordedStep) -> None:
+        program = self._program
+        match step:
+            case EmbedStep(embedding=embedding, out=out):
+                program.embed(self._matrix(embedding), embedding.scale, _slot(out))
+            case NormStep(x=x, norm=norm, out=out):
+                weight = self._weights.vectors[norm.weight]
+                program.rms_norm(_slot(x), _slot(out), weight, norm.epsilon, out.quantised)
+            case QuantiseStep(x=x):
+                program.quantise(_slot(x))
+            case LinearStep(x=x, linears=linears, outs=outs, accumulate=accumulate):
+                matrices = [self._matrix(linear) for linear in linears]
+                biases = [self._vector(linear.bias) for linear in linears]
+                if accumulate and biases != [None]:
+                    raise NotImplementedError("a product that starts from a residual has no bias")
+                program.linear(_slot(x), matrices, [_slot(out) for out in outs], biases, accumulate)
+            case AttentionStep():
+                self._emit_attention(step)
+            case GatedStep(gate=gate, up=up, activation=activation, out=out):
+                number = _ACTIVATION_NUMBERS[activation]
+                program.gated(_slot(gate), _slot(up), _slot(out), number, out.quantised)
+            case AddStep(x=x, y=y, out=out):
+                program.add(_slot(x), _slot(y), _slot(out))
+            case HeadStep(x=x, head=head):
+                program.head(_slot(x), self._matrix(head), self._vector(head.bias))
+
+    def _emit_attention(self, step: AttentionStep) -> None:
+        attention, query, key = step.attention, step.query, step.key
+        self._program.prepare_heads(
+            query=_slot(query.value),
+            num_heads=attention.num_heads,
+            query_norm=self._vector(query.norm.weight if query.norm else None),
+            query_epsilon=query.norm.epsilon if query.norm else 0.0,
+            query_rope=self._ropes[query.rope] if query.rope else -1,
+            key=_slot(key.value),
+            num_kv_heads=attention.num_kv_heads,
+            key_norm=self._vector(key.norm.weight if key.norm else None),
+            key_epsilon=key.norm.epsilon if key.norm else 0.0,
+            key_rope=self._ropes[key.rope] if key.rope else -1,
+            value=_slot(step.value),
+            layer=step.layer,
+            head_dim=attention.head_dim,
+        )
+        self._program.attention(
+            _slot(query.value),
+            _slot(step.out),
+            step.layer,
+            attention.num_heads,
+            attention.num_kv_heads,
+            attention.head_dim,
+            attention.scale,
+            attention.window or 0,
+        )
+
+    def _matrix(self, part: Embedding | Linear) -> _native.Matrix:
+        return self._weights.matrices[part.weight]
+
+    def _vector(self, name: str | None) -> NDArray[np.float32] | None:
+        return None if name is None else self._weights.vectors[name]
+
+
+def _slot(value: Value) -> int:
+    assert value.slot is not None
+    return value.slot
+
+
+def _packed_bytes(tensor: RawTensor) -> int:
+    rows, columns = tensor.shape
+    return _native.packed_bytes(_FORMAT_NUMBERS[tensor.format], rows, columns)
+
+
+def _check_layout() -> None:
+    """The arrays of `batch` are read by C++ as structs: both sides must agree byte for byte."""
+    sizes: dict[str, tuple[int, Any]] = {
+        "LOGIT_ROW": (_native.LOGIT_ROW_BYTES, LOGIT_ROW.itemsize),
+        "HISTORY": (_native.HISTORY_BYTES, HISTORY.itemsize),
+        "BIAS": (_native.BIAS_BYTES, BIAS.itemsize),
+        "PAGE_TOKENS": (_native.PAGE_TOKENS, PAGE_TOKENS),
+    }
+    for name, (compiled, declared) in sizes.items():
+        assert compiled == declared, f"{name}: the extension has {compiled}, Python {declared}; rebuild it"
+
+
+def _not_finite(name: str) -> FileFormatError:
+    return FileFormatError(
+        f"tensor {name} holds values that are not finite",
+        hint="The file is damaged or was converted wrongly; fetch it again or run `abaci verify`.",
+    )
+
+
+def _no_memory(what: str, error: MemoryError) -> ResourceError:
+    return ResourceError(
+        f"not enough memory for {what}", hint="Close other programs, or choose a smaller model or context."
+    )
