@@ -28,7 +28,7 @@ def test_an_answer_goes_to_standard_output_and_figures_to_standard_error(model: 
     assert (result.exit_code, result.stdout) == (0, "Hello.\n")
     introduction, figures = result.stderr.splitlines()
     assert introduction == "scripted | 2 threads | context 128 | portable: Q4_1 Q8_0; float: F32"
-    assert "prompt 12 tokens (2 cached), 100.0 tokens/s | answer 5 tokens, 20.0 tokens/s | memory " in figures
+    assert "prompt: 12 tokens (2 cached), 100.0/s | answer: 5 tokens, 20.0/s | memory " in figures
     assert figures.startswith("load ")
 
 

@@ -117,8 +117,12 @@ def with_setting(params: SamplingParams, name: str, value: str) -> SamplingParam
     parse = _SETTINGS.get(name)
     if parse is None:
         raise UsageError(f"there is no setting {name!r}", hint=f"settings: {', '.join(_SETTINGS)}")
+    from abaci.runtime.requests import check_params
+
     try:
-        changed: dict[str, Any] = {name: None if value == "none" else parse(value)}
-        return replace(params, **changed)
+        change: dict[str, Any] = {name: None if value == "none" else parse(value)}
     except ValueError as error:
         raise UsageError(f"{value!r} is no value for {name}", hint=f"e.g. /set {name} 1") from error
+    changed = replace(params, **change)
+    check_params(changed)
+    return changed

@@ -23,8 +23,8 @@ class Figures:
         parts = [f"load {self.load_seconds:.2f} s"]
         if self.prompt_tokens is not None:
             cached = f" ({self.cached_tokens} cached)" if self.cached_tokens else ""
-            parts.append(f"prompt {self.prompt_tokens} tokens{cached}{_rate(self.prompt_tokens_per_second)}")
-            parts.append(f"answer {self.completion_tokens} tokens{_rate(self.completion_tokens_per_second)}")
+            parts.append(f"prompt: {self.prompt_tokens} tokens{cached}{_rate(self.prompt_tokens_per_second)}")
+            parts.append(f"answer: {self.completion_tokens} tokens{_rate(self.completion_tokens_per_second)}")
         parts.append(f"memory {megabytes(self.peak_memory_bytes)}")
         return " | ".join(parts)
 
@@ -58,4 +58,4 @@ def _per_second(num_tokens: int, seconds: float) -> float | None:
 
 
 def _rate(tokens_per_second: float | None) -> str:
-    return "" if tokens_per_second is None else f", {tokens_per_second:,.1f} tokens/s"
+    return "" if tokens_per_second is None else f", {tokens_per_second:,.1f}/s"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.segment import Segment
 
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _FENCE = re.compile(r"^ {0,3}(```|~~~)")
@@ -75,9 +76,10 @@ class MarkdownWriter:
         self._growing = ""
 
     def _print(self, block: str) -> None:
-        from rich.markdown import Markdown
+        from rich.segment import Segments
 
-        self._console.print(Markdown(block))
+        for line in _markdown_lines(self._console, self._console.options, block):
+            self._console.print(Segments(line), end="")
         self._console.print()
 
 
@@ -88,13 +90,18 @@ class _Tail:
         self._text = text
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
-        from rich.markdown import Markdown
-        from rich.segment import Segment
-
-        lines = console.render_lines(Markdown(self._text), options, pad=False)
+        lines = _markdown_lines(console, options, self._text)
         for line in lines[-max(1, console.height - _ROWS_LEFT_FREE) :]:
             yield from line
-            yield Segment.line()
+
+
+def _markdown_lines(console: "Console", options: "ConsoleOptions", text: str) -> list[list["Segment"]]:
+    """Drawn lines with their ends, without the empty ones that rich puts around some blocks."""
+    from rich.markdown import Markdown
+
+    lines = console.render_lines(Markdown(text), options, pad=False, new_lines=True)
+    filled = [index for index, line in enumerate(lines) if any(segment.text.strip() for segment in line)]
+    return lines[filled[0] : filled[-1] + 1] if filled else []
 
 
 def without_control_characters(text: str) -> str:
