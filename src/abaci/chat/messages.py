@@ -1,0 +1,157 @@
+"""Messages of a conversation, as people and OpenAI's clients write them, checked once and frozen.
+
+Knows nothing of templates or tokens.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any, Final
+
+from abaci.errors import UsageError
+
+
+class Role(StrEnum):
+    """Who speaks. `developer` is OpenAI's newer name for `system` and is read as it."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function the assistant asked for."""
+
+    name: str
+    arguments: Mapping[str, Any]
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. `content` is None only where the assistant did nothing but call tools."""
+
+    role: Role
+    content: str | None
+    name: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+    def to_template(self) -> dict[str, Any]:
+        """The mapping that chat templates expect; what is not set is not there."""
+        given: dict[str, Any] = {"role": self.role.value, "content": self.content}
+        for key in ("name", "reasoning_content", "tool_call_id"):
+            if (value := getattr(self, key)) is not None:
+                given[key] = value
+        if self.tool_calls:
+            given["tool_calls"] = [_call_to_template(call) for call in self.tool_calls]
+        return given
+
+
+Conversation = Sequence[Message | Mapping[str, Any]]
+"""What callers may give: messages, or mappings with `role` and `content`."""
+
+_ROLE_NAMES: Final = {role.value: role for role in Role} | {"developer": Role.SYSTEM}
+_MESSAGE_KEYS: Final = frozenset(field.name for field in fields(Message))
+_TEXT_KEYS: Final = ("name", "reasoning_content", "tool_call_id")
+
+
+def parse_messages(conversation: Conversation) -> tuple[Message, ...]:
+    """Check a conversation. Raises UsageError that names the message and the key."""
+    if isinstance(conversation, str | Mapping) or not isinstance(conversation, Sequence):
+        raise UsageError(
+            "a conversation is a list of messages", hint='For example [{"role": "user", "content": "Hello"}].'
+        )
+    if not conversation:
+        raise UsageError("the conversation has no messages", hint="Give at least one message.")
+    return tuple(
+        message if isinstance(message, Message) else _parse_message(f"messages[{i}]", message)
+        for i, message in enumerate(conversation)
+    )
+
+
+def _parse_message(place: str, given: Mapping[str, Any]) -> Message:
+    if not isinstance(given, Mapping):
+        raise UsageError(f"{place} is not a mapping with role and content")
+    present = {key: value for key, value in given.items() if value is not None}
+    if unknown := sorted(map(str, present.keys() - _MESSAGE_KEYS)):
+        raise UsageError(f"{place} has keys that are not supported: {', '.join(unknown)}")
+    role = _ROLE_NAMES.get(present["role"]) if isinstance(present.get("role"), str) else None
+    if role is None:
+        raise UsageError(f"{place}.role is {given.get('role')!r}; it must be one of {', '.join(_ROLE_NAMES)}")
+    for key in _TEXT_KEYS:
+        if not isinstance(present.get(key, ""), str):
+            raise UsageError(f"{place}.{key} is not text")
+    calls = _parse_calls(f"{place}.tool_calls", present.get("tool_calls", ()))
+    if calls and role is not Role.ASSISTANT:
+        raise UsageError(f"{place}.tool_calls: only the assistant calls tools")
+    content = _parse_content(f"{place}.content", present.get("content"))
+    if content is None and not calls:
+        raise UsageError(f"{place}.content is missing")
+    return Message(role, content, tool_calls=calls, **{key: present[key] for key in _TEXT_KEYS if key in present})
+
+
+def _parse_content(place: str, given: Any) -> str | None:
+    """Text, or a list of parts of type "text", which are joined."""
+    if given is None or isinstance(given, str):
+        return given
+    if not isinstance(given, Sequence) or isinstance(given, bytes | bytearray):
+        raise UsageError(f"{place} is neither text nor a list of parts")
+    return "".join(_parse_part(f"{place}[{i}]", part) for i, part in enumerate(given))
+
+
+def _parse_part(place: str, part: Any) -> str:
+    if not isinstance(part, Mapping) or part.get("type") != "text":
+        kind = part.get("type") if isinstance(part, Mapping) else part
+        raise UsageError(f"{place} is of type {kind!r}; only text is supported")
+    text = part.get("text")
+    if not isinstance(text, str):
+        raise UsageError(f"{place}.text is not text")
+    return text
+
+
+def _parse_calls(place: str, given: Any) -> tuple[ToolCall, ...]:
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        raise UsageError(f"{place} is not a list")
+    return tuple(
+        call if isinstance(call, ToolCall) else _parse_call(f"{place}[{i}]", call) for i, call in enumerate(given)
+    )
+
+
+def _parse_call(place: str, given: Any) -> ToolCall:
+    if not isinstance(given, Mapping) or given.get("type", "function") != "function":
+        raise UsageError(f"{place} is not a call of type function")
+    function = given.get("function")
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise UsageError(f"{place}.function has no name")
+    call_id = given.get("id")
+    if not isinstance(call_id, str | None):
+        raise UsageError(f"{place}.id is not text")
+    return ToolCall(
+        function["name"], _parse_arguments(f"{place}.function.arguments", function.get("arguments")), call_id
+    )
+
+
+def _parse_arguments(place: str, given: Any) -> Mapping[str, Any]:
+    """OpenAI sends JSON in a text, templates want what it means."""
+    if isinstance(given, str):
+        try:
+            given = json.loads(given or "{}")
+        except (ValueError, RecursionError):
+            raise UsageError(f"{place} is not valid JSON") from None
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise UsageError(f"{place} is not a JSON object")
+    return given
+
+
+def _call_to_template(call: ToolCall) -> dict[str, Any]:
+    given: dict[str, Any] = {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+    if call.id is not None:
+        given["id"] = call.id
+    return given

@@ -1,0 +1,128 @@
+"""A conversation to the token ids of its prompt, such that no text of a message becomes a special token.
+
+The chat template decides where special tokens stand, by writing their names. Text of messages may contain the same
+names, so these are masked, each by one private-use character that occurs nowhere else; the template renders; the
+result is split at the names that are now left, all of them the template's own; and each piece is unmasked and encoded
+as mere text. Where nothing looks like a special token this gives the ids of `apply_chat_template` in `transformers`.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from abaci.chat.messages import Conversation, parse_messages
+from abaci.errors import UsageError
+from abaci.formats.chat_template import CHATML, ChatTemplate
+from abaci.formats.tokenizer import Tokenizer
+
+_PRIVATE_USE: Final = range(0xF0000, 0xFFFFE)
+_RESERVED: Final = frozenset({"messages", "tools", "add_generation_prompt"})
+
+
+def chat_template(source: str | None, tokenizer: Tokenizer) -> tuple[ChatTemplate, str | None]:
+    """The model's template, and a note for the user if there is none and ChatML stands in."""
+    bos, eos = ("" if i is None else tokenizer.token(i) for i in (tokenizer.bos_token_id, tokenizer.eos_token_id))
+    note = None if source is not None else "The model brings no chat template: ChatML is used, answers may suffer."
+    return ChatTemplate(CHATML if source is None else source, bos_token=bos, eos_token=eos), note
+
+
+def encode_chat(
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    conversation: Conversation,
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    add_generation_prompt: bool = True,
+    variables: Mapping[str, Any] | None = None,
+) -> list[int]:
+    """Token ids of the prompt. `variables` are further names for the template (`enable_thinking`, ...).
+
+    The beginning-of-text token comes from the template or not at all. Raises UsageError for messages that are
+    malformed or that the template refuses, FileFormatError for a template beyond its limits.
+    """
+    messages = [message.to_template() for message in parse_messages(conversation)]
+    mask = _Mask(tokenizer, [*_texts([messages, tools, variables]), template.source])
+    rendered = template.render(
+        # Roles are ours, checked; templates may build special tokens from them.
+        [
+            {key: value if key == "role" else mask.cover(value) for key, value in message.items()}
+            for message in messages
+        ],
+        tools=mask.cover(tools),
+        add_generation_prompt=add_generation_prompt,
+        **mask.cover(dict(variables or {})),
+    )
+    pieces = tokenizer.split_special(rendered)
+    return tokenizer.encode_pieces(
+        (piece if isinstance(piece, int) else mask.uncover(piece) for piece in pieces), add_bos=False
+    )
+
+
+class _Mask:
+    """Replaces what looks like a special token, or like the beginning of one at a text's end, and puts it back."""
+
+    def __init__(self, tokenizer: Tokenizer, texts: Iterable[str]) -> None:
+        self._tokenizer = tokenizer
+        taken = set().union(*texts)
+        self._free = (chr(i) for i in _PRIVATE_USE if chr(i) not in taken)
+        self._placeholders: dict[str, str] = {}
+        self._hidden: dict[int, str] = {}
+        self._first_characters = {name[0] for name in tokenizer.special_tokens}
+        self._longest = max(map(len, tokenizer.special_tokens), default=0)
+
+    def cover_message(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Masks all but the role: it is one of ours, and templates may build special tokens from it."""
+        return {key: value if key == "role" else self.cover(value) for key, value in message.items()}
+
+    def cover(self, value: Any) -> Any:
+        """A copy of `value` with every text in it masked, keys of mappings too."""
+        if isinstance(value, str):
+            return self._cover_text(value)
+        if isinstance(value, Mapping):
+            return {self.cover(key): self.cover(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.cover(item) for item in value]
+        return value
+
+    def uncover(self, text: str) -> str:
+        """What `cover` was given."""
+        return text.translate(self._hidden)
+
+    def _cover_text(self, text: str) -> str:
+        begin = self._open_end(text)
+        pieces = self._tokenizer.split_special(text[:begin])
+        covered = (self._placeholder(self._tokenizer.token(i)) if isinstance(i, int) else i for i in pieces)
+        return "".join(covered) + (self._placeholder(text[begin:]) if begin < len(text) else "")
+
+    def _open_end(self, text: str) -> int:
+        """Where the beginning of a special token, cut off by the text's end, starts: another text could complete it."""
+        stripped = text.rstrip()  # as templates do
+        for begin in range(max(0, len(stripped) - self._longest + 1), len(stripped)):
+            if stripped[begin] in self._first_characters and self._begins_name(stripped[begin:]):
+                return begin
+        return len(text)
+
+    def _begins_name(self, text: str) -> bool:
+        names = self._tokenizer.special_tokens
+        return text not in names and any(name.startswith(text) for name in names)
+
+    def _placeholder(self, hidden: str) -> str:
+        if hidden not in self._placeholders:
+            free = next(self._free, None)
+            if free is None:
+                raise UsageError("the messages use up all private-use characters", hint="Shorten the conversation.")
+            self._placeholders[hidden] = free
+            self._hidden[ord(free)] = hidden
+        return self._placeholders[hidden]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a value of mappings and lists."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _texts(key)
+            yield from _texts(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)

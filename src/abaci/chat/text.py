@@ -1,0 +1,81 @@
+"""Token events to text: decodes as tokens come, holds back what may be a stop string, ends where one is found.
+
+One assembler per sample. Knows nothing of engines; whoever drives it cancels the request when a stop string ended it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from abaci.errors import UsageError
+from abaci.formats.tokenizer import StreamingDecoder, Tokenizer
+from abaci.generation import FinishReason, TokenEvent
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """Text that became certain with one event. The last one of a sample carries `finish_reason`."""
+
+    text: str
+    finish_reason: FinishReason | None = None
+    stopped_by_string: bool = False
+    """A stop string ended the sample, and the generator does not know it yet."""
+
+
+class TextAssembler:
+    """Text of one sample. However its tokens are spread over events, the texts joined are the same.
+
+    Where several stop strings could end the sample, the one that is complete first does; of two complete at once, the
+    longer one.
+    """
+
+    __slots__ = ("_decoder", "_finished", "_held", "_include_stop", "_longest_stop", "_stop")
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stop: Sequence[str] | str = (),
+        *,
+        include_stop: bool = False,
+        skip_special: bool = True,
+        continuation: bool = False,
+    ) -> None:
+        """With `continuation` the text continues a prompt, so that a leading space is kept. Raises UsageError."""
+        self._stop = (stop,) if isinstance(stop, str) else tuple(stop)
+        if "" in self._stop:
+            raise UsageError("stop: an empty string would end every answer at once")
+        self._longest_stop = max(map(len, self._stop), default=0)
+        self._include_stop = include_stop
+        self._decoder = StreamingDecoder(tokenizer, skip_special=skip_special, continuation=continuation)
+        self._held = ""
+        self._finished = False
+
+    def push(self, event: TokenEvent) -> TextDelta:
+        """Text of the event's tokens. After a stop string, further events are empty: the generator had run ahead."""
+        if self._finished:
+            return TextDelta("")
+        shown = event.token_ids[:-1] if event.ended_by_token else event.token_ids
+        ended = event.finish_reason is not None
+        text = self._held + self._decoder.push(shown) + (self._decoder.flush() if ended else "")
+        if found := self._find_stop(text):
+            begin, end = found
+            self._finished = True
+            return TextDelta(text[: end if self._include_stop else begin], FinishReason.STOP, stopped_by_string=True)
+        self._finished = ended
+        certain = len(text) if ended else self._certain_length(text)
+        self._held = text[certain:]
+        return TextDelta(text[:certain], event.finish_reason)
+
+    def _find_stop(self, text: str) -> tuple[int, int] | None:
+        """Range of the stop string that is complete first."""
+        found = [(begin + len(stop), begin) for stop in self._stop if (begin := text.find(stop)) >= 0]
+        if not found:
+            return None
+        end, begin = min(found)
+        return begin, end
+
+    def _certain_length(self, text: str) -> int:
+        """Length of the text that no stop string can reach into any more."""
+        for begin in range(max(0, len(text) - self._longest_stop + 1), len(text)):
+            if any(stop.startswith(text[begin:]) for stop in self._stop):
+                return begin
+        return len(text)
