@@ -1,9 +1,10 @@
-"""Write tests/formats/tokenizer_cases.json: token ids of nasty text, as the original tokenizers give them.
+"""Write tests/tokenizer_cases.json: token ids of nasty text and of chats, as the original tokenizers give them.
 
     python scripts/make_tokenizer_cases.py --qwen FILE.gguf --smollm2 FILE.gguf --gemma3 FILE.gguf
 
-needs `transformers` and `gguf`. The vocabularies come from the files; everything else comes from transformers: its
-tokenizer classes for Qwen 2 and Gemma, its GPT-2 class with the digit splitting of SmolLM2's tokenizer.json.
+needs `transformers`. The vocabularies come from the files; everything else comes from transformers: its
+tokenizer classes for Qwen 2 and Gemma, its GPT-2 class with the digit splitting of SmolLM2's tokenizer.json, and its
+chat template renderer.
 """
 
 import argparse
@@ -11,16 +12,17 @@ import json
 import random
 from pathlib import Path
 
-from gguf import GGUFReader
-from tokenizers import AddedToken, pre_tokenizers
+from tokenizers import pre_tokenizers
 from transformers import Qwen2Tokenizer
 from transformers.integrations.gguf.gguf_tokenizer_mapping import (
+    add_gguf_special_tokens,
     byte_level_tokenizer,
     convert_gguf_tokenizer,
     get_gguf_tokenizer,
 )
+from transformers.utils.chat_template_utils import render_jinja_template
 
-OUTPUT = Path(__file__).parent.parent / "tests" / "formats" / "tokenizer_cases.json"
+OUTPUT = Path(__file__).parent.parent / "tests" / "tokenizer_cases.json"
 
 TEXTS = [
     "",
@@ -53,7 +55,7 @@ TEXTS = [
     "▁▁literal blocks▁ ▁",
     "Ġ Ċ <0x41> <0xE2> [PAD151670]",
     "<div><b>bold</b></div> <table><tr><td>1</td></tr></table> <h1>x</h1></s>",
-    "<tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>",
+    '<tool_call>{"name": "f", "arguments": {}}</tool_call>',
     "https://example.com/a?b=c&d=%20#e user@example.org C:\\path\\to",
     "$100 + €200 = £300 ^~|`<>=_-+*/\\!@#%&()[]{};:'\",.?",
     "camelCaseSnake_caseKEBAB-CASE SCREAMING",
@@ -73,36 +75,56 @@ def texts() -> list[str]:
     return TEXTS + ["".join(source.choices(ALPHABET, k=source.randint(1, 60))) for _ in range(120)]
 
 
-def merges_of(path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    reader = GGUFReader(path)
-    tokens = reader.fields["tokenizer.ggml.tokens"].contents()
-    merges = reader.fields["tokenizer.ggml.merges"].contents()
-    return {token: i for i, token in enumerate(tokens)}, [tuple(merge.split(" ")) for merge in merges]
+CHATS = [
+    [{"role": "user", "content": "Write a function that reverses a list."}],
+    [
+        {"role": "system", "content": "You are terse.\n"},
+        {"role": "user", "content": "  What is 2 + 2?  "},
+        {"role": "assistant", "content": "4"},
+        {"role": "user", "content": "👩‍👩‍👧‍👦 и 日本語?\n\n\n"},
+    ],
+    [{"role": "user", "content": "<div>1 < 2 && 3 > 2</div> <| |> <tool_call>x</tool_call> <"}],
+    [{"role": "user", "content": "a" + " " * 20 + "\tb"}, {"role": "assistant", "content": "```py\nx = 1\n```"}],
+]
+
+GEMMA_TEMPLATE = Path(__file__).parent.parent / "src" / "abaci" / "hub" / "templates" / "gemma3.jinja"
 
 
 def qwen2(path: Path):
-    """The published class: NFC, its word pattern, and the two tool tags as plain added tokens."""
-    vocabulary, merges = merges_of(path)
-    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=merges).backend_tokenizer
-    tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in ("<tool_call>", "</tool_call>")])
-    return tokenizer
+    """The published class: NFC and its word pattern."""
+    _, description, config = get_gguf_tokenizer(str(path))
+    vocabulary = {token: i for i, token in enumerate(description["tokens"])}
+    merges = [tuple(merge.split(" ")) for merge in description["merges"]]
+    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=merges)
+    return add_gguf_special_tokens(tokenizer, description).backend_tokenizer, config
 
 
 def smollm2(path: Path):
     """Single digits, then GPT-2's words."""
-    _, description, _ = get_gguf_tokenizer(str(path))
-    tokenizer = byte_level_tokenizer(description).backend_tokenizer
+    _, description, config = get_gguf_tokenizer(str(path))
+    tokenizer = add_gguf_special_tokens(byte_level_tokenizer(description), description).backend_tokenizer
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    return tokenizer
+    return tokenizer, config
 
 
 def gemma3(path: Path):
     """The published class, its merges implied by the order of the vocabulary."""
-    architecture, description, _ = get_gguf_tokenizer(str(path))
+    architecture, description, config = get_gguf_tokenizer(str(path))
     tokenizer, _ = convert_gguf_tokenizer(architecture, description)
-    return tokenizer
+    return tokenizer, {**config, "chat_template": GEMMA_TEMPLATE.read_text()}
+
+
+def render(messages, config) -> str:
+    rendered, _ = render_jinja_template(
+        [messages],
+        chat_template=config["chat_template"],
+        add_generation_prompt=True,
+        bos_token=config["bos_token"],
+        eos_token=config["eos_token"],
+    )
+    return rendered[0]
 
 
 def main() -> None:
@@ -111,14 +133,21 @@ def main() -> None:
     for name in builders:
         parser.add_argument(f"--{name}", type=Path, required=True)
     arguments = parser.parse_args()
-    cases = [{"text": text} for text in texts()]
+    cases = {"texts": [{"text": text} for text in texts()], "chats": [{"messages": messages} for messages in CHATS]}
     for name, build in builders.items():
-        tokenizer = build(getattr(arguments, name))
-        for case in cases:
+        tokenizer, config = build(getattr(arguments, name))
+        for case in cases["texts"]:
             case[name] = tokenizer.encode(case["text"], add_special_tokens=False).ids
-    lines = ",\n".join(json.dumps(case) for case in cases)
-    OUTPUT.write_text(f"[\n{lines}\n]\n")
-    print(f"{len(cases)} cases in {OUTPUT}")
+        for case in cases["chats"]:
+            case[name] = tokenizer.encode(render(case["messages"], config), add_special_tokens=False).ids
+    OUTPUT.write_text(
+        "{\n" + ",\n".join(f"{json.dumps(kind)}: [\n{_lines(listed)}\n]" for kind, listed in cases.items()) + "\n}\n"
+    )
+    print(f"{', '.join(f'{len(listed)} {kind}' for kind, listed in cases.items())} in {OUTPUT}")
+
+
+def _lines(cases) -> str:
+    return ",\n".join(map(json.dumps, cases))
 
 
 if __name__ == "__main__":
