@@ -7,8 +7,13 @@ import pytest
 from golden_models import GOLDEN_NAMES, golden_path, golden_sequences
 
 from abaci.engine.loader import LoadOptions, load, reference_backend
-from abaci.errors import FileFormatError, ModelNotFoundError, UsageError
+from abaci.errors import FileFormatError, ResourceError, UsageError
+from abaci.formats.gguf import GgufCheckpoint, write_gguf
 from abaci.generation import GenerationRequest
+
+
+def load_golden(name, **options):
+    return load(GgufCheckpoint.open(golden_path(name)), LoadOptions(num_threads=1, **options), reference_backend)
 
 
 def run(model, *requests):
@@ -26,7 +31,7 @@ def run(model, *requests):
 def test_prompt_logprobs_are_those_of_the_original(name):
     sequence = golden_sequences(name)[0]
     token_ids = tuple(sequence.token_ids.tolist())
-    model = load(golden_path(name), LoadOptions(num_threads=1, max_sequences=4, max_step_tokens=7), reference_backend)
+    model = load_golden(name, max_sequences=4, max_step_tokens=7)
     request = GenerationRequest("a", token_ids, 0, num_prompt_logprobs=2)
     (event,) = run(model, request)
     chunks = model.engine.stats().prompt_chunks
@@ -44,10 +49,8 @@ def test_chunks_company_and_cache_change_no_bit():
     token_ids = tuple(golden_sequences("gemma3")[0].token_ids.tolist())
     request = GenerationRequest("a", token_ids, 12, num_logprobs=3, seed=7, temperature=0.8)
     others = [GenerationRequest(f"o{i}", token_ids[i:], 9, seed=i) for i in range(1, 4)]
-    whole = load(golden_path("gemma3"), LoadOptions(num_threads=1), reference_backend)
-    chunked = load(
-        golden_path("gemma3"), LoadOptions(num_threads=1, max_sequences=7, max_step_tokens=7), reference_backend
-    )
+    whole = load_golden("gemma3")
+    chunked = load_golden("gemma3", max_sequences=7, max_step_tokens=7)
     alone = run(whole, request)
     again = run(whole, request)
     among = [event for event in run(chunked, *others, request) if event.request_id == "a"]
@@ -60,11 +63,28 @@ def test_chunks_company_and_cache_change_no_bit():
     assert answers[0] == answers[1] == answers[2]
 
 
-def test_what_cannot_be_loaded_says_why_and_leaves_nothing_open(tmp_path):
-    with pytest.raises(ModelNotFoundError):
-        load(tmp_path / "absent.gguf", LoadOptions(), reference_backend)
-    (tmp_path / "noise.gguf").write_bytes(b"noise" * 100)
-    with pytest.raises(FileFormatError):
-        load(tmp_path / "noise.gguf", LoadOptions(), reference_backend)
+def test_a_file_without_a_model_is_refused_and_closed(tmp_path):
+    write_gguf(tmp_path / "empty.gguf", {"general.architecture": "llama"}, [])
+    checkpoint = GgufCheckpoint.open(tmp_path / "empty.gguf")
+    with pytest.raises(FileFormatError, match=r"llama\.block_count"):
+        load(checkpoint, LoadOptions(), reference_backend)
+    assert_closed(checkpoint)
+
+
+def test_options_that_cannot_be_met_are_refused():
     with pytest.raises(UsageError, match="context of 1000000000"):
-        load(golden_path("llama"), LoadOptions(context_length=10**9), reference_backend)
+        load_golden("llama", context_length=10**9)
+
+
+def test_a_backend_that_fails_leaves_nothing_open():
+    def fail(*_):
+        raise ResourceError("no memory")
+
+    checkpoint = GgufCheckpoint.open(golden_path("llama-float"))
+    with pytest.raises(ResourceError):
+        load(checkpoint, LoadOptions(), fail)
+    assert_closed(checkpoint)
+
+
+def assert_closed(checkpoint):
+    assert all(mapping.closed for mapping in checkpoint._mappings)

@@ -1,15 +1,13 @@
-"""From the path of a model file to a running engine. Takes paths only: names are resolved by the runtime."""
+"""From an open model file to a running engine. Knows files, not names: those are resolved by the runtime."""
 
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from abaci.engine.engine import Engine, EngineConfig
 from abaci.engine.memory import CacheSize, available_memory_bytes, size_cache
 from abaci.engine.threads import ThreadPlan, plan_threads
 from abaci.formats.checkpoint import Checkpoint, MetadataValue
-from abaci.formats.gguf import GgufCheckpoint
 from abaci.kernels.batch import PAGE_TOKENS, Executor
 from abaci.kernels.reference import ReferenceExecutor
 from abaci.kernels.weights import RawTensor
@@ -89,15 +87,14 @@ class CheckpointTensors:
         return RawTensor(info.format, info.shape, self.checkpoint.data(info))
 
 
-def load(path: Path, options: LoadOptions, backend: BackendFactory = native_backend) -> LoadedModel:
-    """Open, check and load a model file, and start its engine.
+def load(checkpoint: Checkpoint, options: LoadOptions, backend: BackendFactory = native_backend) -> LoadedModel:
+    """Check and load a model and start its engine. The checkpoint is the LoadedModel's from now on, also on failure.
 
-    Raises ModelNotFoundError, FileFormatError, UnsupportedModelError, ResourceError; UsageError for options that the
-    model or the machine cannot meet.
+    Raises FileFormatError, UnsupportedModelError, ResourceError; UsageError for options that the model or the machine
+    cannot meet.
     """
-    threads = plan_threads(options.num_threads)
-    checkpoint = GgufCheckpoint.open(path)
     try:
+        threads = plan_threads(options.num_threads)
         spec = spec_from_gguf(checkpoint.metadata, checkpoint.tensors)
         built = backend(spec, checkpoint, options, threads)
         try:

@@ -1,0 +1,389 @@
+"""LLM: a model in this process, from Python. Names, files, text and the engine are put together here."""
+
+import asyncio
+import itertools
+import queue
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeGuard, overload
+
+from abaci import hub
+from abaci.chat.messages import Conversation, Message
+from abaci.chat.prompt import chat_template, encode_chat
+from abaci.chat.text import TextAssembler
+from abaci.engine.loader import LoadedModel, LoadOptions, load
+from abaci.errors import UsageError
+from abaci.formats.chat_template import ChatTemplate
+from abaci.formats.checkpoint import Checkpoint
+from abaci.formats.gguf import GgufCheckpoint
+from abaci.formats.tokenizer import Tokenizer
+from abaci.generation import GenerationRequest, SamplingParams
+from abaci.runtime.batch import Batch, TextRequest
+from abaci.runtime.requests import GenerationDefaults, RequestRules, check_params, stop_strings
+from abaci.runtime.results import GenerationResult, Score, StreamEvent, TimedEvent, failed, score_of
+
+Prompt = str | Sequence[int]
+"""Text, in which names of special tokens stand for them, or token ids."""
+Loader = Callable[[Checkpoint, LoadOptions], LoadedModel]
+
+_PLAIN = SamplingParams()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What is running and how."""
+
+    name: str
+    path: Path
+    architecture: str
+    licence: str | None
+    """None where neither catalog nor file says."""
+    context_length: int
+    num_threads: int
+    threads_pinned: bool
+    kernels: Mapping[str, str]
+    """Weight format -> the kernel that runs it."""
+    cache_bytes: int
+    """Of the KV cache, when all of it is in use."""
+
+
+class LLM:
+    """A model that generates, chats, streams and scores. A context manager; may be used from any thread.
+
+    model            a catalog name (fetched if need be), a `.gguf` file, or a folder that holds one.
+    context          tokens of context; None: the model's own, or what memory allows.
+    threads          None: the physical cores this process may use.
+    max_sequences    that run at a time; more wait.
+    max_step_tokens  most tokens computed together; longer prompts are computed in pieces.
+    chat_template    Jinja source to use instead of the model's.
+    loader           how an open file becomes a running engine, for other backends than the compiled one.
+
+    Raises ModelNotFoundError, DownloadError, FileFormatError, UnsupportedModelError, ResourceError, UsageError.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        context: int | None = None,
+        threads: int | None = None,
+        max_sequences: int = 64,
+        max_step_tokens: int = 512,
+        chat_template: str | None = None,
+        loader: Loader = load,
+    ) -> None:
+        resolved = hub.resolve(str(model), download=True)
+        checkpoint = GgufCheckpoint.open(resolved.path)
+        metadata = checkpoint.metadata
+        options = LoadOptions(context, threads, max_sequences, max_step_tokens)
+        with ThreadPoolExecutor(1) as background:  # the vocabulary is read while weights are packed
+            tokenizer = background.submit(Tokenizer.from_gguf, metadata)
+            self._model = loader(checkpoint, options)
+        try:
+            self.tokenizer = tokenizer.result()
+            """Encodes and decodes as the model was trained to."""
+            self._template = self._make_template(chat_template, resolved)
+            self._rules = RequestRules(
+                GenerationDefaults.from_metadata(metadata),
+                self.tokenizer.end_token_ids,
+                self._model.cache.context_length,
+            )
+        except BaseException:
+            self._model.close()
+            raise
+        licence = metadata.get("general.license")
+        self.info = ModelInfo(
+            name=resolved.name,
+            path=resolved.path,
+            architecture=self._model.spec.architecture,
+            licence=resolved.licence or (licence if isinstance(licence, str) else None),
+            context_length=self._model.cache.context_length,
+            num_threads=self._model.threads.num_threads,
+            threads_pinned=self._model.threads.is_pinned,
+            kernels=self._model.kernels,
+            cache_bytes=self._model.cache.num_bytes,
+        )
+        self._request_numbers = itertools.count()
+
+    @overload
+    def generate(  # type: ignore[overload-overlap]  # text is one prompt, though it is a sequence of texts as well
+        self, prompts: Prompt, params: SamplingParams | None = None
+    ) -> GenerationResult: ...
+
+    @overload
+    def generate(
+        self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
+    ) -> list[GenerationResult]: ...
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> GenerationResult | list[GenerationResult]:
+        """Continue one prompt, or several together in one batch; results in the prompts' order.
+
+        A prompt that cannot run fails alone, as a result with `error`. Raises UsageError for parameters out of range.
+        """
+        if _is_prompt(prompts):
+            return self._run(self._batch([prompts], params, self._encode_prompt))[0]
+        return self._run(self._batch(prompts, params, self._encode_prompt))
+
+    @overload
+    def chat(self, conversations: Conversation, params: SamplingParams | None = None) -> GenerationResult: ...
+
+    @overload
+    def chat(
+        self, conversations: Sequence[Conversation], params: SamplingParams | Sequence[SamplingParams] | None = None
+    ) -> list[GenerationResult]: ...
+
+    def chat(
+        self,
+        conversations: Conversation | Sequence[Conversation],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> GenerationResult | list[GenerationResult]:
+        """Answer one conversation, or several together, through the model's chat template; else as `generate`."""
+        if _is_conversation(conversations):
+            return self._run(self._batch([conversations], params, self._encode_conversation))[0]
+        return self._run(self._batch(conversations, params, self._encode_conversation))
+
+    def stream(self, prompt: Prompt | Conversation, params: SamplingParams | None = None) -> Iterator[StreamEvent]:
+        """Answer one prompt or conversation, event by event. Closing the iterator, or Ctrl-C, cancels the request.
+
+        Raises UsageError before the first event for what cannot run, and at the end the error that stopped a request.
+        """
+        return self._stream(self._stream_batch(prompt, params))
+
+    @overload
+    def score(self, token_ids: Sequence[int], top_k: int = 0) -> Score: ...
+
+    @overload
+    def score(self, token_ids: Sequence[Sequence[int]], top_k: int = 0) -> list[Score]: ...
+
+    def score(self, token_ids: Sequence[int] | Sequence[Sequence[int]], top_k: int = 0) -> Score | list[Score]:
+        """Log-probability of every given token, and at each position the `top_k` likeliest to come next.
+
+        Takes one text's tokens or several texts'. Raises UsageError for what cannot run.
+        """
+        scores = [score_of(result) for result in self._run(self._score_batch(token_ids, top_k))]
+        return scores[0] if _is_prompt(token_ids) else scores
+
+    @overload
+    async def agenerate(  # type: ignore[overload-overlap]
+        self, prompts: Prompt, params: SamplingParams | None = None
+    ) -> GenerationResult: ...
+
+    @overload
+    async def agenerate(
+        self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
+    ) -> list[GenerationResult]: ...
+
+    async def agenerate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> GenerationResult | list[GenerationResult]:
+        """`generate` for an event loop; cancelling the task cancels the requests."""
+        if _is_prompt(prompts):
+            return (await self._arun(self._batch([prompts], params, self._encode_prompt)))[0]
+        return await self._arun(self._batch(prompts, params, self._encode_prompt))
+
+    @overload
+    async def achat(self, conversations: Conversation, params: SamplingParams | None = None) -> GenerationResult: ...
+
+    @overload
+    async def achat(
+        self, conversations: Sequence[Conversation], params: SamplingParams | Sequence[SamplingParams] | None = None
+    ) -> list[GenerationResult]: ...
+
+    async def achat(
+        self,
+        conversations: Conversation | Sequence[Conversation],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> GenerationResult | list[GenerationResult]:
+        """`chat` for an event loop."""
+        if _is_conversation(conversations):
+            return (await self._arun(self._batch([conversations], params, self._encode_conversation)))[0]
+        return await self._arun(self._batch(conversations, params, self._encode_conversation))
+
+    def astream(
+        self, prompt: Prompt | Conversation, params: SamplingParams | None = None
+    ) -> AsyncIterator[StreamEvent]:
+        """`stream` for an event loop."""
+        return self._astream(self._stream_batch(prompt, params))
+
+    @overload
+    async def ascore(self, token_ids: Sequence[int], top_k: int = 0) -> Score: ...
+
+    @overload
+    async def ascore(self, token_ids: Sequence[Sequence[int]], top_k: int = 0) -> list[Score]: ...
+
+    async def ascore(self, token_ids: Sequence[int] | Sequence[Sequence[int]], top_k: int = 0) -> Score | list[Score]:
+        """`score` for an event loop."""
+        scores = [score_of(result) for result in await self._arun(self._score_batch(token_ids, top_k))]
+        return scores[0] if _is_prompt(token_ids) else scores
+
+    def close(self) -> None:
+        """Stop and release everything; requests under way end with EngineClosedError. Idempotent."""
+        self._model.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _make_template(self, given: str | None, resolved: hub.ResolvedModel) -> ChatTemplate:
+        in_file = self._model.metadata.get("tokenizer.chat_template")
+        source = given or (in_file if isinstance(in_file, str) else None) or resolved.chat_template
+        template, note = chat_template(source, self.tokenizer)
+        if note is not None:
+            warnings.warn(f"{resolved.name}: {note}", stacklevel=3)
+        return template
+
+    def _encode_prompt(self, prompt: Any) -> Sequence[int]:
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt, allow_special=True)
+        if not _are_token_ids(prompt):
+            raise UsageError("a prompt is text or a list of token ids")
+        return tuple(prompt)
+
+    def _encode_conversation(self, conversation: Any) -> Sequence[int]:
+        if not _is_conversation(conversation):
+            raise UsageError("a conversation is a list of messages, mappings with role and content")
+        return encode_chat(self._template, self.tokenizer, conversation)
+
+    def _batch(
+        self,
+        prompts: Sequence[Any],
+        params: SamplingParams | Sequence[SamplingParams] | None,
+        encode: Callable[[Any], Sequence[int]],
+    ) -> Batch:
+        each = _params_of_each(params, len(prompts))
+        for one in {id(one): one for one in each}.values():
+            check_params(one)
+        pairs = zip(prompts, each, strict=True)
+        return Batch(self._model.engine, [self._text_request(prompt, one, encode) for prompt, one in pairs])
+
+    def _stream_batch(self, prompt: Prompt | Conversation, params: SamplingParams | None) -> Batch:
+        encode = self._encode_conversation if _is_conversation(prompt) else self._encode_prompt
+        batch = self._batch([prompt], params, encode)
+        batch.raise_error()
+        return batch
+
+    def _score_batch(self, token_ids: Sequence[int] | Sequence[Sequence[int]], top_k: int) -> Batch:
+        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0:
+            raise UsageError(f"top_k must be a whole number of at least 0, not {top_k!r}")
+        requests = []
+        for text in [token_ids] if _is_prompt(token_ids) else token_ids:
+            if not _are_token_ids(text):
+                raise UsageError("score takes token ids", hint="llm.score(llm.tokenizer.encode(text))")
+            request = GenerationRequest(self._new_id(), tuple(text), 0, num_prompt_logprobs=top_k)
+            requests.append(TextRequest(request, self._new_assembler))
+        return Batch(self._model.engine, requests)
+
+    def _text_request(
+        self, prompt: Any, params: SamplingParams, encode: Callable[[Any], Sequence[int]]
+    ) -> TextRequest | GenerationResult:
+        token_ids: Sequence[int] = ()
+        try:
+            token_ids = encode(prompt)
+            request = self._rules.resolve(params, token_ids, self._new_id())
+        except UsageError as error:
+            return failed(error, token_ids)
+        # What follows a prompt goes on with its last word; an answer in a conversation is a text of its own.
+        continuation = encode == self._encode_prompt
+        return TextRequest(request, lambda: self._new_assembler(params, continuation))
+
+    def _new_assembler(self, params: SamplingParams = _PLAIN, continuation: bool = False) -> TextAssembler:
+        return TextAssembler(
+            self.tokenizer,
+            stop=stop_strings(params),
+            include_stop=params.include_stop_str_in_output,
+            skip_special=params.skip_special_tokens,
+            continuation=continuation,
+        )
+
+    def _new_id(self) -> str:
+        return f"llm-{next(self._request_numbers)}"
+
+    def _run(self, batch: Batch) -> list[GenerationResult]:
+        events: queue.SimpleQueue[TimedEvent] = queue.SimpleQueue()
+        try:
+            batch.submit(events.put)
+            while not batch.is_done:
+                batch.push(events.get())
+            return batch.results()
+        finally:
+            batch.cancel()
+
+    async def _arun(self, batch: Batch) -> list[GenerationResult]:
+        events: asyncio.Queue[TimedEvent] = asyncio.Queue()
+        try:
+            batch.submit(_put_on_loop(events))
+            while not batch.is_done:
+                batch.push(await events.get())
+            return batch.results()
+        finally:
+            batch.cancel()
+
+    def _stream(self, batch: Batch) -> Iterator[StreamEvent]:
+        events: queue.SimpleQueue[TimedEvent] = queue.SimpleQueue()
+        try:
+            batch.submit(events.put)
+            while not batch.is_done:
+                event = batch.push(events.get())
+                if event is not None:
+                    yield event
+            batch.raise_error()
+        finally:
+            batch.cancel()
+
+    async def _astream(self, batch: Batch) -> AsyncIterator[StreamEvent]:
+        events: asyncio.Queue[TimedEvent] = asyncio.Queue()
+        try:
+            batch.submit(_put_on_loop(events))
+            while not batch.is_done:
+                event = batch.push(await events.get())
+                if event is not None:
+                    yield event
+            batch.raise_error()
+        finally:
+            batch.cancel()
+
+
+def _put_on_loop(events: asyncio.Queue[TimedEvent]) -> Callable[[TimedEvent], None]:
+    loop = asyncio.get_running_loop()
+
+    def put(timed: TimedEvent) -> None:
+        loop.call_soon_threadsafe(events.put_nowait, timed)
+
+    return put
+
+
+def _params_of_each(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> Sequence[SamplingParams]:
+    if params is None or isinstance(params, SamplingParams):
+        return [params or _PLAIN] * count
+    if len(params) != count:
+        raise UsageError(f"{len(params)} sampling parameters for {count} prompts", hint="Give one, or one for each.")
+    return params
+
+
+def _is_prompt(value: object) -> bool:
+    """Whether this is one prompt and not a list of them. No items are no prompts."""
+    return isinstance(value, str) or (_are_token_ids(value) and len(value) > 0)
+
+
+def _are_token_ids(value: object) -> TypeGuard[Sequence[int]]:
+    return _is_list(value) and all(isinstance(item, int) and not isinstance(item, bool) for item in value)
+
+
+def _is_list(value: object) -> TypeGuard[Sequence[object]]:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _is_conversation(value: object) -> bool:
+    """Whether this is one conversation and not a list of them."""
+    return _is_list(value) and len(value) > 0 and all(isinstance(item, Mapping | Message) for item in value)
