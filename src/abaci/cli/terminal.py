@@ -97,7 +97,7 @@ class DownloadProgress:
     def _draw(self, source: str, num_bytes: int, total_bytes: int) -> None:
         if self._bar is None:
             self._bar = _new_bar()
-            self._task = self._bar.add_task(self._name, total=total_bytes)
+            self._task = self._bar.add_task(self._name, total=total_bytes, source=source)
             self._bar.start()
         if self._task is not None:
             self._bar.update(self._task, completed=num_bytes, source=source)

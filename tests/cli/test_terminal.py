@@ -1,0 +1,62 @@
+"""What a person sees of a download and of an error."""
+
+import io
+import sys
+
+import pytest
+
+from abaci.cli.terminal import DownloadProgress, print_error
+from abaci.errors import UsageError
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def open_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Standard error as a terminal; called in a test's body, since pytest sets the stream after the fixtures."""
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    return stream
+
+
+def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = open_terminal(monkeypatch)
+    with DownloadProgress("tiny:1b") as progress:
+        progress.advanced("hub", 0, 2_000_000)
+        progress.noticed("hub: cannot be reached")
+        progress.advanced("index", 2_000_000, 2_000_000)
+    shown = terminal.getvalue()
+    assert "hub: cannot be reached\n" in shown.replace("\r", "")
+    for part in ("tiny:1b", "0.0/2.0 MB", "2.0/2.0 MB", "index"):
+        assert part in shown
+
+
+def test_nothing_fetched_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = open_terminal(monkeypatch)
+    with DownloadProgress("tiny:1b"):
+        pass
+    assert terminal.getvalue() == ""
+
+
+def test_a_log_gets_a_line_every_tenth(capsys: pytest.CaptureFixture[str]) -> None:
+    with DownloadProgress("tiny:1b") as progress:
+        for num_bytes in range(0, 1001):
+            progress.advanced("index", num_bytes * 1000, 1_000_000)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "tiny:1b: 10 % of 1 MB from the index"
+    assert lines[-1] == "tiny:1b: 100 % of 1 MB from the index"
+    assert len(lines) == 10
+
+
+def test_an_error_is_red_and_its_hint_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = open_terminal(monkeypatch)
+    print_error(UsageError("no such thing", hint="try another"))
+    assert terminal.getvalue() == "\x1b[31merror: no such thing\x1b[0m\nhint: try another\n"
+    monkeypatch.setenv("NO_COLOR", "1")
+    print_error(UsageError("no such thing"))
+    assert terminal.getvalue().endswith("\nerror: no such thing\n")
