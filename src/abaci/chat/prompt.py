@@ -40,16 +40,15 @@ def encode_chat(
     malformed or that the template refuses, FileFormatError for a template beyond its limits.
     """
     messages = [message.to_template() for message in parse_messages(conversation)]
+    variables = dict(variables or {})
+    if reserved := variables.keys() & _RESERVED:
+        raise UsageError(f"template variables {', '.join(sorted(reserved))} have parameters of their own")
     mask = _Mask(tokenizer, [*_texts([messages, tools, variables]), template.source])
     rendered = template.render(
-        # Roles are ours, checked; templates may build special tokens from them.
-        [
-            {key: value if key == "role" else mask.cover(value) for key, value in message.items()}
-            for message in messages
-        ],
+        [mask.cover_message(message) for message in messages],
         tools=mask.cover(tools),
         add_generation_prompt=add_generation_prompt,
-        **mask.cover(dict(variables or {})),
+        **mask.cover(variables),
     )
     pieces = tokenizer.split_special(rendered)
     return tokenizer.encode_pieces(
@@ -88,18 +87,21 @@ class _Mask:
         return text.translate(self._hidden)
 
     def _cover_text(self, text: str) -> str:
-        begin = self._open_end(text)
+        begin, end = self._open_end(text)
         pieces = self._tokenizer.split_special(text[:begin])
-        covered = (self._placeholder(self._tokenizer.token(i)) if isinstance(i, int) else i for i in pieces)
-        return "".join(covered) + (self._placeholder(text[begin:]) if begin < len(text) else "")
+        covered = [self._placeholder(self._tokenizer.token(i)) if isinstance(i, int) else i for i in pieces]
+        if begin < end:
+            covered.append(self._placeholder(text[begin:end]))
+        return "".join(covered) + text[end:]
 
-    def _open_end(self, text: str) -> int:
-        """Where the beginning of a special token, cut off by the text's end, starts: another text could complete it."""
+    def _open_end(self, text: str) -> tuple[int, int]:
+        """Range of a cut-off special token at the end (but for spaces), which a following text could complete."""
         stripped = text.rstrip()  # as templates do
-        for begin in range(max(0, len(stripped) - self._longest + 1), len(stripped)):
+        end = len(stripped)
+        for begin in range(max(0, end - self._longest + 1), end):
             if stripped[begin] in self._first_characters and self._begins_name(stripped[begin:]):
-                return begin
-        return len(text)
+                return begin, end
+        return len(text), len(text)
 
     def _begins_name(self, text: str) -> bool:
         names = self._tokenizer.special_tokens
