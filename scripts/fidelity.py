@@ -11,6 +11,7 @@ The reference is `transformers` in float32 over the file's dequantised values. T
 
 import argparse
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,23 +149,34 @@ def llama_cpp_logits(flash_attention: bool) -> Callable[[Path, list[int]], Logit
     return run
 
 
-def abaci_reference_logits(model: Path, token_ids: list[int]) -> LogitBlocks:
-    """The numpy reference in int8 mode: what the native kernels compute, but for the order of some float32 sums."""
-    from abaci.formats.gguf import GgufCheckpoint
+def abaci_logits(backend: str) -> Callable[[Path, list[int]], LogitBlocks]:
+    """Abaci's executor: "native", or "reference" in int8 mode, which is the specification of the native kernels."""
+
+    def run(model: Path, token_ids: list[int]) -> LogitBlocks:
+        from abaci.formats.gguf import GgufCheckpoint
+        from abaci.models.families import spec_from_gguf
+
+        with GgufCheckpoint.open(model) as checkpoint:
+            spec = spec_from_gguf(checkpoint.metadata, checkpoint.tensors)
+            executor = make_executor(backend, spec, checkpoint)
+            yield from executor_logits(executor, spec, token_ids)
+            executor.close()
+
+    return run
+
+
+def make_executor(backend: str, spec, checkpoint):
+    """An executor of the checkpoint's model."""
+    from abaci.engine.loader import CheckpointTensors
+
+    if backend == "native":
+        from abaci.kernels.native import NativeExecutor, thread_pool
+
+        pool = thread_pool(os.cpu_count() or 1)
+        return NativeExecutor(spec, CheckpointTensors(checkpoint), max_step_tokens=ROWS_AT_A_TIME, pool=pool)
     from abaci.kernels.reference import ReferenceExecutor
-    from abaci.kernels.weights import RawTensor
-    from abaci.models.families import spec_from_gguf
 
-    class Tensors:
-        def tensor(self, name: str) -> RawTensor:
-            info = checkpoint.tensors[name]
-            with checkpoint.data(info) as data:
-                return RawTensor(info.format, info.shape, memoryview(data.tobytes()))
-
-    with GgufCheckpoint.open(model) as checkpoint:
-        spec = spec_from_gguf(checkpoint.metadata, checkpoint.tensors)
-        executor = ReferenceExecutor(spec, Tensors(), activations="int8")
-        yield from executor_logits(executor, spec, token_ids)
+    return ReferenceExecutor(spec, CheckpointTensors(checkpoint), activations="int8")
 
 
 def executor_logits(executor, spec, token_ids: list[int]) -> LogitBlocks:
@@ -194,11 +206,11 @@ def executor_logits(executor, spec, token_ids: list[int]) -> LogitBlocks:
         logprobs = np.empty_like(output.top_logprobs)
         np.put_along_axis(logprobs, output.top_ids.astype(np.int64), output.top_logprobs, axis=1)
         yield logprobs
-    executor.close()
 
 
 ENGINES: dict[str, Callable[[Path, list[int]], LogitBlocks]] = {
-    "abaci-reference": abaci_reference_logits,
+    "abaci": abaci_logits("native"),
+    "abaci-reference": abaci_logits("reference"),
     "llama.cpp": llama_cpp_logits(flash_attention=False),
     "llama.cpp-flash": llama_cpp_logits(flash_attention=True),
 }
