@@ -62,10 +62,11 @@ def native_backend(spec: ModelSpec, checkpoint: Checkpoint, options: LoadOptions
     """The compiled kernels."""
     # Imported here, so that other backends work where the extension was not built.
     native = importlib.import_module("abaci.kernels.native")
+    pool = native.thread_pool(threads.num_threads, threads.cores if threads.is_pinned else ())
     executor = native.NativeExecutor(
-        spec, checkpoint, max_step_tokens=options.max_step_tokens, num_threads=threads.num_threads
+        spec, CheckpointTensors(checkpoint), max_step_tokens=options.max_step_tokens, pool=pool
     )
-    return Backend(executor, executor.kernels)
+    return Backend(executor, executor.kernels())
 
 
 def reference_backend(spec: ModelSpec, checkpoint: Checkpoint, options: LoadOptions, threads: ThreadPlan) -> Backend:
@@ -84,7 +85,7 @@ class CheckpointTensors:
     def tensor(self, name: str) -> RawTensor:
         """The tensor `name`. Raises KeyError if there is none."""
         info = self.checkpoint.tensors[name]
-        return RawTensor(info.format, info.shape, self.checkpoint.data(info))
+        return RawTensor(info.format, info.shape, self.checkpoint.data(info), lambda: self.checkpoint.release(info))
 
 
 def load(checkpoint: Checkpoint, options: LoadOptions, backend: BackendFactory = native_backend) -> LoadedModel:
