@@ -11,6 +11,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <stdexcept>
 
 #include "dispatch.h"
@@ -118,6 +119,12 @@ nb::ndarray<nb::numpy, float> unpack(const Matrix& matrix, int64_t row) {
     return out;
 }
 
+double seconds_of(const std::function<void()>& work) {
+    const auto begin = std::chrono::steady_clock::now();
+    work();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
 // One instruction set's kernels by themselves, for tests and benchmarks.
 struct Kernels {
     const KernelTable* table;
@@ -172,9 +179,7 @@ struct Kernels {
             nb::gil_scoped_release release;
             program.step(input);
             for (int i = 0; i < repeats; ++i) program.linear(in, {{m, out, nullptr, false}});
-            const auto begin = std::chrono::steady_clock::now();
-            program.step(input);
-            seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+            seconds = seconds_of([&] { program.step(input); });
         }
         auto result = new_array<float>({x.shape(0), static_cast<size_t>(m.rows)});
         for (size_t r = 0; r < x.shape(0); ++r) std::copy_n(program.slot(out).row(r), m.rows, result.data() + r * m.rows);
@@ -204,6 +209,56 @@ struct Kernels {
         return out;
     }
 };
+
+// Bytes per second at which all threads together read memory that no cache holds: the best of `repeats` passes.
+double read_bandwidth(ThreadPool& pool, const std::string& target, int64_t num_bytes, int repeats) {
+    constexpr int64_t piece_bytes = 4 << 20;
+    require(num_bytes >= piece_bytes && repeats > 0, "at least 4 MiB, at least once");
+    const auto num_pieces = static_cast<uint32_t>(num_bytes / piece_bytes);
+    WeightArena arena(num_pieces * piece_bytes + 8192);
+    struct Context {
+        const KernelTable* kernels;
+        uint8_t* memory;
+        std::atomic<int32_t> sink{0};
+    } context{kernels_of(target), arena.take(num_pieces * piece_bytes)};
+    const auto touch = [](void* opaque, uint32_t piece, int) {
+        std::memset(static_cast<Context*>(opaque)->memory + piece * piece_bytes, 1, piece_bytes);
+    };
+    const auto read = [](void* opaque, uint32_t piece, int) {
+        auto& c = *static_cast<Context*>(opaque);
+        c.sink ^= c.kernels->read_memory(c.memory + piece * piece_bytes, piece_bytes);
+    };
+    nb::gil_scoped_release release;
+    pool.run({{touch, &context, num_pieces}});
+    double best = 1e30;
+    for (int i = 0; i < repeats; ++i)
+        best = std::min(best, seconds_of([&] { pool.run({{read, &context, num_pieces}}); }));
+    return num_pieces * piece_bytes / best;
+}
+
+// Operations per second of integer dots in registers, all threads together: the best of `repeats` runs.
+double int8_peak_rate(ThreadPool& pool, const std::string& target, int repeats) {
+    constexpr int64_t rounds = 20'000, pieces_per_thread = 50;
+    require(repeats > 0, "at least once");
+    struct Context {
+        const KernelTable* kernels;
+        std::atomic<int64_t> operations{0};
+    } context{kernels_of(target)};
+    const auto run = [](void* opaque, uint32_t piece, int) {
+        auto& c = *static_cast<Context*>(opaque);
+        int32_t sink = static_cast<int32_t>(piece);
+        c.operations += c.kernels->int8_peak(rounds, &sink);
+    };
+    nb::gil_scoped_release release;
+    double best = 0.0;
+    for (int i = 0; i < repeats; ++i) {
+        context.operations = 0;
+        const auto num_pieces = static_cast<uint32_t>(pieces_per_thread * pool.num_threads());
+        const double seconds = seconds_of([&] { pool.run({{run, &context, num_pieces}}); });
+        best = std::max(best, static_cast<double>(context.operations) / seconds);
+    }
+    return best;
+}
 
 // The program with what it points to, and with the checks that the engine's arrays pass before a kernel sees them.
 class StepProgram {
@@ -465,6 +520,8 @@ NB_MODULE(_native, m) {
         return names;
     });
     m.def("pin_current_thread", &pin_current_thread, "processor"_a);
+    m.def("read_bandwidth", &read_bandwidth, "pool"_a, "target"_a, "num_bytes"_a, "repeats"_a);
+    m.def("int8_peak", &int8_peak_rate, "pool"_a, "target"_a, "repeats"_a);
     m.def("packed_bytes", &packed_bytes, "format"_a, "rows"_a, "columns"_a);
     m.def("rope_frequencies", [](double theta, int dim, double linear_scale) {
         const std::vector<float> values = rope_frequencies(theta, dim, linear_scale, nullptr);

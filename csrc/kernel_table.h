@@ -123,6 +123,8 @@ struct KernelTable {
     void (*exp_values)(const float* x, int64_t n, float shift, float scale, float* out);
     void (*block_maxima)(const float* x, int64_t n, float* maxima);
     void (*prepare_thread)();  // rounding and flush modes
+    int64_t (*int8_peak)(int64_t rounds, int32_t* sink);
+    int32_t (*read_memory)(const uint8_t* p, int64_t num_bytes);
 };
 inline constexpr int kSumBlock = 1024;
 inline constexpr int kMaxBlock = 64;

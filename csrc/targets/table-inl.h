@@ -1,5 +1,6 @@
 // The kernel table of one target: included at the end of each targets/*.cpp, after its simd header.
 #include "attention-inl.h"
+#include "ceilings-inl.h"
 #include "elementwise-inl.h"
 #include "matmul/matmul-inl.h"
 
@@ -31,6 +32,8 @@ const KernelTable* ABACI_JOIN(ABACI_TARGET, _kernels)() {
         .exp_values = exp_values,
         .block_maxima = block_maxima,
         .prepare_thread = set_float_modes,
+        .int8_peak = int8_peak,
+        .read_memory = read_memory,
     };
     return &table;
 }
