@@ -21,6 +21,7 @@ from tokenizers import Regex, models, normalizers, pre_tokenizers
 
 from abaci.errors import FileFormatError, UnsupportedModelError, UsageError
 from abaci.formats.checkpoint import MetadataValue
+from abaci.formats.implied_merges import implied_merges
 
 _HINT: Final = "The file's tokenizer is damaged or of an unknown kind: use a file converted by a recent llama.cpp."
 
@@ -360,7 +361,7 @@ class _SentencePiece:
             mergeable
             | vocabulary.ids(_TokenType.BYTE)
             | ({} if unknown is None else {vocabulary.tokens[unknown]: unknown}),
-            _implied_merges(ranked, mergeable),
+            implied_merges(ranked),
             byte_fallback=True,
             fuse_unk=True,
             unk_token=None if unknown is None else vocabulary.tokens[unknown],
@@ -381,16 +382,6 @@ class _SentencePiece:
 
 
 _BYTE_TOKEN: Final = re.compile(r"<0x([0-9A-F]{2})>")
-
-
-def _implied_merges(ranked: Iterable[str], pieces: Mapping[str, int]) -> list[tuple[str, str]]:
-    """All ways to join two pieces into a third, best ranked result first; of one result the longest left part first."""
-    return [
-        (left, right)
-        for piece in ranked
-        for length in range(len(piece) - 1, 0, -1)
-        if (left := piece[:length]) in pieces and (right := piece[length:]) in pieces
-    ]
 
 
 def _bpe(vocabulary: Mapping[str, int], merges: list[tuple[str, str]], **options: Any) -> models.BPE:
