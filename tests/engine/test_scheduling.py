@@ -106,6 +106,7 @@ def test_a_cached_prefix_is_not_computed_again(windows):
     bench.finish().assert_as_expected(first, second)
     assert bench.first("a").num_cached_tokens == 0
     assert bench.first("b").num_cached_tokens == 96
+    assert bench.last("b").num_cached_tokens == 0, "said once"
     assert bench.scheduler.counters.prefix_hit_tokens == 96
 
 
@@ -183,6 +184,18 @@ def test_the_latest_gives_way_when_pages_run_out(windows):
     assert ends[0] == "a"
 
 
+def test_a_prompt_waits_until_there_is_room_for_all_of_it():
+    bench = Bench(num_pages=5)
+    first, second = a_request("a", range(120), max_tokens=8), a_request("b", range(50, 170), max_tokens=8)
+    bench.submit(first)
+    bench.submit(second)
+    while not bench.events or bench.events[-1].finish_reason is None:
+        bench.step()
+        assert bench.scheduler.num_running <= 1
+    bench.finish().assert_as_expected(first, second)
+    assert bench.scheduler.counters.preemptions == 0
+
+
 def test_samples_share_one_prompt():
     bench = Bench()
     request = a_request(prompt=range(70), num_samples=5, temperature=1.0, seed=3)
@@ -215,6 +228,20 @@ def test_prompt_logprobs_of_a_cached_and_chunked_prompt():
     assert [entry.token_id for entry in chosen] == list(bench.tokens("b"))
     assert [entry.top for entry in chosen] == [top_of(key, 1) for key in keys[69:-1]]
     assert all(event.prompt_logprobs is None for event in bench.events if event is not first)
+
+
+def test_prompt_logprobs_survive_preemption_in_the_middle_of_the_prompt():
+    bench = Bench(num_pages=5, max_step_tokens=20, max_sequences=3)
+    stream = a_request("s", range(30), max_tokens=100)
+    scored = a_request("p", range(40, 140), max_tokens=1, num_prompt_logprobs=0)
+    bench.submit(stream)
+    bench.step()
+    bench.submit(scored)
+    while bench.scheduler.counters.preemptions == 0:
+        bench.step()
+    assert "p" not in {event.request_id for event in bench.events}, "the prompt was not finished"
+    bench.finish().assert_as_expected(stream, scored)
+    assert_logprobs(bench, scored, 0, FULL)
 
 
 def test_max_tokens_zero_scores_and_generates_nothing():
@@ -354,7 +381,28 @@ def test_every_request_gets_what_it_gets_alone(timeline, windows, num_pages, max
             else:
                 assert actual == expected
                 assert bench.last(request.request_id, index).finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
+                assert_logprobs(bench, request, index, windows)
     assert_nothing_is_held(bench)
+
+
+def assert_logprobs(bench, request, index, windows):
+    prompt = request.prompt_token_ids
+    keys = keys_of((*prompt, *bench.tokens(request.request_id, index)), windows)
+    events = [e for e in bench.events if (e.request_id, e.sample_index) == (request.request_id, index)]
+    given = [entry for event in events for entry in event.logprobs]
+    if request.num_logprobs is None:
+        assert given == []
+    else:
+        assert [entry.logprob for entry in given] == [
+            logprob_of(key, entry.token_id) for key, entry in zip(keys[len(prompt) - 1 :], given, strict=False)
+        ]
+        assert [entry.token_id for entry in given] == list(bench.tokens(request.request_id, index))
+    if request.num_prompt_logprobs is not None and index == 0:
+        first, *others, following = events[0].prompt_logprobs
+        assert first is None
+        assert [entry.token_id for entry in others] == list(prompt[1:])
+        assert [entry.logprob for entry in others] == [logprob_of(k, t) for k, t in zip(keys, prompt[1:], strict=False)]
+        assert following.top == top_of(keys[len(prompt) - 1], request.num_prompt_logprobs)
 
 
 def assert_nothing_is_held(bench):

@@ -5,9 +5,9 @@ The rules, in this order:
 - Running sequences with one token to compute come first, so that no prompt delays a stream by more than one step.
 - Prompts share what is left of the step: the oldest takes half, the next half of the rest, and so on; what nobody
   else needs goes to the oldest. A newcomer thus joins the next step however long the prompts before it are.
-- When pages run out the latest arrival gives way: back to the head of the queue, its full pages left in the prefix tree
-  for as long as nobody needs them. The oldest can take everything, and `check` admits only what fits alone, so
-  there is always progress.
+- A prompt is admitted when there is room for all of it. When streams run out of pages the latest arrival gives way:
+  back to the head of the queue, its full pages left in the prefix tree for as long as nobody needs them. The oldest
+  stream can take everything, and `check` lets in only what fits alone, so there is always progress.
 - Other samples of a request start when the first has computed the prompt, and find it in the prefix tree.
 """
 
@@ -154,7 +154,7 @@ class Scheduler:
         counts = [1] * len(sequences)
         if prefills or (self._waiting and not self._is_blocked):
             self._plan_prefills(sequences, counts, prefills)
-        assert sequences, "the oldest sequence can always go on"
+        assert sequences, "somebody can always go on"
         starts = tuple([sequence.num_computed for sequence in sequences])
         return StepPlan(tuple(sequences), starts, tuple(counts))
 
@@ -214,29 +214,17 @@ class Scheduler:
             prefills.append(admitted)
             shares.append(_share(admitted, budget))
             budget -= shares[-1]
-        planned = set(sequences)
         for sequence, share in zip(prefills, shares, strict=True):
+            assert sequence.table is not None
             extra = min(budget, len(sequence.token_ids) - sequence.num_computed - share)
             budget -= extra
-            count = self._find_room(sequence, share + extra, planned)
+            # Admission saw room for the whole prompt, but streams may have grown into it since. What is left will do
+            # until one of them ends or gives way.
+            count = min(share + extra, self._cache.room_tokens(sequence.table) - sequence.num_computed)
             if count > 0:
-                planned.add(sequence)
+                self._cache.extend(sequence.table, sequence.num_computed + count)
                 sequences.append(sequence)
                 counts.append(count)
-
-    def _find_room(self, sequence: Sequence, count: int, planned: set[Sequence]) -> int:
-        """How many of `count` tokens of a prompt get pages, if need be those of later arrivals not in this step."""
-        while sequence.table is not None and count > 0:
-            room = self._cache.room_tokens(sequence.table) - sequence.num_computed
-            if room > 0:
-                count = min(count, room)
-                self._cache.extend(sequence.table, sequence.num_computed + count)
-                return count
-            later = [s for s in self._running if s.arrival > sequence.arrival and s not in planned]
-            if not later:
-                return 0
-            self._preempt(later[-1])
-        return 0
 
     def _grow(self, sequence: Sequence) -> bool:
         """One more page for a stream, if need be from the latest arrival; False if that was the sequence itself."""
@@ -327,7 +315,7 @@ class Scheduler:
             request.request_id,
             sequence.sample_index,
             token_ids,
-            (logprob,) if logprob is not None else (),
+            (logprob,) if token_ids and logprob is not None else (),
             finish_reason,
             ended_by_token,
             tuple(prompt_logprobs) if prompt_logprobs is not None else None,
