@@ -91,8 +91,8 @@ class Tokenizer:
         self.bos_token_id = vocabulary.bos_token_id
         self.eos_token_id = vocabulary.eos_token_id
         self.end_token_ids = vocabulary.end_token_ids
-        self.special_tokens = MappingProxyType(vocabulary.special_tokens)
-        self._special_cutter = _Cutter(vocabulary.special_tokens)
+        self.special_tokens = MappingProxyType(vocabulary.by_type[_TokenType.CONTROL])
+        self._special_cutter = _Cutter(vocabulary.by_type[_TokenType.CONTROL])
         self._text_cutter = _Cutter(spelling.whole_tokens)
 
     @classmethod
@@ -279,9 +279,9 @@ class _ByteLevel:
                 hint="Choose another model.",
             )
         merges = [(left, right) for left, _, right in (merge.partition(" ") for merge in keys.texts("merges"))]
-        backend = tokenizers.Tokenizer(_bpe(vocabulary.ids(_TokenType.NORMAL), merges))
+        backend = tokenizers.Tokenizer(_bpe(vocabulary.by_type[_TokenType.NORMAL], merges))
         _WORD_RULES[name].apply(backend)
-        return cls(backend, vocabulary.ids(_TokenType.USER_DEFINED))
+        return cls(backend, vocabulary.by_type[_TokenType.USER_DEFINED])
 
     def encode(self, text: str, *, at_start: bool) -> Sequence[int]:
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
@@ -348,8 +348,8 @@ class _SentencePiece:
     def from_gguf(cls, metadata: Mapping[str, MetadataValue], vocabulary: "_Vocabulary") -> Self:
         keys = _Keys(metadata)
         scores = keys.scores("scores", len(vocabulary.tokens))
-        pieces = vocabulary.ids(_TokenType.NORMAL)
-        whole_tokens = vocabulary.ids(_TokenType.USER_DEFINED)
+        pieces = vocabulary.by_type[_TokenType.NORMAL]
+        whole_tokens = dict(vocabulary.by_type[_TokenType.USER_DEFINED])
         # Gemma's files list runs of spaces as user-defined text; its tokenizer merges them, before all else, in order.
         runs = {_SPACE * len(name): name for name in whole_tokens if len(name) > 1 and not name.strip(" ")}
         blanks = {run: whole_tokens.pop(name) for run, name in runs.items()}
@@ -359,7 +359,7 @@ class _SentencePiece:
         unknown = keys.token_id("unknown_token_id", vocabulary.tokens)
         bpe = _bpe(
             mergeable
-            | vocabulary.ids(_TokenType.BYTE)
+            | vocabulary.by_type[_TokenType.BYTE]
             | ({} if unknown is None else {vocabulary.tokens[unknown]: unknown}),
             implied_merges(ranked),
             byte_fallback=True,
@@ -393,11 +393,12 @@ def _bpe(vocabulary: Mapping[str, int], merges: list[tuple[str, str]], **options
 
 @dataclass(frozen=True, slots=True)
 class _Vocabulary:
-    """What both kinds have in common, checked."""
+    """What both kinds have in common, checked. End tokens known by name are control tokens, whatever the file says."""
 
     tokens: Sequence[str]
     types: Sequence[int]
-    special_tokens: dict[str, int]
+    by_type: Mapping[int, dict[str, int]]
+    """For each token type the ids of its tokens, by name."""
     bos_token_id: int | None
     eos_token_id: int | None
     end_token_ids: frozenset[int]
@@ -410,29 +411,33 @@ class _Vocabulary:
         if not tokens or not all(tokens):
             raise FileFormatError("tokenizer.ggml.tokens is empty or has an empty token", hint=_HINT)
         types = keys.types("token_type", len(tokens))
-        ids = {name: i for i, name in enumerate(tokens)}
-        ends = {ids[name] for name in _END_TOKEN_NAMES & ids.keys()}
+        by_type = _group_by_type(tokens, types)
+        ends = {ids[name] for ids in by_type.values() for name in _END_TOKEN_NAMES if name in ids}
         ends |= {i for key in _END_TOKEN_KEYS if (i := keys.token_id(key, tokens)) is not None}
+        for i in ends | set(by_type[_TokenType.UNKNOWN].values()):
+            by_type[types[i]].pop(tokens[i], None)
+            by_type[_TokenType.CONTROL][tokens[i]] = i
+            types[i] = _TokenType.CONTROL
         bos_token_id = keys.token_id("bos_token_id", tokens)
         add_bos = keys.flag("add_bos_token", default=keys.text("model") == "llama")
         if add_bos and bos_token_id is None:
             raise FileFormatError("tokenizer.ggml.add_bos_token is set, but no bos_token_id is given", hint=_HINT)
-        special = {i for i, kind in enumerate(types) if kind in (_TokenType.CONTROL, _TokenType.UNKNOWN)} | ends
         return cls(
             tokens=tokens,
-            types=[_TokenType.CONTROL if i in special else kind for i, kind in enumerate(types)],
-            special_tokens={tokens[i]: i for i in sorted(special)},
+            types=types,
+            by_type=by_type,
             bos_token_id=bos_token_id,
             eos_token_id=keys.token_id("eos_token_id", tokens),
             end_token_ids=frozenset(ends),
             add_bos=add_bos,
         )
 
-    def ids(self, token_type: _TokenType) -> dict[str, int]:
-        """Tokens of one type, by name."""
-        return {
-            name: i for i, (name, kind) in enumerate(zip(self.tokens, self.types, strict=True)) if kind == token_type
-        }
+
+def _group_by_type(tokens: Sequence[str], types: Sequence[int]) -> dict[int, dict[str, int]]:
+    by_type: dict[int, dict[str, int]] = {int(kind): {} for kind in _TokenType}
+    for i, name in enumerate(tokens):
+        by_type[types[i]][name] = i
+    return by_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -472,11 +477,11 @@ class _Keys:
 
     def types(self, name: str, count: int) -> list[int]:
         if _PREFIX + name not in self.metadata:
-            return [_TokenType.NORMAL] * count
+            return [int(_TokenType.NORMAL)] * count
         values = cast("list[int]", self._items(name, {int}, count))
         if unknown := set(values) - set(_TokenType):
             self._refuse(name, f"holds unknown token types: {sorted(unknown)}")
-        return values
+        return list(values)
 
     def _items(self, name: str, kinds: set[type], count: int | None = None) -> object:
         value = self._value(name)
