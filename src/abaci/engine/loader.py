@@ -63,9 +63,8 @@ def native_backend(spec: ModelSpec, checkpoint: Checkpoint, options: LoadOptions
     # Imported here, so that other backends work where the extension was not built.
     native = importlib.import_module("abaci.kernels.native")
     pool = native.thread_pool(threads.num_threads, threads.cores if threads.is_pinned else ())
-    executor = native.NativeExecutor(
-        spec, CheckpointTensors(checkpoint), max_step_tokens=options.max_step_tokens, pool=pool
-    )
+    tensors = CheckpointTensors(checkpoint)
+    executor = native.NativeExecutor(spec, tensors, max_step_tokens=options.max_step_tokens, pool=pool)
     return Backend(executor, executor.kernels())
 
 
