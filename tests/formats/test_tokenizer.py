@@ -330,6 +330,7 @@ def test_any_stream_joined_is_the_whole(metadata):
         byte_level(merges=["he"]),
         byte_level(merges=["h e l"]),
         byte_level(merges=["h z"]),
+        byte_level(merges=["Ġhello hello"]),
         byte_level(merges=[1]),
         byte_level(pre=True),
         byte_level(eos_token_id=-1),

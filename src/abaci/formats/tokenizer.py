@@ -384,10 +384,12 @@ class _SentencePiece:
 _BYTE_TOKEN: Final = re.compile(r"<0x([0-9A-F]{2})>")
 
 
-def _bpe(vocabulary: Mapping[str, int], merges: list[tuple[str, str]], **options: Any) -> models.BPE:
+def _bpe(vocabulary: dict[str, int], merges: list[tuple[str, str]], **options: Any) -> models.BPE:
     try:
-        return models.BPE(dict(vocabulary), merges, **options)
-    except Exception as error:  # the library raises plain Exception
+        return models.BPE(vocabulary, merges, **options)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # plain Exception, or a panic of the library, which is no Exception
         raise FileFormatError(f"tokenizer.ggml.merges does not fit the vocabulary: {error}", hint=_HINT) from None
 
 
