@@ -3,18 +3,19 @@
 A model's text goes to a terminal without its control characters, which could move the cursor or worse.
 """
 
+import math
 import re
 import sys
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.console import Console
     from rich.segment import Segment
 
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _FENCE = re.compile(r"^ {0,3}(```|~~~)")
-_REDRAWS_PER_SECOND = 8
 _ROWS_LEFT_FREE = 2
 
 
@@ -49,57 +50,57 @@ class PlainWriter:
 
 
 class MarkdownWriter:
-    """Markdown on a terminal: whole blocks are printed for good, the growing last one is redrawn in place."""
+    """Markdown on a terminal: whole blocks are printed for good, the growing last one is redrawn in place.
 
-    def __init__(self, console: "Console") -> None:
-        from rich.live import Live
+    Of a growing block taller than the screen only the last lines are drawn until it ends.
+    """
 
+    def __init__(self, console: "Console", redraw_seconds: float = 0.1) -> None:
         self._console = console
-        self._live = Live(console=console, transient=True, refresh_per_second=_REDRAWS_PER_SECOND)
+        self._redraw_seconds = redraw_seconds
         self._growing = ""
+        self._num_rows = 0
+        """Rows of the growing block on the screen, above the cursor."""
+        self._drawn_at = -math.inf
 
     def write(self, text: str) -> None:
-        if not text:
-            return
-        shown_before = bool(self._growing)
         *blocks, self._growing = split_blocks(self._growing + without_control_characters(text))
+        if not blocks and time.monotonic() < self._drawn_at + self._redraw_seconds:
+            return
+        self._erase()
         for block in blocks:
-            self._print(block)
-        self._live.update(_Tail(self._growing), refresh=not shown_before)
-        if not self._live.is_started:
-            self._live.start(refresh=True)
+            self._print(_markdown_lines(self._console, block), blank_line=True)
+        lines = _markdown_lines(self._console, self._growing)[-max(1, self._console.height - _ROWS_LEFT_FREE) :]
+        self._print(lines)
+        self._num_rows = len(lines)
+        self._drawn_at = time.monotonic()
 
     def finish(self) -> None:
-        self._live.stop()
-        if self._growing.strip():
-            self._print(self._growing)
+        self._erase()
+        lines = _markdown_lines(self._console, self._growing)
+        self._print(lines, blank_line=bool(lines))
         self._growing = ""
 
-    def _print(self, block: str) -> None:
+    def _erase(self) -> None:
+        """Take back the growing block, and the ^C that a terminal may have echoed below it."""
+        up = f"\x1b[{self._num_rows}A" if self._num_rows else ""
+        self._console.file.write(f"\r{up}\x1b[J")
+        self._num_rows = 0
+
+    def _print(self, lines: list[list["Segment"]], blank_line: bool = False) -> None:
         from rich.segment import Segments
 
-        for line in _markdown_lines(self._console, self._console.options, block):
+        for line in lines:
             self._console.print(Segments(line), end="")
-        self._console.print()
+        if blank_line:
+            self._console.print()
 
 
-class _Tail:
-    """Markdown of which only the last lines are drawn, so that it never outgrows the screen it is redrawn on."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
-        lines = _markdown_lines(console, options, self._text)
-        for line in lines[-max(1, console.height - _ROWS_LEFT_FREE) :]:
-            yield from line
-
-
-def _markdown_lines(console: "Console", options: "ConsoleOptions", text: str) -> list[list["Segment"]]:
+def _markdown_lines(console: "Console", text: str) -> list[list["Segment"]]:
     """Drawn lines with their ends, without the empty ones that rich puts around some blocks."""
     from rich.markdown import Markdown
 
-    lines = console.render_lines(Markdown(text), options, pad=False, new_lines=True)
+    lines = console.render_lines(Markdown(text), pad=False, new_lines=True)
     filled = [index for index, line in enumerate(lines) if any(segment.text.strip() for segment in line)]
     return lines[filled[0] : filled[-1] + 1] if filled else []
 
