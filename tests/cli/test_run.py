@@ -1,6 +1,8 @@
 """`abaci run`: where the prompt comes from, what reaches the model, what is printed."""
 
 import json
+import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,3 +94,38 @@ def test_a_conversation_takes_neither_raw_nor_json(
     result = run(flag)
     assert result.exit_code == 2
     assert flag in result.stderr
+
+
+def test_the_environment_stands_for_flags_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Any] = []
+
+    def open_scripted(*arguments: Any) -> ScriptedModel:
+        opened.append(arguments)
+        return ScriptedModel([["Hello."]])
+
+    monkeypatch.setattr("abaci.cli.run._open", open_scripted)
+    monkeypatch.setenv("ABACI_THREADS", "1")
+    monkeypatch.setenv("ABACI_CONTEXT", "512")
+    run("Hi")
+    run("Hi", "--threads", "2")
+    assert opened == [("any", 1, 512), ("any", 2, 512)]
+
+
+def test_a_real_model_answers(smollm2_path: Path) -> None:
+    """The whole way, from the command to the weights."""
+    arguments = ["run", str(smollm2_path), "Say hello.", "--temperature", "0", "--max-tokens", "5", "--threads", "1"]
+    answers = [CliRunner().invoke(app, [*arguments, "--json"]) for _ in range(2)]
+    first, second = (json.loads(answer.stdout) for answer in answers)
+    assert first["text"] == second["text"] != ""
+    assert first["figures"]["completion_tokens"] == 5
+    assert (first["finish_reason"], first["threads"]) == ("length", 1)
+
+
+def test_a_remark_of_the_loader_is_a_line(monkeypatch: pytest.MonkeyPatch, smollm2_path: Path) -> None:
+    def remarking(*_: Any, **__: Any) -> ScriptedModel:
+        warnings.warn("no chat template", stacklevel=2)
+        return ScriptedModel([["Hello."]])
+
+    monkeypatch.setattr("abaci.runtime.llm.LLM", remarking)
+    result = CliRunner().invoke(app, ["run", str(smollm2_path), "Hi"])
+    assert "warning: no chat template\n" in result.stderr

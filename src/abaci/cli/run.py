@@ -2,6 +2,7 @@
 
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -47,8 +48,12 @@ def run(
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given again.")] = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as it is, without chat template.")] = False,
-    threads: Annotated[int | None, typer.Option(help="Threads; else all cores this process may use.")] = None,
-    context: Annotated[int | None, typer.Option(help="Tokens of context; else the model's.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(envvar="ABACI_THREADS", help="Threads; else all cores this process may use.")
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(envvar="ABACI_CONTEXT", help="Tokens of context; else the model's.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Ask a model: one answer with a PROMPT, a conversation without."""
@@ -106,7 +111,11 @@ def _open(model: str, threads: int | None, context: int | None) -> "LLM":
         hub.resolve(model, download=True, progress=progress)
     from abaci.runtime.llm import LLM
 
-    return LLM(model, threads=threads, context=context)
+    with warnings.catch_warnings(record=True, action="always") as remarks:
+        llm = LLM(model, threads=threads, context=context)
+    for remark in remarks:
+        print_line(f"warning: {remark.message}")
+    return llm
 
 
 def _introduction(info: Any) -> str:
