@@ -102,6 +102,17 @@ def test_a_request_decides_and_pins_only_when_it_fills_the_cores(tmp_path):
     assert plans[6] == ThreadPlan((0, 1, 2, 3, 4, 5), False, "request")
 
 
+def test_under_a_quota_not_even_a_request_pins(tmp_path):
+    quota = ("sys/fs/cgroup/user/abaci/cpu.max", "150000 100000")
+    make_machine(tmp_path, FOUR_CORES_EIGHT_THREADS, [VERSION_2, quota])
+    plan = plan_threads(4, allowed=set(range(8)), root=tmp_path)
+    assert plan == ThreadPlan((0, 1, 2, 3), False, "request")
+
+
+def test_a_core_that_is_not_there_is_no_error():
+    ThreadPlan((4095,), True, "request").pin_current_thread(0)
+
+
 @pytest.mark.parametrize("requested", [0, -1, 9])
 def test_an_impossible_request_is_refused(tmp_path, requested):
     with pytest.raises(UsageError, match="between 1 and 8"):

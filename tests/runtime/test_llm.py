@@ -3,6 +3,9 @@
 import asyncio
 import gc
 import itertools
+import os
+import signal
+import threading
 from functools import partial
 
 import numpy as np
@@ -225,6 +228,38 @@ def test_cancelling_a_task_cancels_its_request(llm):
     llm.generate("after", GREEDY)
     assert llm._model.engine.stats().running == 0
     assert llm._model.engine.stats().generated_tokens - before < 200
+
+
+def test_ctrl_c_stops_the_request_and_not_the_model(reciting):
+    interrupted = threading.Event()
+
+    def script(request, sample_index):
+        if request.request_id == "llm-0":
+            os.kill(os.getpid(), signal.SIGINT)
+            assert interrupted.wait(30)
+        return b"aaa"
+
+    llm = reciting(script)
+    with pytest.raises(KeyboardInterrupt):
+        llm.generate("x", SamplingParams(max_tokens=3))
+    interrupted.set()
+    assert ("llm-0", None) in llm._model.engine._cancelled
+    assert llm.generate("y", SamplingParams(max_tokens=3)).text == "aaa"
+
+
+def test_a_conversation_the_template_cannot_take_fails_alone(tiny_model):
+    template = (
+        "{% for m in messages %}{% if m['content'] == 'bad' %}{{ raise_exception('no') }}{% endif %}x{% endfor %}"
+    )
+    bomb = (
+        template
+        + "{% for i in range(9999999) %}{% if messages[0]['content'] == 'loop' %}{{ i }}{% endif %}{% endfor %}"
+    )
+    ask = [[{"role": "user", "content": content}] for content in ("bad", "good", "loop")]
+    with LLM(tiny_model, loader=partial(load, backend=reference_backend), chat_template=template) as llm:
+        assert [result.error is None for result in llm.chat(ask, GREEDY)] == [False, True, True]
+    with LLM(tiny_model, loader=partial(load, backend=reference_backend), chat_template=bomb) as llm:
+        assert all(isinstance(result.error, AbaciError) for result in llm.chat(ask, GREEDY))
 
 
 def test_info_says_what_runs(llm, tiny_model):

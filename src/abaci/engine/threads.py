@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Set
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +26,10 @@ class ThreadPlan:
         return len(self.cores)
 
     def pin_current_thread(self, worker: int) -> None:
-        """Bind the calling thread to the core of `worker`, if threads are to be pinned."""
+        """Bind the calling thread to the core of `worker`, if threads are to be pinned and the system lets us."""
         if self.is_pinned:
-            os.sched_setaffinity(0, {self.cores[worker]})
+            with suppress(OSError):  # a sandbox may forbid it; the thread runs all the same
+                os.sched_setaffinity(0, {self.cores[worker]})
 
 
 def plan_threads(requested: int | None = None, *, allowed: Set[int] | None = None, root: Path = _ROOT) -> ThreadPlan:
@@ -41,12 +43,14 @@ def plan_threads(requested: int | None = None, *, allowed: Set[int] | None = Non
     """
     allowed = os.sched_getaffinity(0) if allowed is None else allowed
     physical, siblings = _split_siblings(sorted(allowed), root)
+    quota = cpu_quota(root)
+    is_short = quota is not None and quota < len(physical)
     if requested is not None:
         if not 1 <= requested <= len(allowed):
             raise UsageError(f"threads must be between 1 and {len(allowed)}, the processors allowed; not {requested}")
-        return ThreadPlan((*physical, *siblings)[:requested], requested == len(physical), "request")
-    quota = cpu_quota(root)
-    if quota is not None and quota < len(physical):
+        fills_cores = requested == len(physical) and not is_short
+        return ThreadPlan((*physical, *siblings)[:requested], fills_cores, "request")
+    if quota is not None and is_short:
         return ThreadPlan(physical[: max(1, int(quota))], False, "cpu quota")
     return ThreadPlan(physical, True, "physical cores")
 

@@ -15,7 +15,7 @@ from abaci.chat.messages import Conversation, Message
 from abaci.chat.prompt import chat_template, encode_chat
 from abaci.chat.text import TextAssembler
 from abaci.engine.loader import LoadedModel, LoadOptions, load
-from abaci.errors import UsageError
+from abaci.errors import AbaciError, UsageError
 from abaci.formats.chat_template import ChatTemplate
 from abaci.formats.checkpoint import Checkpoint
 from abaci.formats.gguf import GgufCheckpoint
@@ -291,7 +291,7 @@ class LLM:
         try:
             token_ids = encode(prompt)
             request = self._rules.resolve(params, token_ids, self._new_id())
-        except UsageError as error:
+        except AbaciError as error:
             return failed(error, token_ids)
         # What follows a prompt goes on with its last word; an answer in a conversation is a text of its own.
         continuation = encode == self._encode_prompt
