@@ -8,11 +8,13 @@
 
 #include "kernel_table.h"
 #include "math-inl.h"
+#include "runs-inl.h"
 
 namespace abaci {
 namespace {
 
-constexpr int kQueryRows = kTileRows;
+// Up to this many queries, pages are converted to floats where they are read; with more, once into a tile.
+constexpr int64_t kFewQueries = 2 * kQueryRows;
 constexpr float kLargestF16 = 65504.0f;
 
 ABACI_INLINE F32x16 clamp_to_f16(F32x16 x) { return min(max(x, splat(-kLargestF16)), splat(kLargestF16)); }
@@ -79,9 +81,9 @@ AttentionScratch lay_out(uint8_t* scratch, int64_t rows, int32_t head_dim) {
 // A page's keys and values as floats. Values of slots at or after `used` may be anything: they become zero, so that a
 // weight of zero times them is zero.
 void load_tile(const AttentionTask& task, int64_t page, int used, const AttentionScratch& s) {
-    const uint16_t* keys = task.keys + page * task.page_stride;
+    const uint16_t* keys = task.keys + page;
     for (int i = 0; i < task.head_dim * kPageTokens; i += 16) store(s.keys + i, load_f16(keys + i));
-    const uint16_t* values = task.values + page * task.page_stride;
+    const uint16_t* values = task.values + page;
     for (int slot = 0; slot < kPageTokens; ++slot)
         for (int d = 0; d < s.padded_dim; d += 16) {
             F32x16 v = zeros();
@@ -95,14 +97,30 @@ void load_tile(const AttentionTask& task, int64_t page, int used, const Attentio
         }
 }
 
+// Where a tile's keys and values are read from: the page itself, or its float copy.
+struct PageTile {
+    const uint16_t* keys;
+    const uint16_t* values;
+    int32_t stride;
+    ABACI_INLINE F32x16 key(int32_t at) const { return load_f16(keys + at); }
+    ABACI_INLINE F32x16 value(int32_t at) const { return load_f16(values + at); }
+};
+struct FloatTile {
+    const float* keys;
+    const float* values;
+    int32_t stride;
+    ABACI_INLINE F32x16 key(int32_t at) const { return load(keys + at); }
+    ABACI_INLINE F32x16 value(int32_t at) const { return load(values + at); }
+};
+
 // Scores of Rows queries against the tile's 32 positions.
-template <int Rows>
-ABACI_INLINE void score_rows(const float* queries, int32_t stride, int32_t head_dim, const float* keys,
+template <int Rows, class Tile>
+ABACI_INLINE void score_rows(const float* queries, int32_t stride, int32_t head_dim, const Tile& tile,
                              F32x16 (&scores)[Rows][2]) {
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) scores[r][0] = scores[r][1] = zeros();
     for (int32_t d = 0; d < head_dim; ++d) {
-        const F32x16 k0 = load(keys + d * kPageTokens), k1 = load(keys + d * kPageTokens + 16);
+        const F32x16 k0 = tile.key(d * kPageTokens), k1 = tile.key(d * kPageTokens + 16);
 #pragma GCC unroll 8
         for (int r = 0; r < Rows; ++r) {
             const F32x16 q = splat(queries[r * stride + d]);
@@ -113,8 +131,8 @@ ABACI_INLINE void score_rows(const float* queries, int32_t stride, int32_t head_
 }
 
 // sums += weights x values for Rows queries.
-template <int Rows>
-ABACI_INLINE void add_values(const float* weights, const float* values, int32_t stride, int num_slots, float* sums) {
+template <int Rows, class Tile>
+ABACI_INLINE void add_values(const float* weights, const Tile& tile, int32_t stride, int num_slots, float* sums) {
     for (int32_t d = 0; d < stride; d += 32) {
         F32x16 acc[Rows][2];
 #pragma GCC unroll 8
@@ -123,7 +141,7 @@ ABACI_INLINE void add_values(const float* weights, const float* values, int32_t 
             acc[r][1] = load(sums + r * stride + d + 16);
         }
         for (int slot = 0; slot < num_slots; ++slot) {
-            const F32x16 v0 = load(values + slot * stride + d), v1 = load(values + slot * stride + d + 16);
+            const F32x16 v0 = tile.value(slot * tile.stride + d), v1 = tile.value(slot * tile.stride + d + 16);
 #pragma GCC unroll 8
             for (int r = 0; r < Rows; ++r) {
                 const F32x16 w = splat(weights[r * kPageTokens + slot]);
@@ -140,10 +158,11 @@ ABACI_INLINE void add_values(const float* weights, const float* values, int32_t 
 }
 
 // One tile for queries [first, first + Rows). Query row i belongs to token row i / heads_per_group.
-template <int Rows>
-void attend_tile(const AttentionTask& task, const AttentionScratch& s, int64_t tile_start, int64_t first) {
+template <int Rows, class Tile>
+void attend_tile(const AttentionTask& task, const AttentionScratch& s, const Tile& tile, int64_t tile_start,
+                 int64_t first) {
     F32x16 scores[Rows][2];
-    score_rows<Rows>(s.queries + first * s.padded_dim, s.padded_dim, task.head_dim, s.keys, scores);
+    score_rows<Rows>(s.queries + first * s.padded_dim, s.padded_dim, task.head_dim, tile, scores);
     const F32x16 nothing = splat(-__builtin_inff());
     bool any = false;
     int num_slots = 0;
@@ -182,13 +201,15 @@ void attend_tile(const AttentionTask& task, const AttentionScratch& s, int64_t t
         store(weights, a);
         store(weights + 16, b);
     }
-    if (any) add_values<Rows>(s.weights, s.values, s.padded_dim, num_slots, s.sums + first * s.padded_dim);
+    if (any) add_values<Rows>(s.weights, tile, s.padded_dim, num_slots, s.sums + first * s.padded_dim);
 }
 
-void attend_tile_rows(const AttentionTask& task, const AttentionScratch& s, int64_t tile_start, int64_t num_queries) {
-    int64_t first = 0;
-    for (; first + kQueryRows <= num_queries; first += kQueryRows) attend_tile<kQueryRows>(task, s, tile_start, first);
-    for (; first < num_queries; ++first) attend_tile<1>(task, s, tile_start, first);
+template <class Tile>
+void attend_tile_rows(const AttentionTask& task, const AttentionScratch& s, const Tile& tile, int64_t tile_start,
+                      int64_t num_queries) {
+    for_runs<kQueryRows>(0, num_queries, [&](auto rows, int64_t first) {
+        attend_tile<decltype(rows)::value>(task, s, tile, tile_start, first);
+    });
 }
 
 void attention(const AttentionTask& task) {
@@ -208,8 +229,15 @@ void attention(const AttentionTask& task) {
     for (int64_t tile = oldest / kPageTokens; tile <= last_position / kPageTokens; ++tile) {
         const int64_t start = tile * kPageTokens;
         const int64_t used = last_position - start + 1;
-        load_tile(task, task.page_table[tile], static_cast<int>(used < kPageTokens ? used : kPageTokens), s);
-        attend_tile_rows(task, s, start, num_queries);
+        const int64_t page = task.page_table[tile] * static_cast<int64_t>(task.page_stride);
+        // A page that is not full may hold anything behind its last position, and heads may need padding.
+        if (num_queries <= kFewQueries && used >= kPageTokens && task.head_dim % 32 == 0) {
+            const PageTile direct{task.keys + page, task.values + page, task.head_dim};
+            attend_tile_rows(task, s, direct, start, num_queries);
+        } else {
+            load_tile(task, page, static_cast<int>(used < kPageTokens ? used : kPageTokens), s);
+            attend_tile_rows(task, s, FloatTile{s.keys, s.values, s.padded_dim}, start, num_queries);
+        }
     }
     for (int64_t i = 0; i < num_queries; ++i) {
         const int64_t row = i / task.heads_per_group, head = i % task.heads_per_group;

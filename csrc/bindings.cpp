@@ -335,13 +335,14 @@ public:
             {query, num_heads, query_norm ? keep(*query_norm) : nullptr, query_epsilon, query_rope},
             {key, num_kv_heads, key_norm ? keep(*key_norm) : nullptr, key_epsilon, key_rope}, value, layer, head_dim);
     }
-    void attention(int query, int out, int layer, int num_heads, int num_kv_heads, int head_dim, float scale,
-                   int window) {
+    void attention(int query, int out, int layer, int num_heads, int num_kv_heads, int head_dim, float scale, int window,
+                   bool quantise) {
         check_layer(layer, num_kv_heads, head_dim);
         require(num_heads > 0 && num_heads % num_kv_heads == 0 && window >= 0, "attention out of range");
         check_heads(query, num_heads, head_dim, std::nullopt, -1);
         check_heads(out, num_heads, head_dim, std::nullopt, -1);
-        program_->attention(query, out, layer, num_heads, num_kv_heads, head_dim, scale, window);
+        require(!quantise || num_heads / num_kv_heads * head_dim % kGroup == 0, "a quantised group is a multiple of 32");
+        program_->attention(query, out, layer, num_heads, num_kv_heads, head_dim, scale, window, quantise);
     }
     void gated(int gate, int up, int out, int kind, bool quantise) {
         check_slot(out, -1);
@@ -582,7 +583,7 @@ NB_MODULE(_native, m) {
              "query_epsilon"_a, "query_rope"_a, "key"_a, "num_kv_heads"_a, "key_norm"_a.none(), "key_epsilon"_a,
              "key_rope"_a, "value"_a, "layer"_a, "head_dim"_a)
         .def("attention", &StepProgram::attention, "query"_a, "out"_a, "layer"_a, "num_heads"_a, "num_kv_heads"_a,
-             "head_dim"_a, "scale"_a, "window"_a)
+             "head_dim"_a, "scale"_a, "window"_a, "quantise"_a)
         .def("gated", &StepProgram::gated, "gate"_a, "up"_a, "out"_a, "kind"_a, "quantise"_a)
         .def("add", &StepProgram::add, "x"_a, "y"_a, "out"_a)
         .def("head", &StepProgram::head, "x"_a, "matrix"_a, "bias"_a.none())

@@ -282,9 +282,9 @@ private:
 class AttentionOperation final : public Operation {
 public:
     AttentionOperation(Program& program, int query, int out, int layer, int32_t num_heads, int32_t num_kv_heads,
-                       int32_t head_dim, float scale, int32_t window)
+                       int32_t head_dim, float scale, int32_t window, bool quantise)
         : p_(program), query_(query), out_(out), layer_(layer), heads_per_group_(num_heads / num_kv_heads),
-          num_kv_heads_(num_kv_heads), head_dim_(head_dim), scale_(scale), window_(window) {}
+          num_kv_heads_(num_kv_heads), head_dim_(head_dim), scale_(scale), window_(window), quantise_(quantise) {}
     uint32_t plan() override {
         runs_ = &p_.row_runs(std::max(1, kAttentionQueries / heads_per_group_));
         return runs_->size() * num_kv_heads_;
@@ -315,6 +315,11 @@ public:
         task.scale = scale_;
         task.scratch = p_.attention_scratch(worker);
         p_.kernels().attention(task);
+        if (!quantise_) return;
+        const Slot& out = p_.slot(out_);
+        const int64_t columns = int64_t{heads_per_group_} * head_dim_;
+        for (int64_t r = rows.row; r < rows.row + rows.num_rows; ++r)
+            p_.kernels().quantise(out.row(r) + head, columns, out.quantised(r, head / kGroup));
     }
 
 private:
@@ -323,6 +328,7 @@ private:
     const int32_t heads_per_group_, num_kv_heads_, head_dim_;
     const float scale_;
     const int32_t window_;
+    const bool quantise_;
     const std::vector<RowRun>* runs_ = nullptr;
 };
 
@@ -493,14 +499,15 @@ void Program::prepare_heads(Heads query, Heads key, int value, int layer, int32_
 }
 
 void Program::attention(int query, int out, int layer, int32_t num_heads, int32_t num_kv_heads, int32_t head_dim,
-                        float scale, int32_t window) {
+                        float scale, int32_t window, bool quantise) {
+    if (quantise) want_quantised(slot(out), max_tokens_);
     const int32_t group = num_heads / num_kv_heads;
     const size_t scratch = kernels_->attention_scratch_bytes(std::max(group, kAttentionQueries), head_dim);
     attention_scratch_bytes_ = std::max(attention_scratch_bytes_, scratch);
     attention_scratch_.resize(pool_->num_threads());
     for (auto& memory : attention_scratch_) memory.resize(attention_scratch_bytes_);
     operations_.push_back(std::make_unique<AttentionOperation>(*this, query, out, layer, num_heads, num_kv_heads,
-                                                               head_dim, scale, window));
+                                                               head_dim, scale, window, quantise));
 }
 
 void Program::gated(int gate, int up, int out, int64_t columns, ActivationKind kind, bool quantise) {

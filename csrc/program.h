@@ -136,7 +136,7 @@ public:
     };
     void prepare_heads(Heads query, Heads key, int value, int layer, int32_t head_dim);
     void attention(int query, int out, int layer, int32_t num_heads, int32_t num_kv_heads, int32_t head_dim, float scale,
-                   int32_t window);
+                   int32_t window, bool quantise);
     void gated(int gate, int up, int out, int64_t columns, ActivationKind kind, bool quantise);
     void add(int x, int y, int out);
     void head(int in, const PackedMatrix& matrix, const float* bias);

@@ -39,7 +39,7 @@ public:
         : kernels_(kernels), in_(in), row_(*in.row), s_(scratch) {}
 
     void run(const SampleOutput& out) {
-        const float raw_max = kernels_.row_max(in_.logits, in_.vocab_size);
+        const float raw_max = largest_logit();
         s_.originals.clear();
         if (!std::isfinite(raw_max)) {
             *out.token_id = -1;
@@ -57,7 +57,7 @@ public:
                 }
             }
         }
-        const int32_t token = row_.target >= 0 ? row_.target : draw();
+        const int32_t token = row_.target >= 0 ? row_.target : draw(raw_max);
         *out.token_id = token;
         *out.logprob = row_.num_top >= 0 && token >= 0 ? static_cast<float>(original(token) - log_total) : 0.0f;
     }
@@ -76,6 +76,20 @@ private:
         return logits()[token];
     }
 
+    // Also leaves the maximum of every block in `maxima`.
+    float largest_logit() {
+        s_.maxima.resize((in_.vocab_size + kMaxBlock - 1) / kMaxBlock);
+        kernels_.block_maxima(logits(), in_.vocab_size, s_.maxima.data());
+        return kernels_.row_max(s_.maxima.data(), static_cast<int64_t>(s_.maxima.size()));
+    }
+
+    // The lowest id with that logit; `maxima` must be current.
+    int32_t first_of(float value) {
+        const auto block = std::find(s_.maxima.begin(), s_.maxima.end(), value) - s_.maxima.begin();
+        float* const end = logits() + in_.vocab_size;
+        return static_cast<int32_t>(std::find(logits() + block * kMaxBlock, end, value) - logits());
+    }
+
     double total_of_exps(float shift, float scale) {
         s_.blocks.resize((in_.vocab_size + kSumBlock - 1) / kSumBlock);
         kernels_.exp_sums(logits(), in_.vocab_size, shift, scale, s_.blocks.data());
@@ -84,22 +98,20 @@ private:
         return total;
     }
 
-    // The `count` best finite logits, in order, into candidates.
+    // The `count` best finite logits, in order, into candidates; `maxima` must be current.
     void select_top(int32_t count) {
-        const int32_t num_blocks = (in_.vocab_size + kMaxBlock - 1) / kMaxBlock;
-        s_.blocks.resize(num_blocks);
-        kernels_.block_maxima(logits(), in_.vocab_size, s_.blocks.data());
+        const int32_t num_blocks = static_cast<int32_t>(s_.maxima.size());
         float threshold = std::numeric_limits<float>::lowest();
         if (count < num_blocks) {
             // The count-th largest block maximum: at least `count` logits are no smaller.
-            s_.sorted_blocks = s_.blocks;
-            std::nth_element(s_.sorted_blocks.begin(), s_.sorted_blocks.begin() + (count - 1), s_.sorted_blocks.end(),
+            s_.sorted_maxima = s_.maxima;
+            std::nth_element(s_.sorted_maxima.begin(), s_.sorted_maxima.begin() + (count - 1), s_.sorted_maxima.end(),
                              std::greater<float>());
-            threshold = std::max(threshold, s_.sorted_blocks[count - 1]);
+            threshold = std::max(threshold, s_.sorted_maxima[count - 1]);
         }
         s_.candidates.clear();
         for (int32_t block = 0; block < num_blocks; ++block) {
-            if (!(s_.blocks[block] >= threshold)) continue;
+            if (!(s_.maxima[block] >= threshold)) continue;
             const int32_t end = std::min((block + 1) * kMaxBlock, in_.vocab_size);
             for (int32_t id = block * kMaxBlock; id < end; ++id)
                 if (logits()[id] >= threshold) s_.candidates.emplace_back(logits()[id], id);
@@ -109,7 +121,8 @@ private:
         s_.candidates.resize(kept);
     }
 
-    void adjust() {
+    // Biases, penalties and mask; says whether there was any.
+    bool adjust() {
         for (int32_t i = row_.bias_begin; i < row_.bias_end; ++i)
             change(in_.bias[i].token_id, logits()[in_.bias[i].token_id] + in_.bias[i].bias);
         for (int32_t i = row_.history_begin; i < row_.history_end; ++i) {
@@ -123,22 +136,17 @@ private:
         if (in_.mask)
             for (int32_t id = 0; id < in_.vocab_size; ++id)
                 if (!(in_.mask[id / 32] >> (id % 32) & 1)) logits()[id] = kNothing;
+        return row_.bias_begin < row_.bias_end || row_.history_begin < row_.history_end || in_.mask != nullptr;
     }
 
-    int32_t draw() {
-        adjust();
-        const float largest = kernels_.row_max(logits(), in_.vocab_size);
+    int32_t draw(float raw_max) {
+        const float largest = adjust() ? largest_logit() : raw_max;
         if (!std::isfinite(largest)) return -1;
         if (row_.temperature == 0.0f) return first_of(largest);
         const float sharpness = 1.0f / row_.temperature;
         const double u = uniform(row_.seed, row_.sample_index, row_.token_index);
         const bool all = (row_.top_k == 0 || row_.top_k >= in_.vocab_size) && row_.top_p >= 1.0f && row_.min_p <= 0.0f;
         return all ? draw_from_all(largest, sharpness, u) : draw_from_best(largest, sharpness, u);
-    }
-
-    int32_t first_of(float value) {
-        const float* found = std::find(logits(), logits() + in_.vocab_size, value);
-        return static_cast<int32_t>(found - logits());
     }
 
     // Inverse of the cumulative distribution in order of id.

@@ -54,7 +54,7 @@ struct SampleOutput {
 };
 
 struct SampleScratch {
-    std::vector<float> blocks, sorted_blocks, exps;
+    std::vector<float> blocks, maxima, sorted_maxima, exps;
     std::vector<std::pair<float, int32_t>> candidates;
     std::vector<std::pair<int32_t, float>> originals;
 };

@@ -13,6 +13,7 @@
 #pragma once
 
 #include "matmul/layout.h"
+#include "runs-inl.h"
 
 namespace abaci {
 namespace {
@@ -173,10 +174,7 @@ ABACI_INLINE void add_quad(const U8x64 (&codes)[Halves], const RowBlock<Rows>& b
     }
 }
 
-// Calls step(integral_constant) for quads 0..7, in order, unrolled.
-template <int N> struct Index {
-    static constexpr int value = N;
-};
+// Calls step(Index) for quads 0..7, in order, unrolled.
 template <class Step> ABACI_INLINE void first_four(Step step) {
     step(Index<0>());
     step(Index<1>());
@@ -307,30 +305,11 @@ void tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t group
     }
 }
 
-// Calls pass(Index<rows>, first row) over [begin, end) in runs of at most kTileRows rows, as even as possible.
-template <class Pass> ABACI_INLINE void for_row_runs(int64_t begin, int64_t end, Pass pass) {
-    const int64_t num_runs = (end - begin + kTileRows - 1) / kTileRows;
-    int64_t row = begin;
-    for (int64_t run = 0; run < num_runs; ++run) {
-        const int64_t left = num_runs - run;
-        const int64_t rows = (end - row + left - 1) / left;
-        switch (rows) {
-            case 1: pass(Index<1>(), row); break;
-            case 2: pass(Index<2>(), row); break;
-            case 3: if constexpr (kTileRows >= 3) pass(Index<3>(), row); break;
-            case 4: if constexpr (kTileRows >= 4) pass(Index<4>(), row); break;
-            case 5: if constexpr (kTileRows >= 5) pass(Index<5>(), row); break;
-            default: if constexpr (kTileRows >= 6) pass(Index<6>(), row); break;
-        }
-        row += rows;
-    }
-}
-
 template <Format F> void matmul_quantised(const MatmulTask& task) {
     using L = Layout<F>;
     if (task.row_end - task.row_begin <= kDirectRows) {
         for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel)
-            for_row_runs(task.row_begin, task.row_end, [&](auto rows, int64_t row) {
+            for_runs<kTileRows>(task.row_begin, task.row_end, [&](auto rows, int64_t row) {
                 direct_pass<F, decltype(rows)::value>(task, panel, row);
             });
         return;
@@ -342,7 +321,7 @@ template <Format F> void matmul_quantised(const MatmulTask& task) {
         for (int64_t group = 0; group < num_groups; group += kBlockGroups) {
             const int count = static_cast<int>(num_groups - group < kBlockGroups ? num_groups - group : kBlockGroups);
             unpack_tile<L>(packed, group, count, tile);
-            for_row_runs(task.row_begin, task.row_end, [&](auto rows, int64_t row) {
+            for_runs<kTileRows>(task.row_begin, task.row_end, [&](auto rows, int64_t row) {
                 tile_pass<L, decltype(rows)::value>(task, panel, row, group, count, tile);
             });
         }
@@ -390,7 +369,7 @@ template <class Read, int Rows> void float_pass(const MatmulTask& task, int64_t 
 
 template <class Read> void matmul_floats(const MatmulTask& task) {
     for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel)
-        for_row_runs(task.row_begin, task.row_end, [&](auto rows, int64_t row) {
+        for_runs<kTileRows>(task.row_begin, task.row_end, [&](auto rows, int64_t row) {
             float_pass<Read, decltype(rows)::value>(task, panel, row);
         });
 }

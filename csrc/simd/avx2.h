@@ -26,6 +26,8 @@ struct Quad {
 
 constexpr int kTileRows = 2;
 constexpr int kTileHalves = 1;
+// Queries that one pass of attention keeps in registers.
+constexpr int kQueryRows = 3;
 
 ABACI_INLINE F32x16 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 ABACI_INLINE void store(float* p, F32x16 x) {

@@ -27,6 +27,8 @@ struct Quad {  // four activations in every 32-bit lane
 // Rows and half-panels that one pass of the matrix kernel keeps in registers.
 constexpr int kTileRows = 6;
 constexpr int kTileHalves = 2;
+// Queries that one pass of attention keeps in registers.
+constexpr int kQueryRows = 8;
 
 ABACI_INLINE F32x16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
 ABACI_INLINE void store(float* p, F32x16 a) { _mm512_storeu_ps(p, a.v); }

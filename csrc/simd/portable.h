@@ -33,6 +33,8 @@ struct Quad {
 
 constexpr int kTileRows = 1;
 constexpr int kTileHalves = 1;
+// Queries that one pass of attention keeps in registers.
+constexpr int kQueryRows = 1;
 
 // Denormals count as zero, in and out, as on the other targets; the flags of a processor do it where it has them.
 ABACI_INLINE FloatLanes flush(FloatLanes x) {

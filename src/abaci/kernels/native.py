@@ -300,6 +300,7 @@ class _Emitter:
             attention.head_dim,
             attention.scale,
             attention.window or 0,
+            step.quantises,
         )
 
     def _matrix(self, part: Embedding | Linear) -> _native.Matrix:

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 
 from abaci.models.spec import Activation, Attention, Embedding, Linear, Norm, Rope
 
+QUANTISATION_GROUP = 32
+"""Consecutive activations that share a scale."""
+
 
 @dataclass(eq=False, slots=True)
 class Value:
@@ -73,6 +76,12 @@ class AttentionStep:
     attention: Attention
     layer: int
     out: Value
+
+    @property
+    def quantises(self) -> bool:
+        """Whether the attention itself quantises its output, one group of query heads at a time."""
+        columns = self.out.columns // self.attention.num_kv_heads
+        return self.out.quantised and columns % QUANTISATION_GROUP == 0
 
 
 @dataclass(eq=False, slots=True)
@@ -167,7 +176,10 @@ class Recorder:
             return
         value.quantised = True
         maker = self.steps[-1]
-        if not (isinstance(maker, NormStep | GatedStep) and maker.out is value):
+        made_quantised = (isinstance(maker, NormStep | GatedStep) and maker.out is value) or (
+            isinstance(maker, AttentionStep) and maker.out is value and maker.quantises
+        )
+        if not made_quantised:
             self.steps.append(QuantiseStep(value))
 
 
