@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 import threading
+import time
 from functools import partial
 
 import numpy as np
@@ -235,6 +236,7 @@ def test_ctrl_c_stops_the_request_and_not_the_model(reciting):
 
     def script(request, sample_index):
         if request.request_id == "llm-0":
+            time.sleep(0.2)  # by now the caller waits for events
             os.kill(os.getpid(), signal.SIGINT)
             assert interrupted.wait(30)
         return b"aaa"
