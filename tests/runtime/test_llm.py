@@ -349,3 +349,22 @@ def test_a_file_that_is_no_model_leaves_nothing_running(tmp_path):
     (tmp_path / "noise.gguf").write_bytes(b"noise" * 100)
     with pytest.raises(FileFormatError):
         LLM(tmp_path / "noise.gguf")
+
+
+def test_two_models_in_one_process_work_side_by_side(tiny_model):
+    """Through the compiled kernels, whose threads they share."""
+    params = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
+    prompts = [f"prompt {i}" for i in range(6)]
+    found = {}
+    with LLM(tiny_model) as first, LLM(tiny_model) as second:
+        expected = [result.token_ids for result in first.generate(prompts, params)]
+
+        def ask(name, llm):
+            found[name] = [[r.token_ids for r in llm.generate(prompts, params)] for _ in range(3)]
+
+        callers = [threading.Thread(target=ask, args=pair) for pair in (("first", first), ("second", second))]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join(60)
+    assert found == {"first": [expected] * 3, "second": [expected] * 3}
