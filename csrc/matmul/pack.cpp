@@ -41,28 +41,26 @@ bool is_finite_f16(const uint8_t* p) { return (load<uint16_t>(p) & 0x7C00) != 0x
 
 constexpr uint64_t kLowNibbles = 0x0F0F0F0F0F0F0F0F;
 
-// Eight bits to eight bytes holding 0 or 0x10: the fifth bit of eight codes.
-struct FifthBits {
-    uint64_t bytes[256];
-    constexpr FifthBits() : bytes{} {
-        for (int b = 0; b < 256; ++b) {
-            uint64_t spread = 0;
-            for (int i = 0; i < 8; ++i) spread |= uint64_t((b >> i) & 1) << (8 * i + 4);
-            bytes[b] = spread;
-        }
+// Bits 0..3 of a byte to bit 0 of four bytes, bits 4..7 to bit 1: two quads of a 1-bit plane.
+struct BitPlane {
+    uint32_t words[256];
+    constexpr BitPlane() : words{} {
+        for (int b = 0; b < 256; ++b)
+            for (int i = 0; i < 4; ++i) words[b] |= ((b >> i & 1) | (b >> (4 + i) & 1) << 1) << (8 * i);
     }
 };
-constexpr FifthBits kFifthBits;
+constexpr BitPlane kBitPlane;
 
-// The codes of one group of 32 inputs of one row, in order.
+// The codes of one group of 32 inputs of one row, in order; Q5_0 and Q5_1 hold the fifth bits apart, as in layout.h.
 struct Codes {
     uint64_t eights[4];
+    uint32_t fifth_bits = 0;
 };
 
 // Nibbles as Q4_0 keeps them: inputs 0..15 in the low halves of 16 bytes, 16..31 in the high halves.
 Codes split_nibbles(const uint8_t* p) {
     const uint64_t a = load<uint64_t>(p), b = load<uint64_t>(p + 8);
-    return {{a & kLowNibbles, b & kLowNibbles, (a >> 4) & kLowNibbles, (b >> 4) & kLowNibbles}};
+    return {{a & kLowNibbles, b & kLowNibbles, (a >> 4) & kLowNibbles, (b >> 4) & kLowNibbles}, 0};
 }
 
 Codes nibbles_of_32(const uint8_t* p, int shift) {
@@ -71,8 +69,11 @@ Codes nibbles_of_32(const uint8_t* p, int shift) {
     return codes;
 }
 
-void add_fifth_bits(Codes& codes, const uint8_t* bits) {
-    for (int i = 0; i < 4; ++i) codes.eights[i] |= kFifthBits.bytes[bits[i]];
+// From 32 bits in order of input.
+uint32_t fifth_bits(const uint8_t* bits) {
+    uint32_t word = 0;
+    for (int i = 0; i < 4; ++i) word |= kBitPlane.words[bits[i]] << (2 * i);
+    return word;
 }
 
 // The codes of group `group` (of 8 in a K block, else 0) of a source block.
@@ -83,11 +84,11 @@ template <Format F> Codes read_codes(const uint8_t* block, int group) {
         return split_nibbles(block + 4);
     } else if constexpr (F == Format::Q5_0) {
         Codes codes = split_nibbles(block + 6);
-        add_fifth_bits(codes, block + 2);
+        codes.fifth_bits = fifth_bits(block + 2);
         return codes;
     } else if constexpr (F == Format::Q5_1) {
         Codes codes = split_nibbles(block + 8);
-        add_fifth_bits(codes, block + 4);
+        codes.fifth_bits = fifth_bits(block + 4);
         return codes;
     } else if constexpr (F == Format::Q8_0) {
         Codes codes;
@@ -129,8 +130,9 @@ template <Format F> void place_codes(const Codes& codes, int output, uint8_t* ba
         }
         uint8_t* high_plane = base + L::base_bytes;
         if constexpr (L::high_bits == 1) {
-            uint32_t bits = 0;
-            for (int q = 0; q < 8; ++q) bits |= ((quads[q] >> 4) & 0x01010101) << q;
+            uint32_t bits = codes.fifth_bits;
+            if constexpr (L::pairs)
+                for (int q = 0; q < 8; ++q) bits |= ((quads[q] >> 4) & 0x01010101) << q;
             store(high_plane + 64 * half + lane, bits);
         }
         if constexpr (L::high_bits == 2) {
