@@ -6,14 +6,15 @@ PROMPT ?= Write a Python function that tells whether a number is prime, then exp
 export PROMPT
 
 VENV := .venv
-PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+PIP := $(VENV)/bin/python -m pip install --quiet --quiet --disable-pip-version-check
 SOURCES := pyproject.toml CMakeLists.txt $(shell find src csrc -type f -not -name '*.pyc')
 CPP := $(shell find csrc -name '*.h' -o -name '*.cpp')
 
-# The requirements of one or more extras, read from pyproject.toml, so that installing them rebuilds nothing.
+# Lists of requirements (runtime, build, or an extra's name), read from pyproject.toml so that installing them builds nothing.
 requirements = $(VENV)/bin/python -c 'import sys, tomllib; \
-	project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-	lists = {"": project["dependencies"], **project["optional-dependencies"]}; \
+	settings = tomllib.load(open("pyproject.toml", "rb")); \
+	lists = {"runtime": settings["project"]["dependencies"], "build": settings["build-system"]["requires"]}; \
+	lists.update(settings["project"]["optional-dependencies"]); \
 	print(*(line for name in sys.argv[1:] for line in lists[name]), sep="\n")' $(1)
 
 .PHONY: run test check bench
@@ -42,8 +43,9 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: $(SOURCES) | $(VENV)/bin/python
-	@echo "installing abaci into $(VENV); compiling its extension takes a minute or two"
-	@$(PIP) .
+	@echo "installing abaci into $(VENV); the first time its extension is compiled, which takes a minute or two"
+	@$(call requirements,build) | $(PIP) -r /dev/stdin
+	@$(PIP) --no-build-isolation .  # build tools that stay in place let the next build compile only what changed
 	@touch $@
 
 $(VENV)/test: $(VENV)/installed pyproject.toml
@@ -53,7 +55,7 @@ $(VENV)/test: $(VENV)/installed pyproject.toml
 
 $(VENV)/check: pyproject.toml | $(VENV)/bin/python
 	@echo "installing what the checks need"
-	@$(call requirements,"" check) | $(PIP) -r /dev/stdin
+	@$(call requirements,runtime check) | $(PIP) -r /dev/stdin
 	@touch $@
 
 $(VENV)/bench: $(VENV)/installed pyproject.toml
