@@ -1,8 +1,8 @@
 // Softmax attention over paged keys and values, one KV head at a time, in tiles of kPageTokens positions.
 //
-// A tile is aligned to absolute position and tiles are taken in order, so a query's result depends on nothing but its own
-// position and the cache. A tile in which a query sees nothing leaves its state untouched, bit for bit.
-// Online softmax as in Milakov & Gimelshein 2018; per query row: the running maximum, sixteen lanes of the denominator, and
+// A tile is aligned to absolute position and tiles are taken in order, so a query's result depends on nothing but its
+// own position and the cache. A tile in which a query sees nothing leaves its state untouched, bit for bit. Online
+// softmax as in Milakov & Gimelshein 2018; per query row: the running maximum, sixteen lanes of the denominator, and
 // the weighted sum of values.
 #pragma once
 
@@ -17,7 +17,9 @@ namespace {
 constexpr int64_t kFewQueries = 2 * kQueryRows;
 constexpr float kLargestF16 = 65504.0f;
 
-ABACI_INLINE F32x16 clamp_to_f16(F32x16 x) { return min(max(x, splat(-kLargestF16)), splat(kLargestF16)); }
+ABACI_INLINE F32x16 clamp_to_f16(F32x16 x) {
+    return min(max(x, splat(-kLargestF16)), splat(kLargestF16));
+}
 
 // Keys are kept transposed: element d of slot s lies at page[d * kPageTokens + s].
 void store_keys(const float* head, int32_t head_dim, uint16_t* page, int32_t slot) {
@@ -50,12 +52,13 @@ struct AttentionScratch {
     float* weights;       // [kQueryRows][kPageTokens]
 };
 
-ABACI_INLINE int32_t padded_head_dim(int32_t head_dim) { return (head_dim + 31) / 32 * 32; }
+ABACI_INLINE int32_t padded_head_dim(int32_t head_dim) {
+    return (head_dim + 31) / 32 * 32;
+}
 
 size_t attention_scratch_bytes(int64_t rows, int32_t head_dim) {
     const size_t padded = padded_head_dim(head_dim);
-    const size_t floats =
-        2 * rows * padded + rows * 17 + 2 * padded * kPageTokens + kQueryRows * kPageTokens + 7 * 16;
+    const size_t floats = 2 * rows * padded + rows * 17 + 2 * padded * kPageTokens + kQueryRows * kPageTokens + 7 * 16;
     return floats * sizeof(float) + 64;
 }
 
@@ -225,7 +228,8 @@ void attention(const AttentionTask& task) {
         s.maxima[i] = -__builtin_inff();
     }
     const int64_t last_position = task.first_position + task.num_rows - 1;
-    const int64_t oldest = task.window && task.first_position >= task.window ? task.first_position - task.window + 1 : 0;
+    const int64_t oldest =
+        task.window && task.first_position >= task.window ? task.first_position - task.window + 1 : 0;
     for (int64_t tile = oldest / kPageTokens; tile <= last_position / kPageTokens; ++tile) {
         const int64_t start = tile * kPageTokens;
         const int64_t used = last_position - start + 1;

@@ -40,7 +40,7 @@ const KernelTable* kernels_of(const std::string& target) {
 
 // A contiguous object's bytes, for as long as this lives.
 class Bytes {
-public:
+  public:
     Bytes(nb::handle object, bool writable = false) {
         if (PyObject_GetBuffer(object.ptr(), &view_, writable ? PyBUF_WRITABLE : PyBUF_SIMPLE) != 0)
             throw nb::python_error();
@@ -49,17 +49,22 @@ public:
     Bytes(const Bytes&) = delete;
     Bytes& operator=(const Bytes&) = delete;
     size_t size() const { return static_cast<size_t>(view_.len); }
-    template <class T> T* as() const { return static_cast<T*>(view_.buf); }
-    template <class T> int64_t count(const char* name) const {
+    template <class T>
+    T* as() const {
+        return static_cast<T*>(view_.buf);
+    }
+    template <class T>
+    int64_t count(const char* name) const {
         require(size() % sizeof(T) == 0, name);
         return static_cast<int64_t>(size() / sizeof(T));
     }
 
-private:
+  private:
     Py_buffer view_;
 };
 
-template <class T> nb::ndarray<nb::numpy, T> new_array(std::vector<size_t> shape) {
+template <class T>
+nb::ndarray<nb::numpy, T> new_array(std::vector<size_t> shape) {
     size_t count = 1;
     for (size_t n : shape) count *= n;
     auto* data = new T[count]();
@@ -139,11 +144,11 @@ struct Kernels {
         const int64_t groups = columns / kGroup;
         Quantised q{std::vector<int8_t>(rows * columns), std::vector<float>(rows * groups + 32),
                     std::vector<int32_t>(rows * 2 * groups + 32)};
-        table->prepare_thread();
+        const KernelFloatModes modes(table->prepare_thread);
         for (int64_t r = 0; r < rows; ++r)
-            table->quantise(x + r * columns, columns,
-                            {q.values.data() + r * columns, q.scales.data() + r * groups,
-                             q.sums.data() + r * 2 * groups, groups});
+            table->quantise(
+                x + r * columns, columns,
+                {q.values.data() + r * columns, q.scales.data() + r * groups, q.sums.data() + r * 2 * groups, groups});
         return q;
     }
 
@@ -166,8 +171,8 @@ struct Kernels {
         const PackedMatrix& m = matrix.packed;
         require(static_cast<int64_t>(x.shape(1)) == m.columns, "columns differ");
         require(repeats > 0 && x.shape(0) > 0, "nothing to do");
-        Program program(std::shared_ptr<ThreadPool>(&pool, [](ThreadPool*) {}), table,
-                        static_cast<int32_t>(x.shape(0)), 1, 0);
+        Program program(std::shared_ptr<ThreadPool>(&pool, [](ThreadPool*) {}), table, static_cast<int32_t>(x.shape(0)),
+                        1, 0);
         const int in = program.add_slot(m.columns), out = program.add_slot(m.rows);
         for (size_t r = 0; r < x.shape(0); ++r)
             std::copy_n(x.data() + r * m.columns, m.columns, program.slot(in).row(r));
@@ -182,13 +187,14 @@ struct Kernels {
             seconds = seconds_of([&] { program.step(input); });
         }
         auto result = new_array<float>({x.shape(0), static_cast<size_t>(m.rows)});
-        for (size_t r = 0; r < x.shape(0); ++r) std::copy_n(program.slot(out).row(r), m.rows, result.data() + r * m.rows);
+        for (size_t r = 0; r < x.shape(0); ++r)
+            std::copy_n(program.slot(out).row(r), m.rows, result.data() + r * m.rows);
         return std::make_tuple(result, seconds);
     }
 
     auto exp(const Floats1& x) const {
         auto out = new_array<float>({x.shape(0)});
-        table->prepare_thread();
+        const KernelFloatModes modes(table->prepare_thread);
         table->exp_values(x.data(), x.shape(0), 0.0f, 1.0f, out.data());
         return out;
     }
@@ -196,7 +202,7 @@ struct Kernels {
     auto rms_norm(const Floats1& x, const Floats1& weight, float epsilon) const {
         require(x.shape(0) == weight.shape(0) && x.shape(0) > 0, "sizes differ");
         auto out = new_array<float>({x.shape(0)});
-        table->prepare_thread();
+        const KernelFloatModes modes(table->prepare_thread);
         table->rms_norm({x.data(), out.data(), weight.data(), static_cast<int64_t>(x.shape(0)), epsilon, {}});
         return out;
     }
@@ -204,7 +210,7 @@ struct Kernels {
     auto gated(const Floats1& gate, const Floats1& up, int kind) const {
         require(gate.shape(0) == up.shape(0) && (kind == 0 || kind == 1), "sizes differ, or no such activation");
         auto out = new_array<float>({gate.shape(0)});
-        table->prepare_thread();
+        const KernelFloatModes modes(table->prepare_thread);
         table->gated(gate.data(), up.data(), gate.shape(0), static_cast<ActivationKind>(kind), out.data());
         return out;
     }
@@ -262,10 +268,12 @@ double int8_peak_rate(ThreadPool& pool, const std::string& target, int repeats) 
 
 // The program with what it points to, and with the checks that the engine's arrays pass before a kernel sees them.
 class StepProgram {
-public:
+  public:
     StepProgram(std::shared_ptr<ThreadPool> pool, const std::string& target, int32_t max_tokens, int32_t vocab_size,
                 std::vector<int32_t> windows)
-        : max_tokens_(max_tokens), vocab_size_(vocab_size), num_groups_(static_cast<int>(windows.size())),
+        : max_tokens_(max_tokens),
+          vocab_size_(vocab_size),
+          num_groups_(static_cast<int>(windows.size())),
           windows_(std::move(windows)) {
         require(max_tokens > 0 && max_tokens <= 65536 && vocab_size > 0 && num_groups_ > 0, "sizes out of range");
         program_ = std::make_unique<Program>(std::move(pool), kernels_of(target), max_tokens, vocab_size, num_groups_);
@@ -284,8 +292,8 @@ public:
         return program_->add_rope(theta, dim, linear_scale, factors ? factors->data() : nullptr, interleaved);
     }
     void add_cache_layer(int group, int64_t kv_heads, int64_t head_dim) {
-        require(group >= 0 && group < num_groups_ && windows_[group] >= 0 && kv_heads > 0 && kv_heads <= 4096 && head_dim > 0 &&
-                    head_dim <= kMaxHeadDim,
+        require(group >= 0 && group < num_groups_ && windows_[group] >= 0 && kv_heads > 0 && kv_heads <= 4096 &&
+                    head_dim > 0 && head_dim <= kMaxHeadDim,
                 "cache layer out of range");
         layer_values_.push_back(kv_heads * head_dim);
         layer_groups_.push_back(group);
@@ -318,7 +326,8 @@ public:
             const PackedMatrix& m = matrices[i].packed;
             check_slot(in, m.columns);
             check_slot(outs[i], m.rows);
-            require(!is_quantised(m.format) || program_->slot(in).values, "input of a quantised matrix is not quantised");
+            require(!is_quantised(m.format) || program_->slot(in).values,
+                    "input of a quantised matrix is not quantised");
             require(!biases[i] || static_cast<int64_t>(biases[i]->shape(0)) == m.rows, "bias of the wrong size");
             parts.push_back({keep(matrices[i]), outs[i], biases[i] ? keep(*biases[i]) : nullptr, accumulate});
         }
@@ -331,17 +340,18 @@ public:
         check_heads(query, num_heads, head_dim, query_norm, query_rope);
         check_heads(key, num_kv_heads, head_dim, key_norm, key_rope);
         check_heads(value, num_kv_heads, head_dim, std::nullopt, -1);
-        program_->prepare_heads(
-            {query, num_heads, query_norm ? keep(*query_norm) : nullptr, query_epsilon, query_rope},
-            {key, num_kv_heads, key_norm ? keep(*key_norm) : nullptr, key_epsilon, key_rope}, value, layer, head_dim);
+        program_->prepare_heads({query, num_heads, query_norm ? keep(*query_norm) : nullptr, query_epsilon, query_rope},
+                                {key, num_kv_heads, key_norm ? keep(*key_norm) : nullptr, key_epsilon, key_rope}, value,
+                                layer, head_dim);
     }
-    void attention(int query, int out, int layer, int num_heads, int num_kv_heads, int head_dim, float scale, int window,
-                   bool quantise) {
+    void attention(int query, int out, int layer, int num_heads, int num_kv_heads, int head_dim, float scale,
+                   int window, bool quantise) {
         check_layer(layer, num_kv_heads, head_dim);
         require(num_heads > 0 && num_heads % num_kv_heads == 0 && window >= 0, "attention out of range");
         check_heads(query, num_heads, head_dim, std::nullopt, -1);
         check_heads(out, num_heads, head_dim, std::nullopt, -1);
-        require(!quantise || num_heads / num_kv_heads * head_dim % kGroup == 0, "a quantised group is a multiple of 32");
+        require(!quantise || num_heads / num_kv_heads * head_dim % kGroup == 0,
+                "a quantised group is a multiple of 32");
         program_->attention(query, out, layer, num_heads, num_kv_heads, head_dim, scale, window, quantise);
     }
     void gated(int gate, int up, int out, int kind, bool quantise) {
@@ -380,8 +390,8 @@ public:
     int64_t workspace_bytes() const { return program_->workspace_bytes(); }
 
     void step(nb::handle token_ids, nb::handle sequence_offsets, nb::handle first_positions, nb::tuple page_tables,
-              nb::handle logit_rows, nb::handle history, nb::handle bias, nb::handle masks, nb::handle token_out, nb::handle logprob_out, nb::handle top_ids_out,
-              nb::handle top_logprobs_out) {
+              nb::handle logit_rows, nb::handle history, nb::handle bias, nb::handle masks, nb::handle token_out,
+              nb::handle logprob_out, nb::handle top_ids_out, nb::handle top_logprobs_out) {
         const Bytes tokens(token_ids), offsets(sequence_offsets), positions(first_positions), rows(logit_rows),
             seen(history), biases(bias), mask(masks), out_ids(token_out, true), out_logprobs(logprob_out, true),
             out_top_ids(top_ids_out, true), out_top_logprobs(top_logprobs_out, true);
@@ -422,7 +432,7 @@ public:
         program_->step(in);
     }
 
-private:
+  private:
     void check_slot(int slot, int64_t columns) const {
         require(slot >= 0 && slot < static_cast<int>(columns_.size()), "no such slot");
         require(columns < 0 || columns_[slot] == columns, "slot of another width");
@@ -569,8 +579,8 @@ NB_MODULE(_native, m) {
         .def("gated", &Kernels::gated, "gate"_a, "up"_a, "kind"_a);
 
     nb::class_<StepProgram>(m, "StepProgram")
-        .def(nb::init<std::shared_ptr<ThreadPool>, const std::string&, int32_t, int32_t, std::vector<int32_t>>(), "pool"_a,
-             "target"_a, "max_tokens"_a, "vocab_size"_a, "windows"_a)
+        .def(nb::init<std::shared_ptr<ThreadPool>, const std::string&, int32_t, int32_t, std::vector<int32_t>>(),
+             "pool"_a, "target"_a, "max_tokens"_a, "vocab_size"_a, "windows"_a)
         .def("add_slot", &StepProgram::add_slot, "columns"_a)
         .def("add_rope", &StepProgram::add_rope, "theta"_a, "dim"_a, "linear_scale"_a, "factors"_a.none(),
              "interleaved"_a)

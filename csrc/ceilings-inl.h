@@ -6,7 +6,8 @@
 namespace abaci {
 namespace {
 
-// Runs `rounds` rounds of independent dots; returns the operations done (a multiplication and an addition count as two).
+// Runs `rounds` rounds of independent dots; returns the operations done (a multiplication and an addition count as
+// two).
 int64_t int8_peak(int64_t rounds, int32_t* sink) {
     constexpr int chains = 12;
     alignas(64) uint8_t bytes[64];
@@ -36,8 +37,7 @@ int32_t read_memory(const uint8_t* p, int64_t num_bytes) {
         prefetch(p + at + 4096);
         prefetch(p + at + 4096 + 256);
 #pragma GCC unroll 8
-        for (int i = 0; i < 8; ++i)
-            sums[i] = bit_or(sums[i], load(reinterpret_cast<const int32_t*>(p + at + 64 * i)));
+        for (int i = 0; i < 8; ++i) sums[i] = bit_or(sums[i], load(reinterpret_cast<const int32_t*>(p + at + 64 * i)));
     }
     int32_t total = 0;
     for (int i = 0; i < 8; ++i) total ^= reduce_add(sums[i]);

@@ -8,12 +8,15 @@ namespace abaci {
 namespace {
 
 // Calls step(index, lanes) over n elements in sixteens; lanes < 16 only at the end.
-template <class Step> ABACI_INLINE void for_sixteens(int64_t n, Step step) {
+template <class Step>
+ABACI_INLINE void for_sixteens(int64_t n, Step step) {
     int64_t i = 0;
     for (; i + 16 <= n; i += 16) step(i, 16);
     if (i < n) step(i, static_cast<int>(n - i));
 }
-ABACI_INLINE F32x16 load_lanes(const float* p, int lanes) { return lanes == 16 ? load(p) : load_first(p, lanes); }
+ABACI_INLINE F32x16 load_lanes(const float* p, int lanes) {
+    return lanes == 16 ? load(p) : load_first(p, lanes);
+}
 ABACI_INLINE void store_lanes(float* p, F32x16 a, int lanes) {
     if (lanes == 16) {
         store(p, a);
@@ -22,14 +25,22 @@ ABACI_INLINE void store_lanes(float* p, F32x16 a, int lanes) {
     }
 }
 
-// One group of 32: scale = max|x| / 127, value = x * (127 / max|x|) to nearest even.
+// Below this a group counts as zero: 127 / max|x| must stay finite.
+constexpr float kSmallestMaximum = 1e-30f;
+
+ABACI_INLINE I32x16 round_to_int8(F32x16 x) {
+    return round_to_int(min(max(x, splat(-127.0f)), splat(127.0f)));
+}
+
+// One group of 32: scale = max|x| / 127, value = x * (127 / max|x|) to nearest even. Not a number becomes -127.
 ABACI_INLINE void quantise_group(F32x16 low, F32x16 high, int8_t* values, float* scale, int32_t* sum, int32_t* first) {
     const float largest = reduce_max(max(absolute(low), absolute(high)));
-    const F32x16 inverse = splat(largest > 0.0f ? 127.0f / largest : 0.0f);
-    const I32x16 a = round_to_int(mul(low, inverse)), b = round_to_int(mul(high, inverse));
+    const bool some = largest > kSmallestMaximum;
+    const F32x16 inverse = splat(some ? 127.0f / largest : 0.0f);
+    const I32x16 a = round_to_int8(mul(low, inverse)), b = round_to_int8(mul(high, inverse));
     store_low_bytes(values, a);
     store_low_bytes(values + 16, b);
-    *scale = largest / 127.0f;
+    *scale = some ? largest / 127.0f : 0.0f;
     *first = reduce_add(a);
     *sum = *first + reduce_add(b);
 }
@@ -76,9 +87,12 @@ void rope(const RopeTask& task) {
 }
 
 // x * sigmoid(x).
-ABACI_INLINE F32x16 silu(F32x16 x) { return div(x, add(splat(1.0f), exp(sub(zeros(), x)))); }
+ABACI_INLINE F32x16 silu(F32x16 x) {
+    return div(x, add(splat(1.0f), exp(sub(zeros(), x))));
+}
 
-// The tanh form of GELU (Hendrycks & Gimpel 2016): with u = sqrt(2/pi) (x + 0.044715 x^3), x (1 + tanh u) / 2 = x sigmoid(2u).
+// The tanh form of GELU (Hendrycks & Gimpel 2016): with u = sqrt(2/pi) (x + 0.044715 x^3), x (1 + tanh u) / 2 = x
+// sigmoid(2u).
 ABACI_INLINE F32x16 gelu_tanh(F32x16 x) {
     const F32x16 cubic = fma(mul(mul(x, x), x), splat(0.044715f), x);
     return div(x, add(splat(1.0f), exp(mul(cubic, splat(-1.59576912f)))));

@@ -20,7 +20,9 @@ inline constexpr int kGroup = 32;
 enum class Format : uint32_t { F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K };
 inline constexpr int kNumFormats = 11;
 
-inline constexpr bool is_quantised(Format format) { return format >= Format::Q4_0; }
+inline constexpr bool is_quantised(Format format) {
+    return format >= Format::Q4_0;
+}
 
 // A matrix of `rows` outputs by `columns` inputs, packed in panels (see matmul/layout.h).
 struct PackedMatrix {
@@ -31,8 +33,9 @@ struct PackedMatrix {
     Format format;
 };
 
-// Rows of activations in both forms. `values`: int8 in [-127, 127]; `scales`: one per group; `sums`: per row, one sum of
-// values per group, then one sum of the first 16 values per group. Scales and sums are readable 64 bytes past their end.
+// Rows of activations in both forms. `values`: int8 in [-127, 127]; `scales`: one per group; `sums`: per row, one sum
+// of values per group, then one sum of the first 16 values per group. Scales and sums are readable 64 bytes past their
+// end.
 struct Activations {
     const float* floats;
     size_t float_stride;

@@ -37,7 +37,7 @@ ThreadPool::~ThreadPool() {
 void ThreadPool::run(const std::vector<Phase>& phases) {
     if (phases.size() > kMaxPhases) throw std::invalid_argument("more phases than a run can have");
     const std::lock_guard<std::mutex> lock(one_run_);
-    prepare_();
+    const KernelFloatModes modes(prepare_);
     const uint32_t run = ++run_number_ & kRunMask;
     for (size_t i = 0; i < phases.size(); ++i) {
         Slot& slot = slots_[i];

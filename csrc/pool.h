@@ -1,12 +1,13 @@
 // A pool of threads that walks through phases of work together.
 //
-// A phase is a number of pieces that may run in any order on any thread; a phase starts when every piece of the one before
-// is done. Threads take pieces one by one, and nobody waits for a thread that holds none: a worker that the system keeps
-// off its processor costs its share and no more. It may wake up long after its run has ended; every ticket carries the
-// run's number, so that it finds nothing to take.
+// A phase is a number of pieces that may run in any order on any thread; a phase starts when every piece of the one
+// before is done. Threads take pieces one by one, and nobody waits for a thread that holds none: a worker that the
+// system keeps off its processor costs its share and no more. It may wake up long after its run has ended; every ticket
+// carries the run's number, so that it finds nothing to take.
 #pragma once
 
 #include <atomic>
+#include <cfenv>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -15,6 +16,21 @@
 
 namespace abaci {
 
+// The kernels' rounding and flush modes on this thread while it lives; then the caller's own again.
+class KernelFloatModes {
+  public:
+    explicit KernelFloatModes(void (*prepare)()) {
+        std::fegetenv(&callers_);
+        prepare();
+    }
+    ~KernelFloatModes() { std::fesetenv(&callers_); }
+    KernelFloatModes(const KernelFloatModes&) = delete;
+    KernelFloatModes& operator=(const KernelFloatModes&) = delete;
+
+  private:
+    std::fenv_t callers_;
+};
+
 struct Phase {
     void (*run)(void* context, uint32_t piece, int worker);
     void* context;
@@ -22,9 +38,9 @@ struct Phase {
 };
 
 class ThreadPool {
-public:
-    // The caller of run() is worker 0, so num_threads - 1 threads are started. `processors`: where to pin them, the first
-    // being the caller's; empty: not pinned. `prepare` runs once on each thread.
+  public:
+    // The caller of run() is worker 0, so num_threads - 1 threads are started. `processors`: where to pin them, the
+    // first being the caller's; empty: not pinned. `prepare` runs once on each thread.
     ThreadPool(int num_threads, std::vector<int> processors, void (*prepare)());
     ~ThreadPool();
     ThreadPool(const ThreadPool&) = delete;
@@ -39,7 +55,7 @@ public:
     static constexpr uint32_t kMaxPhases = 4096;
     static constexpr uint32_t kMaxPieces = (1 << 20) - 1;
 
-private:
+  private:
     struct alignas(64) Slot {
         std::atomic<uint64_t> ticket{0};  // run 24 bits | pieces 20 bits | next piece 20 bits
         std::atomic<uint64_t> done{0};    // run 32 bits | pieces done 32 bits

@@ -16,10 +16,14 @@ constexpr int32_t kAttentionQueries = 128;  // query rows (tokens x heads of a g
 constexpr int64_t kGatedColumns = 1024;     // columns of one piece of the gated activation
 constexpr int64_t kSmallPieceBytes = 24 * 1024;
 
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t divide_up(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
 
 // Rows per piece so that `rows` make about eight pieces per thread, at least one row each.
-int64_t rows_per_piece(int64_t rows, int num_threads) { return std::max<int64_t>(1, rows / (8 * num_threads)); }
+int64_t rows_per_piece(int64_t rows, int num_threads) {
+    return std::max<int64_t>(1, rows / (8 * num_threads));
+}
 
 }  // namespace
 
@@ -28,7 +32,9 @@ WeightArena::WeightArena(size_t num_bytes)
     if (!memory_) throw std::bad_alloc();
 }
 
-WeightArena::~WeightArena() { free_large(memory_, size_); }
+WeightArena::~WeightArena() {
+    free_large(memory_, size_);
+}
 
 uint8_t* WeightArena::take(size_t num_bytes) {
     const size_t begin = divide_up(used_, 64) * 64;
@@ -78,7 +84,7 @@ Activations Slot::activations() const {
 namespace {
 
 class EmbedOperation final : public Operation {
-public:
+  public:
     EmbedOperation(Program& program, const PackedMatrix& table, float scale, int out)
         : p_(program), table_(table), scale_(scale), out_(out) {}
     uint32_t plan() override {
@@ -91,7 +97,7 @@ public:
             unpack_row(table_, p_.current().input.token_ids[r], scale_, p_.slot(out_).row(r));
     }
 
-private:
+  private:
     Program& p_;
     const PackedMatrix table_;
     const float scale_;
@@ -100,7 +106,7 @@ private:
 };
 
 class RopeTableOperation final : public Operation {
-public:
+  public:
     RopeTableOperation(Program& program, int rope) : p_(program), rope_(rope) {}
     uint32_t plan() override { return divide_up(p_.current().input.num_tokens, kRows); }
     void run(uint32_t piece, int) override {
@@ -118,14 +124,14 @@ public:
             }
     }
 
-private:
+  private:
     static constexpr int64_t kRows = 16;
     Program& p_;
     const int rope_;
 };
 
 class NormOperation final : public Operation {
-public:
+  public:
     NormOperation(Program& program, int in, int out, const float* weight, int64_t columns, float epsilon, bool quantise)
         : p_(program), in_(in), out_(out), weight_(weight), columns_(columns), epsilon_(epsilon), quantise_(quantise) {}
     uint32_t plan() override {
@@ -140,7 +146,7 @@ public:
         }
     }
 
-private:
+  private:
     Program& p_;
     const int in_, out_;
     const float* weight_;
@@ -151,7 +157,7 @@ private:
 };
 
 class QuantiseOperation final : public Operation {
-public:
+  public:
     QuantiseOperation(Program& program, int slot) : p_(program), slot_(slot) {}
     uint32_t plan() override {
         rows_ = rows_per_piece(p_.current().input.num_tokens, p_.num_threads());
@@ -160,10 +166,11 @@ public:
     void run(uint32_t piece, int) override {
         const Slot& slot = p_.slot(slot_);
         const int64_t end = std::min<int64_t>((piece + 1) * rows_, p_.current().input.num_tokens);
-        for (int64_t r = piece * rows_; r < end; ++r) p_.kernels().quantise(slot.row(r), slot.columns, slot.quantised(r));
+        for (int64_t r = piece * rows_; r < end; ++r)
+            p_.kernels().quantise(slot.row(r), slot.columns, slot.quantised(r));
     }
 
-private:
+  private:
     Program& p_;
     const int slot_;
     int64_t rows_ = 1;
@@ -171,7 +178,7 @@ private:
 
 // Pieces are panels of one matrix for one block of rows, block by block, so that a block's activations stay in cache.
 class LinearOperation final : public Operation {
-public:
+  public:
     LinearOperation(Program& program, Slot& in, std::vector<Program::Part> parts, std::vector<Slot*> outs)
         : p_(program), in_(in), parts_(std::move(parts)), outs_(std::move(outs)) {
         for (const Program::Part& part : parts_) total_panels_ += divide_up(part.matrix.rows, kPanel);
@@ -213,7 +220,7 @@ public:
         p_.kernels().matmul[static_cast<int>(part.matrix.format)](task);
     }
 
-private:
+  private:
     Program& p_;
     Slot& in_;
     const std::vector<Program::Part> parts_;
@@ -225,7 +232,7 @@ private:
 
 // Norm and rotation of query and key heads, then keys and values into their pages.
 class PrepareHeadsOperation final : public Operation {
-public:
+  public:
     PrepareHeadsOperation(Program& program, Program::Heads query, Program::Heads key, int value, int layer,
                           int32_t head_dim)
         : p_(program), query_(query), key_(key), value_(value), layer_(layer), head_dim_(head_dim) {}
@@ -242,12 +249,11 @@ public:
         }
     }
 
-private:
+  private:
     void prepare(const Program::Heads& heads, int64_t r) {
         float* head = p_.slot(heads.slot).row(r);
         for (int32_t h = 0; h < heads.count; ++h, head += head_dim_) {
-            if (heads.norm)
-                p_.kernels().rms_norm({head, head, heads.norm, head_dim_, heads.epsilon, QuantiseTarget{}});
+            if (heads.norm) p_.kernels().rms_norm({head, head, heads.norm, head_dim_, heads.epsilon, QuantiseTarget{}});
             if (heads.rope >= 0) {
                 const RopeTable& table = p_.rope(heads.rope);
                 const int64_t at = r * (table.dim / 2);
@@ -260,8 +266,8 @@ private:
         const Step& step = p_.current();
         const CacheLayer& cache = p_.cache_layer(layer_);
         const int32_t position = step.positions[r];
-        const int32_t* table = step.input.page_tables[cache.group] +
-                               step.sequences[r] * step.input.pages_per_sequence[cache.group];
+        const int32_t* table =
+            step.input.page_tables[cache.group] + step.sequences[r] * step.input.pages_per_sequence[cache.group];
         const int64_t page = table[position / kPageTokens] * cache.page_elements;
         const int64_t head_elements = int64_t{head_dim_} * kPageTokens;
         for (int32_t h = 0; h < key_.count; ++h) {
@@ -280,11 +286,19 @@ private:
 };
 
 class AttentionOperation final : public Operation {
-public:
+  public:
     AttentionOperation(Program& program, int query, int out, int layer, int32_t num_heads, int32_t num_kv_heads,
                        int32_t head_dim, float scale, int32_t window, bool quantise)
-        : p_(program), query_(query), out_(out), layer_(layer), heads_per_group_(num_heads / num_kv_heads),
-          num_kv_heads_(num_kv_heads), head_dim_(head_dim), scale_(scale), window_(window), quantise_(quantise) {}
+        : p_(program),
+          query_(query),
+          out_(out),
+          layer_(layer),
+          heads_per_group_(num_heads / num_kv_heads),
+          num_kv_heads_(num_kv_heads),
+          head_dim_(head_dim),
+          scale_(scale),
+          window_(window),
+          quantise_(quantise) {}
     uint32_t plan() override {
         runs_ = &p_.row_runs(std::max(1, kAttentionQueries / heads_per_group_));
         return runs_->size() * num_kv_heads_;
@@ -305,8 +319,8 @@ public:
         task.keys = cache.keys + page_offset;
         task.values = cache.values + page_offset;
         task.page_stride = cache.page_elements;
-        task.page_table = step.input.page_tables[cache.group] +
-                          rows.sequence * step.input.pages_per_sequence[cache.group];
+        task.page_table =
+            step.input.page_tables[cache.group] + rows.sequence * step.input.pages_per_sequence[cache.group];
         task.first_position = step.positions[rows.row];
         task.num_rows = rows.num_rows;
         task.heads_per_group = heads_per_group_;
@@ -322,7 +336,7 @@ public:
             p_.kernels().quantise(out.row(r) + head, columns, out.quantised(r, head / kGroup));
     }
 
-private:
+  private:
     Program& p_;
     const int query_, out_, layer_;
     const int32_t heads_per_group_, num_kv_heads_, head_dim_;
@@ -333,9 +347,15 @@ private:
 };
 
 class GatedOperation final : public Operation {
-public:
+  public:
     GatedOperation(Program& program, int gate, int up, int out, int64_t columns, ActivationKind kind, bool quantise)
-        : p_(program), gate_(gate), up_(up), out_(out), columns_(columns), kind_(kind), quantise_(quantise),
+        : p_(program),
+          gate_(gate),
+          up_(up),
+          out_(out),
+          columns_(columns),
+          kind_(kind),
+          quantise_(quantise),
           parts_(divide_up(columns, kGatedColumns)) {}
     uint32_t plan() override { return p_.current().input.num_tokens * parts_; }
     void run(uint32_t piece, int) override {
@@ -346,7 +366,7 @@ public:
         if (quantise_) p_.kernels().quantise(out, columns, p_.slot(out_).quantised(r, begin / kGroup));
     }
 
-private:
+  private:
     Program& p_;
     const int gate_, up_, out_;
     const int64_t columns_;
@@ -356,7 +376,7 @@ private:
 };
 
 class AddOperation final : public Operation {
-public:
+  public:
     AddOperation(Program& program, int x, int y, int out) : p_(program), x_(x), y_(y), out_(out) {}
     uint32_t plan() override {
         rows_ = rows_per_piece(p_.current().input.num_tokens, p_.num_threads());
@@ -368,7 +388,7 @@ public:
             p_.kernels().add(p_.slot(x_).row(r), p_.slot(y_).row(r), p_.slot(out_).columns, p_.slot(out_).row(r));
     }
 
-private:
+  private:
     Program& p_;
     const int x_, y_, out_;
     int64_t rows_ = 1;
@@ -376,7 +396,7 @@ private:
 
 // Copies one tile of logit rows together.
 class GatherOperation final : public Operation {
-public:
+  public:
     GatherOperation(Program& program, int in, Slot& out, int32_t tile) : p_(program), in_(in), out_(out), tile_(tile) {}
     uint32_t plan() override { return std::min(kHeadTile, p_.current().input.num_logit_rows - tile_ * kHeadTile); }
     void run(uint32_t piece, int) override {
@@ -385,7 +405,7 @@ public:
         if (out_.values) p_.kernels().quantise(out_.row(piece), out_.columns, out_.quantised(piece));
     }
 
-private:
+  private:
     Program& p_;
     const int in_;
     Slot& out_;
@@ -393,7 +413,7 @@ private:
 };
 
 class SampleOperation final : public Operation {
-public:
+  public:
     SampleOperation(Program& program, Slot& logits, int32_t tile) : p_(program), logits_(logits), tile_(tile) {}
     uint32_t plan() override { return std::min(kHeadTile, p_.current().input.num_logit_rows - tile_ * kHeadTile); }
     void run(uint32_t piece, int worker) override {
@@ -407,7 +427,7 @@ public:
                 in.top_logprobs_out + i * in.top_width});
     }
 
-private:
+  private:
     Program& p_;
     Slot& logits_;
     const int32_t tile_;
@@ -417,8 +437,12 @@ private:
 
 Program::Program(std::shared_ptr<ThreadPool> pool, const KernelTable* kernels, int32_t max_tokens, int32_t vocab_size,
                  int32_t num_cache_groups)
-    : pool_(std::move(pool)), kernels_(kernels), max_tokens_(max_tokens), vocab_size_(vocab_size),
-      num_pages_(num_cache_groups, 0), sample_scratch_(pool_->num_threads()) {
+    : pool_(std::move(pool)),
+      kernels_(kernels),
+      max_tokens_(max_tokens),
+      vocab_size_(vocab_size),
+      num_pages_(num_cache_groups, 0),
+      sample_scratch_(pool_->num_threads()) {
     step_.positions.resize(max_tokens);
     step_.sequences.resize(max_tokens);
 }
@@ -515,7 +539,9 @@ void Program::gated(int gate, int up, int out, int64_t columns, ActivationKind k
     operations_.push_back(std::make_unique<GatedOperation>(*this, gate, up, out, columns, kind, quantise));
 }
 
-void Program::add(int x, int y, int out) { operations_.push_back(std::make_unique<AddOperation>(*this, x, y, out)); }
+void Program::add(int x, int y, int out) {
+    operations_.push_back(std::make_unique<AddOperation>(*this, x, y, out));
+}
 
 void Program::head(int in, const PackedMatrix& matrix, const float* bias) {
     const int64_t columns = slot(in).columns;

@@ -1,7 +1,7 @@
 // The step program: a decoder's operations, recorded once at load, run as one call per step.
 //
-// Slots hold activations: `columns` floats for each row (token) of the step, and, where a quantised matrix reads them, the
-// same values as int8. The recorder (abaci/kernels/native.py) decides which value lives in which slot.
+// Slots hold activations: `columns` floats for each row (token) of the step, and, where a quantised matrix reads them,
+// the same values as int8. The recorder (abaci/kernels/native.py) decides which value lives in which slot.
 #pragma once
 
 #include <deque>
@@ -17,7 +17,7 @@ namespace abaci {
 
 // One allocation for all packed matrices of a model.
 class WeightArena {
-public:
+  public:
     explicit WeightArena(size_t num_bytes);
     ~WeightArena();
     WeightArena(const WeightArena&) = delete;
@@ -25,13 +25,14 @@ public:
     uint8_t* take(size_t num_bytes);
     size_t used() const { return used_; }
 
-private:
+  private:
     uint8_t* memory_;
     size_t size_, used_ = 0;
 };
 
 // Packs rows as stored in the file. False where a scale is not finite.
-bool pack_matrix(ThreadPool& pool, Format format, const uint8_t* source, int64_t rows, int64_t columns, uint8_t* packed);
+bool pack_matrix(ThreadPool& pool, Format format, const uint8_t* source, int64_t rows, int64_t columns,
+                 uint8_t* packed);
 
 // Values of one row, exactly as the format defines them, times `scale`.
 void unpack_row(const PackedMatrix& matrix, int64_t row, float scale, float* out);
@@ -81,7 +82,7 @@ struct Slot {
 };
 
 class Operation {
-public:
+  public:
     virtual ~Operation() = default;
     virtual uint32_t plan() = 0;  // number of pieces for the current step
     virtual void run(uint32_t piece, int worker) = 0;
@@ -108,7 +109,7 @@ struct RowRun {
 };
 
 class Program {
-public:
+  public:
     Program(std::shared_ptr<ThreadPool> pool, const KernelTable* kernels, int32_t max_tokens, int32_t vocab_size,
             int32_t num_cache_groups);
     ~Program();
@@ -135,8 +136,8 @@ public:
         int rope;  // -1: none
     };
     void prepare_heads(Heads query, Heads key, int value, int layer, int32_t head_dim);
-    void attention(int query, int out, int layer, int32_t num_heads, int32_t num_kv_heads, int32_t head_dim, float scale,
-                   int32_t window, bool quantise);
+    void attention(int query, int out, int layer, int32_t num_heads, int32_t num_kv_heads, int32_t head_dim,
+                   float scale, int32_t window, bool quantise);
     void gated(int gate, int up, int out, int64_t columns, ActivationKind kind, bool quantise);
     void add(int x, int y, int out);
     void head(int in, const PackedMatrix& matrix, const float* bias);
@@ -160,7 +161,7 @@ public:
     int32_t max_tokens() const { return max_tokens_; }
     int32_t vocab_size() const { return vocab_size_; }
 
-private:
+  private:
     void want_quantised(Slot& slot, int64_t rows);
     void* workspace(size_t num_bytes);
     std::unique_ptr<Slot> make_slot(int64_t columns, int64_t rows);

@@ -12,7 +12,8 @@ namespace {
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
 using Candidate = std::pair<float, int32_t>;
 
-// A uniform number in [0, 1) with 53 bits: Philox4x32-10 (Salmon et al. 2011) keyed by the seed, counting tokens and samples.
+// A uniform number in [0, 1) with 53 bits: Philox4x32-10 (Salmon et al. 2011) keyed by the seed, counting tokens and
+// samples.
 double uniform(uint64_t seed, uint32_t sample_index, uint32_t token_index) {
     uint32_t x[4] = {token_index, sample_index, 0, 0};
     uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
@@ -34,7 +35,7 @@ bool before(const Candidate& a, const Candidate& b) {
 }
 
 class Sampler {
-public:
+  public:
     Sampler(const KernelTable& kernels, const SampleInput& in, SampleScratch& scratch)
         : kernels_(kernels), in_(in), row_(*in.row), s_(scratch) {}
 
@@ -62,7 +63,7 @@ public:
         *out.logprob = row_.num_top >= 0 && token >= 0 ? static_cast<float>(original(token) - log_total) : 0.0f;
     }
 
-private:
+  private:
     float* logits() { return in_.logits; }
 
     void change(int32_t token, float value) {

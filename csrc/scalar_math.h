@@ -1,7 +1,7 @@
 // Logarithm, exponential, sine and cosine in double precision, ours so that every machine gives the same bits.
 //
-// Only additions, multiplications and divisions, compiled without contraction. Errors are a few units in the last place,
-// far below the float that the results end up in.
+// Only additions, multiplications and divisions, compiled without contraction. Errors are a few units in the last
+// place, far below the float that the results end up in.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,8 @@
 
 namespace abaci {
 
-// Natural logarithm of a positive, normal x: x = m 2^e with m in [sqrt 1/2, sqrt 2), log m = 2 artanh((m - 1) / (m + 1)).
+// Natural logarithm of a positive, normal x: x = m 2^e with m in [sqrt 1/2, sqrt 2), log m = 2 artanh((m - 1) / (m +
+// 1)).
 inline double log_of(double x) {
     uint64_t bits;
     std::memcpy(&bits, &x, sizeof bits);
@@ -40,7 +41,8 @@ inline double exp_of(double x) {
     return series * power;
 }
 
-// Sine and cosine for 0 <= x < 1e6: x = n pi/2 + r; pi/2 in three parts, the first two short enough for n times them to be exact.
+// Sine and cosine for 0 <= x < 1e6: x = n pi/2 + r; pi/2 in three parts, the first two short enough for n times them to
+// be exact.
 inline void sin_cos_of(double x, double& sine, double& cosine) {
     const int64_t n = static_cast<int64_t>(x * 0.6366197723675814 + 0.5);
     const double r = ((x - n * 1.5707963267341256) - n * 6.077100506303966e-11) - n * 2.0222662487959506e-21;
@@ -51,10 +53,18 @@ inline void sin_cos_of(double x, double& sine, double& cosine) {
     s = r * (1.0 + s);
     c = 1.0 + c;
     switch (n & 3) {
-        case 0: sine = s, cosine = c; break;
-        case 1: sine = c, cosine = -s; break;
-        case 2: sine = -s, cosine = -c; break;
-        default: sine = -c, cosine = s; break;
+        case 0:
+            sine = s, cosine = c;
+            break;
+        case 1:
+            sine = c, cosine = -s;
+            break;
+        case 2:
+            sine = -s, cosine = -c;
+            break;
+        default:
+            sine = -c, cosine = s;
+            break;
     }
 }
 

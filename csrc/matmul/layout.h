@@ -14,13 +14,13 @@
 //     8 x { base 512 bytes, high 0, 128 or 256 bytes }
 //   float formats: element [input][32 outputs]
 //
-// Base, 4 bits: registers [half][j], half = outputs 0..15 or 16..31, j = 0..3. Byte 4 * o + i of a register holds output o:
-// input 8j + i in its low nibble, input 8j + 4 + i in its high nibble. A 4-byte lane thus meets 4 broadcast activations.
-// Base, 8 bits: registers [half][quad], quad = 0..7; byte 4 * o + i is input 4 * quad + i, plus 128.
-// High, 1 bit: registers [half]; bit q of byte 4 * o + i belongs to input 4q + i.
-// High, 2 bits: registers [half][part]; bits 2(q % 4).. of byte 4 * o + i belong to input 4q + i with part = q / 4.
-// 6-bit pairs of a group: byte o of 32 = scale's low nibble | minimum's low nibble << 4; then 16 bytes, byte o % 16:
-// (scale >> 4 | minimum >> 4 << 2) in the low nibble for o < 16, in the high nibble for o >= 16.
+// Base, 4 bits: registers [half][j], half = outputs 0..15 or 16..31, j = 0..3. Byte 4 * o + i of a register holds
+// output o: input 8j + i in its low nibble, input 8j + 4 + i in its high nibble. A 4-byte lane thus meets 4 broadcast
+// activations. Base, 8 bits: registers [half][quad], quad = 0..7; byte 4 * o + i is input 4 * quad + i, plus 128. High,
+// 1 bit: registers [half]; bit q of byte 4 * o + i belongs to input 4q + i. High, 2 bits: registers [half][part]; bits
+// 2(q % 4).. of byte 4 * o + i belong to input 4q + i with part = q / 4. 6-bit pairs of a group: byte o of 32 = scale's
+// low nibble | minimum's low nibble << 4; then 16 bytes, byte o % 16: (scale >> 4 | minimum >> 4 << 2) in the low
+// nibble for o < 16, in the high nibble for o >= 16.
 //
 // Rows beyond the matrix in its last panel are zero in every field.
 #pragma once
@@ -33,7 +33,8 @@ struct SimpleScales {};
 struct PairScales {};  // 6-bit scale and minimum, two-level
 struct SubScales {};   // int8 scale per 16 inputs, two-level
 
-template <Format> struct Layout;
+template <Format>
+struct Layout;
 
 template <int Base, int High, bool Minimum, int Zero, class ScaleKind>
 struct LayoutOf {
@@ -52,14 +53,22 @@ struct LayoutOf {
     static constexpr size_t record_bytes = header_bytes + groups_per_record * group_bytes;
 };
 
-template <> struct Layout<Format::Q4_0> : LayoutOf<4, 0, false, 8, SimpleScales> {};
-template <> struct Layout<Format::Q4_1> : LayoutOf<4, 0, true, 0, SimpleScales> {};
-template <> struct Layout<Format::Q5_0> : LayoutOf<4, 1, false, 16, SimpleScales> {};
-template <> struct Layout<Format::Q5_1> : LayoutOf<4, 1, true, 0, SimpleScales> {};
-template <> struct Layout<Format::Q8_0> : LayoutOf<8, 0, false, 128, SimpleScales> {};
-template <> struct Layout<Format::Q4_K> : LayoutOf<4, 0, true, 0, PairScales> {};
-template <> struct Layout<Format::Q5_K> : LayoutOf<4, 1, true, 0, PairScales> {};
-template <> struct Layout<Format::Q6_K> : LayoutOf<4, 2, false, 32, SubScales> {};
+template <>
+struct Layout<Format::Q4_0> : LayoutOf<4, 0, false, 8, SimpleScales> {};
+template <>
+struct Layout<Format::Q4_1> : LayoutOf<4, 0, true, 0, SimpleScales> {};
+template <>
+struct Layout<Format::Q5_0> : LayoutOf<4, 1, false, 16, SimpleScales> {};
+template <>
+struct Layout<Format::Q5_1> : LayoutOf<4, 1, true, 0, SimpleScales> {};
+template <>
+struct Layout<Format::Q8_0> : LayoutOf<8, 0, false, 128, SimpleScales> {};
+template <>
+struct Layout<Format::Q4_K> : LayoutOf<4, 0, true, 0, PairScales> {};
+template <>
+struct Layout<Format::Q5_K> : LayoutOf<4, 1, true, 0, PairScales> {};
+template <>
+struct Layout<Format::Q6_K> : LayoutOf<4, 2, false, 32, SubScales> {};
 
 inline constexpr uint32_t kLayoutVersion = 1;
 

@@ -4,12 +4,13 @@
 //   sum = start (0, bias or what was there)
 //   for every group of 32 inputs: sum = fma(exact integer dot * weight scale, activation scale, sum)
 //                                 with a minimum: sum = fma(minimum, activation scale * sum of activations, sum)
-// An integer dot becomes a float without a conversion: the accumulator starts at the bits of 1.5 * 2^23, so that its bits
-// read as the float 1.5 * 2^23 + dot. fma(that, scale, -1.5 * 2^23 * scale) rounds exactly dot * scale once, because the
-// product of the constant and a weight scale (at most 18 significant bits) is exact.
+// An integer dot becomes a float without a conversion: the accumulator starts at the bits of 1.5 * 2^23, so that its
+// bits read as the float 1.5 * 2^23 + dot. fma(that, scale, -1.5 * 2^23 * scale) rounds exactly dot * scale once,
+// because the product of the constant and a weight scale (at most 18 significant bits) is exact.
 //
 // Few rows ("direct"): codes are unpacked in registers, once per pass of kTileRows rows.
-// Many rows ("tiled"): a block of kBlockGroups groups is unpacked to bytes in the first-level cache, then serves all rows.
+// Many rows ("tiled"): a block of kBlockGroups groups is unpacked to bytes in the first-level cache, then serves all
+// rows.
 #pragma once
 
 #include "matmul/layout.h"
@@ -25,7 +26,8 @@ constexpr float kMagic = 12582912.0f;
 constexpr int kPrefetchBytes = 4096;
 
 // Float scales of one group for 16 outputs.
-template <class L> struct GroupScales {
+template <class L>
+struct GroupScales {
     F32x16 scale[L::subs ? 2 : 1];
     F32x16 minimum;
 };
@@ -56,7 +58,8 @@ ABACI_INLINE GroupScales<L> read_scales(const uint8_t* record, int group, int ha
 }
 
 // Where the integer sums of each row start, and the factor of the minimum, for a block of groups.
-template <int Rows> struct RowBlock {
+template <int Rows>
+struct RowBlock {
     alignas(64) int32_t start[Rows][kBlockGroups];
     alignas(64) int32_t second_start[Rows][kBlockGroups];  // SubScales: of the second 16 inputs, without the magic
     alignas(64) float offset[Rows][kBlockGroups];
@@ -64,7 +67,9 @@ template <int Rows> struct RowBlock {
     const int8_t* values[Rows];
 };
 
-constexpr int log2_of(int x) { return x <= 1 ? 0 : 1 + log2_of(x / 2); }
+constexpr int log2_of(int x) {
+    return x <= 1 ? 0 : 1 + log2_of(x / 2);
+}
 
 // Activations::sums of a row: num_groups sums of whole groups, then num_groups sums of their first 16 inputs. The
 // buffers are padded, so that reading a whole block past a row's end is harmless.
@@ -96,12 +101,14 @@ ABACI_INLINE I32x16 start_of(const RowBlock<Rows>& block, int r, int group) {
     return bias == 0 ? splat(kMagicBits) : splat(block.start[r][group]);
 }
 
-template <class L> ABACI_INLINE I32x16 dot_codes(I32x16 sum, U8x64 codes, Quad a) {
+template <class L>
+ABACI_INLINE I32x16 dot_codes(I32x16 sum, U8x64 codes, Quad a) {
     if constexpr (L::base_bits == 8) return dot_wide(sum, codes, a);
     return dot(sum, codes, a);
 }
 
-template <class L, int Rows, int Halves> struct Accumulators {
+template <class L, int Rows, int Halves>
+struct Accumulators {
     F32x16 sum[Rows][Halves];
 
     // The first 16 inputs of a group with SubScales: dot * scale, exact integer, rounded once.
@@ -149,7 +156,8 @@ template <class L, int Rows, int Halves> struct Accumulators {
 };
 
 // Codes of quad `Quad` (0..7) of one half of a group, from the packed planes.
-template <class L, int QuadIndex> ABACI_INLINE U8x64 unpack_quad(const uint8_t* base, int half) {
+template <class L, int QuadIndex>
+ABACI_INLINE U8x64 unpack_quad(const uint8_t* base, int half) {
     if constexpr (L::base_bits == 8) {
         return load_bytes(base + 512 * half + 64 * QuadIndex);
     } else {
@@ -175,13 +183,15 @@ ABACI_INLINE void add_quad(const U8x64 (&codes)[Halves], const RowBlock<Rows>& b
 }
 
 // Calls step(Index) for quads 0..7, in order, unrolled.
-template <class Step> ABACI_INLINE void first_four(Step step) {
+template <class Step>
+ABACI_INLINE void first_four(Step step) {
     step(Index<0>());
     step(Index<1>());
     step(Index<2>());
     step(Index<3>());
 }
-template <class Step> ABACI_INLINE void last_four(Step step) {
+template <class Step>
+ABACI_INLINE void last_four(Step step) {
     step(Index<4>());
     step(Index<5>());
     step(Index<6>());
@@ -257,12 +267,14 @@ void direct_pass(const MatmulTask& task, int64_t panel, int64_t row) {
 }
 
 // A block of groups of one panel, unpacked: codes [group][quad][half], scales beside them.
-template <class L> struct CodeTile {
+template <class L>
+struct CodeTile {
     alignas(64) uint8_t codes[kBlockGroups][8][2][64];
     GroupScales<L> scales[kBlockGroups][2];
 };
 
-template <class L> void unpack_tile(const uint8_t* panel, int64_t group, int count, CodeTile<L>& tile) {
+template <class L>
+void unpack_tile(const uint8_t* panel, int64_t group, int count, CodeTile<L>& tile) {
     for (int g = 0; g < count; ++g) {
         const int64_t index = group + g;
         const int in_record = static_cast<int>(index % L::groups_per_record);
@@ -305,7 +317,8 @@ void tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t group
     }
 }
 
-template <Format F> void matmul_quantised(const MatmulTask& task) {
+template <Format F>
+void matmul_quantised(const MatmulTask& task) {
     using L = Layout<F>;
     if (task.row_end - task.row_begin <= kDirectRows) {
         for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel)
@@ -342,7 +355,8 @@ struct ReadBF16 {
 };
 
 // Float weights times float activations: sum = fma(weight, activation, sum) over inputs in order.
-template <class Read, int Rows> void float_pass(const MatmulTask& task, int64_t panel, int64_t row) {
+template <class Read, int Rows>
+void float_pass(const MatmulTask& task, int64_t panel, int64_t row) {
     constexpr int halves = kTileHalves;
     using Stored = typename Read::Stored;
     for (int first_half = 0; first_half < 2; first_half += halves) {
@@ -367,11 +381,11 @@ template <class Read, int Rows> void float_pass(const MatmulTask& task, int64_t 
     }
 }
 
-template <class Read> void matmul_floats(const MatmulTask& task) {
+template <class Read>
+void matmul_floats(const MatmulTask& task) {
     for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel)
-        for_runs<kTileRows>(task.row_begin, task.row_end, [&](auto rows, int64_t row) {
-            float_pass<Read, decltype(rows)::value>(task, panel, row);
-        });
+        for_runs<kTileRows>(task.row_begin, task.row_end,
+                            [&](auto rows, int64_t row) { float_pass<Read, decltype(rows)::value>(task, panel, row); });
 }
 
 }  // namespace

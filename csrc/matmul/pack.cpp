@@ -14,30 +14,47 @@ struct SourceBlock {
 
 constexpr SourceBlock source_block(Format format) {
     switch (format) {
-        case Format::F32: return {1, 4};
-        case Format::F16: return {1, 2};
-        case Format::BF16: return {1, 2};
-        case Format::Q4_0: return {32, 18};
-        case Format::Q4_1: return {32, 20};
-        case Format::Q5_0: return {32, 22};
-        case Format::Q5_1: return {32, 24};
-        case Format::Q8_0: return {32, 34};
-        case Format::Q4_K: return {256, 144};
-        case Format::Q5_K: return {256, 176};
-        case Format::Q6_K: return {256, 210};
+        case Format::F32:
+            return {1, 4};
+        case Format::F16:
+            return {1, 2};
+        case Format::BF16:
+            return {1, 2};
+        case Format::Q4_0:
+            return {32, 18};
+        case Format::Q4_1:
+            return {32, 20};
+        case Format::Q5_0:
+            return {32, 22};
+        case Format::Q5_1:
+            return {32, 24};
+        case Format::Q8_0:
+            return {32, 34};
+        case Format::Q4_K:
+            return {256, 144};
+        case Format::Q5_K:
+            return {256, 176};
+        case Format::Q6_K:
+            return {256, 210};
     }
     return {1, 1};
 }
 
-template <class T> T load(const uint8_t* p) {
+template <class T>
+T load(const uint8_t* p) {
     T value;
     std::memcpy(&value, p, sizeof value);
     return value;
 }
 
-template <class T> void store(uint8_t* p, T value) { std::memcpy(p, &value, sizeof value); }
+template <class T>
+void store(uint8_t* p, T value) {
+    std::memcpy(p, &value, sizeof value);
+}
 
-bool is_finite_f16(const uint8_t* p) { return (load<uint16_t>(p) & 0x7C00) != 0x7C00; }
+bool is_finite_f16(const uint8_t* p) {
+    return (load<uint16_t>(p) & 0x7C00) != 0x7C00;
+}
 
 constexpr uint64_t kLowNibbles = 0x0F0F0F0F0F0F0F0F;
 
@@ -77,7 +94,8 @@ uint32_t fifth_bits(const uint8_t* bits) {
 }
 
 // The codes of group `group` (of 8 in a K block, else 0) of a source block.
-template <Format F> Codes read_codes(const uint8_t* block, int group) {
+template <Format F>
+Codes read_codes(const uint8_t* block, int group) {
     if constexpr (F == Format::Q4_0) {
         return split_nibbles(block + 2);
     } else if constexpr (F == Format::Q4_1) {
@@ -116,7 +134,8 @@ template <Format F> Codes read_codes(const uint8_t* block, int group) {
 }
 
 // Writes one row's codes of a group into the base and high planes.
-template <Format F> void place_codes(const Codes& codes, int output, uint8_t* base) {
+template <Format F>
+void place_codes(const Codes& codes, int output, uint8_t* base) {
     using L = Layout<F>;
     uint32_t quads[8];
     std::memcpy(quads, codes.eights, sizeof quads);
@@ -161,7 +180,8 @@ void place_pair(uint8_t scale, uint8_t minimum, int output, uint8_t* pairs) {
 }
 
 // Writes one row's scales of a record. False where one is not finite.
-template <Format F> bool place_scales(const uint8_t* block, int output, uint8_t* record) {
+template <Format F>
+bool place_scales(const uint8_t* block, int output, uint8_t* record) {
     using L = Layout<F>;
     if constexpr (L::simple) {
         store(record + 2 * output, load<uint16_t>(block));
@@ -233,17 +253,27 @@ size_t source_row_bytes(Format format, int64_t columns) {
 
 size_t packed_panel_bytes(Format format, int64_t columns) {
     switch (format) {
-        case Format::F32: return columns * kPanel * 4;
+        case Format::F32:
+            return columns * kPanel * 4;
         case Format::F16:
-        case Format::BF16: return columns * kPanel * 2;
-        case Format::Q4_0: return columns / 32 * Layout<Format::Q4_0>::record_bytes;
-        case Format::Q4_1: return columns / 32 * Layout<Format::Q4_1>::record_bytes;
-        case Format::Q5_0: return columns / 32 * Layout<Format::Q5_0>::record_bytes;
-        case Format::Q5_1: return columns / 32 * Layout<Format::Q5_1>::record_bytes;
-        case Format::Q8_0: return columns / 32 * Layout<Format::Q8_0>::record_bytes;
-        case Format::Q4_K: return columns / 256 * Layout<Format::Q4_K>::record_bytes;
-        case Format::Q5_K: return columns / 256 * Layout<Format::Q5_K>::record_bytes;
-        case Format::Q6_K: return columns / 256 * Layout<Format::Q6_K>::record_bytes;
+        case Format::BF16:
+            return columns * kPanel * 2;
+        case Format::Q4_0:
+            return columns / 32 * Layout<Format::Q4_0>::record_bytes;
+        case Format::Q4_1:
+            return columns / 32 * Layout<Format::Q4_1>::record_bytes;
+        case Format::Q5_0:
+            return columns / 32 * Layout<Format::Q5_0>::record_bytes;
+        case Format::Q5_1:
+            return columns / 32 * Layout<Format::Q5_1>::record_bytes;
+        case Format::Q8_0:
+            return columns / 32 * Layout<Format::Q8_0>::record_bytes;
+        case Format::Q4_K:
+            return columns / 256 * Layout<Format::Q4_K>::record_bytes;
+        case Format::Q5_K:
+            return columns / 256 * Layout<Format::Q5_K>::record_bytes;
+        case Format::Q6_K:
+            return columns / 256 * Layout<Format::Q6_K>::record_bytes;
     }
     return 0;
 }

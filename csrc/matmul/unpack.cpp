@@ -20,18 +20,19 @@ float half_to_float(const uint8_t* p) {
     return x;
 }
 
-template <class L> int code_at(const uint8_t* base, int output, int k) {
+template <class L>
+int code_at(const uint8_t* base, int output, int k) {
     const int half = output / 16, lane = 4 * (output % 16) + k % 4, quad = k / 4;
     if constexpr (L::base_bits == 8) return base[512 * half + 64 * quad + lane];
     int code = base[256 * half + 64 * (quad / 2) + lane] >> (4 * (quad % 2)) & 15;
     const uint8_t* high = base + L::base_bytes;
     if constexpr (L::high_bits == 1) code |= (high[64 * half + lane] >> quad & 1) << 4;
-    if constexpr (L::high_bits == 2)
-        code |= (high[128 * half + 64 * (quad / 4) + lane] >> (2 * (quad % 4)) & 3) << 4;
+    if constexpr (L::high_bits == 2) code |= (high[128 * half + 64 * (quad / 4) + lane] >> (2 * (quad % 4)) & 3) << 4;
     return code;
 }
 
-template <Format F> void unpack_quantised(const PackedMatrix& matrix, int64_t row, float factor, float* out) {
+template <Format F>
+void unpack_quantised(const PackedMatrix& matrix, int64_t row, float factor, float* out) {
     using L = Layout<F>;
     const int output = static_cast<int>(row % kPanel);
     const uint8_t* record = matrix.data + row / kPanel * matrix.panel_bytes;
@@ -88,14 +89,22 @@ void unpack_row(const PackedMatrix& matrix, int64_t row, float factor, float* ou
                 out[k] *= factor;
             }
             return;
-        case Format::Q4_0: return unpack_quantised<Format::Q4_0>(matrix, row, factor, out);
-        case Format::Q4_1: return unpack_quantised<Format::Q4_1>(matrix, row, factor, out);
-        case Format::Q5_0: return unpack_quantised<Format::Q5_0>(matrix, row, factor, out);
-        case Format::Q5_1: return unpack_quantised<Format::Q5_1>(matrix, row, factor, out);
-        case Format::Q8_0: return unpack_quantised<Format::Q8_0>(matrix, row, factor, out);
-        case Format::Q4_K: return unpack_quantised<Format::Q4_K>(matrix, row, factor, out);
-        case Format::Q5_K: return unpack_quantised<Format::Q5_K>(matrix, row, factor, out);
-        case Format::Q6_K: return unpack_quantised<Format::Q6_K>(matrix, row, factor, out);
+        case Format::Q4_0:
+            return unpack_quantised<Format::Q4_0>(matrix, row, factor, out);
+        case Format::Q4_1:
+            return unpack_quantised<Format::Q4_1>(matrix, row, factor, out);
+        case Format::Q5_0:
+            return unpack_quantised<Format::Q5_0>(matrix, row, factor, out);
+        case Format::Q5_1:
+            return unpack_quantised<Format::Q5_1>(matrix, row, factor, out);
+        case Format::Q8_0:
+            return unpack_quantised<Format::Q8_0>(matrix, row, factor, out);
+        case Format::Q4_K:
+            return unpack_quantised<Format::Q4_K>(matrix, row, factor, out);
+        case Format::Q5_K:
+            return unpack_quantised<Format::Q5_K>(matrix, row, factor, out);
+        case Format::Q6_K:
+            return unpack_quantised<Format::Q6_K>(matrix, row, factor, out);
     }
 }
 

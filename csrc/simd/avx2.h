@@ -29,7 +29,9 @@ constexpr int kTileHalves = 1;
 // Queries that one pass of attention keeps in registers.
 constexpr int kQueryRows = 3;
 
-ABACI_INLINE F32x16 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+ABACI_INLINE F32x16 load(const float* p) {
+    return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
+}
 ABACI_INLINE void store(float* p, F32x16 x) {
     _mm256_storeu_ps(p, x.a);
     _mm256_storeu_ps(p + 8, x.b);
@@ -44,17 +46,33 @@ ABACI_INLINE void store_first(float* p, F32x16 x, int n) {
     store(lanes, x);
     std::memcpy(p, lanes, n * sizeof(float));
 }
-ABACI_INLINE F32x16 splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
-ABACI_INLINE F32x16 zeros() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
-ABACI_INLINE F32x16 add(F32x16 x, F32x16 y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
-ABACI_INLINE F32x16 sub(F32x16 x, F32x16 y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
-ABACI_INLINE F32x16 mul(F32x16 x, F32x16 y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
-ABACI_INLINE F32x16 div(F32x16 x, F32x16 y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
+ABACI_INLINE F32x16 splat(float x) {
+    return {_mm256_set1_ps(x), _mm256_set1_ps(x)};
+}
+ABACI_INLINE F32x16 zeros() {
+    return {_mm256_setzero_ps(), _mm256_setzero_ps()};
+}
+ABACI_INLINE F32x16 add(F32x16 x, F32x16 y) {
+    return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)};
+}
+ABACI_INLINE F32x16 sub(F32x16 x, F32x16 y) {
+    return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)};
+}
+ABACI_INLINE F32x16 mul(F32x16 x, F32x16 y) {
+    return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)};
+}
+ABACI_INLINE F32x16 div(F32x16 x, F32x16 y) {
+    return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)};
+}
 ABACI_INLINE F32x16 fma(F32x16 x, F32x16 y, F32x16 z) {
     return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
 }
-ABACI_INLINE F32x16 max(F32x16 x, F32x16 y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
-ABACI_INLINE F32x16 min(F32x16 x, F32x16 y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+ABACI_INLINE F32x16 max(F32x16 x, F32x16 y) {
+    return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)};
+}
+ABACI_INLINE F32x16 min(F32x16 x, F32x16 y) {
+    return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)};
+}
 ABACI_INLINE F32x16 absolute(F32x16 x) {
     const __m256 sign = _mm256_set1_ps(-0.0f);
     return {_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b)};
@@ -107,22 +125,38 @@ ABACI_INLINE void store(int32_t* p, I32x16 x) {
     _mm256_storeu_si256(v, x.a);
     _mm256_storeu_si256(v + 1, x.b);
 }
-ABACI_INLINE I32x16 splat(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
-ABACI_INLINE I32x16 add(I32x16 x, I32x16 y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
-ABACI_INLINE I32x16 sub(I32x16 x, I32x16 y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
+ABACI_INLINE I32x16 splat(int32_t x) {
+    return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)};
+}
+ABACI_INLINE I32x16 add(I32x16 x, I32x16 y) {
+    return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
+}
+ABACI_INLINE I32x16 sub(I32x16 x, I32x16 y) {
+    return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)};
+}
 ABACI_INLINE I32x16 bit_and(I32x16 x, I32x16 y) {
     return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)};
 }
-ABACI_INLINE I32x16 bit_or(I32x16 x, I32x16 y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
-template <int N> ABACI_INLINE I32x16 shift_left(I32x16 x) {
+ABACI_INLINE I32x16 bit_or(I32x16 x, I32x16 y) {
+    return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)};
+}
+template <int N>
+ABACI_INLINE I32x16 shift_left(I32x16 x) {
     return {_mm256_slli_epi32(x.a, N), _mm256_slli_epi32(x.b, N)};
 }
-template <int N> ABACI_INLINE I32x16 shift_right(I32x16 x) {
+template <int N>
+ABACI_INLINE I32x16 shift_right(I32x16 x) {
     return {_mm256_srli_epi32(x.a, N), _mm256_srli_epi32(x.b, N)};
 }
-ABACI_INLINE F32x16 to_floats(I32x16 x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
-ABACI_INLINE I32x16 round_to_int(F32x16 x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
-ABACI_INLINE F32x16 as_floats(I32x16 x) { return {_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)}; }
+ABACI_INLINE F32x16 to_floats(I32x16 x) {
+    return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)};
+}
+ABACI_INLINE I32x16 round_to_int(F32x16 x) {
+    return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)};
+}
+ABACI_INLINE F32x16 as_floats(I32x16 x) {
+    return {_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)};
+}
 ABACI_INLINE void store_low_bytes(int8_t* p, I32x16 x) {
     alignas(32) int32_t lanes[16];
     store(lanes, x);
@@ -162,13 +196,17 @@ ABACI_INLINE U8x64 low_nibbles(U8x64 x) {
     const __m256i mask = _mm256_set1_epi8(15);
     return {_mm256_and_si256(x.a, mask), _mm256_and_si256(x.b, mask)};
 }
-ABACI_INLINE U8x64 high_nibbles(U8x64 x) { return low_nibbles({_mm256_srli_epi16(x.a, 4), _mm256_srli_epi16(x.b, 4)}); }
-template <int From, int Mask> ABACI_INLINE __m256i merge_high_half(__m256i code, __m256i plane) {
+ABACI_INLINE U8x64 high_nibbles(U8x64 x) {
+    return low_nibbles({_mm256_srli_epi16(x.a, 4), _mm256_srli_epi16(x.b, 4)});
+}
+template <int From, int Mask>
+ABACI_INLINE __m256i merge_high_half(__m256i code, __m256i plane) {
     if constexpr (From < 4) plane = _mm256_slli_epi16(plane, 4 - From);
     if constexpr (From > 4) plane = _mm256_srli_epi16(plane, From - 4);
     return _mm256_or_si256(code, _mm256_and_si256(plane, _mm256_set1_epi8(Mask)));
 }
-template <int From, int Mask> ABACI_INLINE U8x64 merge_high(U8x64 code, U8x64 plane) {
+template <int From, int Mask>
+ABACI_INLINE U8x64 merge_high(U8x64 code, U8x64 plane) {
     return {merge_high_half<From, Mask>(code.a, plane.a), merge_high_half<From, Mask>(code.b, plane.b)};
 }
 
@@ -195,8 +233,12 @@ ABACI_INLINE I32x16 dot_wide(I32x16 sum, U8x64 codes, Quad a) {
     return {half(sum.a, codes.a), half(sum.b, codes.b)};
 }
 
-ABACI_INLINE void prefetch(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
-ABACI_INLINE void set_float_modes() { _mm_setcsr(0x9FC0); }
+ABACI_INLINE void prefetch(const uint8_t* p) {
+    _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
+}
+ABACI_INLINE void set_float_modes() {
+    _mm_setcsr(0x9FC0);
+}
 
 }  // namespace
 }  // namespace abaci

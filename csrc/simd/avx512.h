@@ -30,26 +30,50 @@ constexpr int kTileHalves = 2;
 // Queries that one pass of attention keeps in registers.
 constexpr int kQueryRows = 8;
 
-ABACI_INLINE F32x16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
-ABACI_INLINE void store(float* p, F32x16 a) { _mm512_storeu_ps(p, a.v); }
+ABACI_INLINE F32x16 load(const float* p) {
+    return {_mm512_loadu_ps(p)};
+}
+ABACI_INLINE void store(float* p, F32x16 a) {
+    _mm512_storeu_ps(p, a.v);
+}
 ABACI_INLINE F32x16 load_first(const float* p, int n) {
     return {_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p)};
 }
 ABACI_INLINE void store_first(float* p, F32x16 a, int n) {
     _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), a.v);
 }
-ABACI_INLINE F32x16 splat(float x) { return {_mm512_set1_ps(x)}; }
-ABACI_INLINE F32x16 zeros() { return {_mm512_setzero_ps()}; }
-ABACI_INLINE F32x16 add(F32x16 a, F32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
-ABACI_INLINE F32x16 sub(F32x16 a, F32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
-ABACI_INLINE F32x16 mul(F32x16 a, F32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
-ABACI_INLINE F32x16 div(F32x16 a, F32x16 b) { return {_mm512_div_ps(a.v, b.v)}; }
+ABACI_INLINE F32x16 splat(float x) {
+    return {_mm512_set1_ps(x)};
+}
+ABACI_INLINE F32x16 zeros() {
+    return {_mm512_setzero_ps()};
+}
+ABACI_INLINE F32x16 add(F32x16 a, F32x16 b) {
+    return {_mm512_add_ps(a.v, b.v)};
+}
+ABACI_INLINE F32x16 sub(F32x16 a, F32x16 b) {
+    return {_mm512_sub_ps(a.v, b.v)};
+}
+ABACI_INLINE F32x16 mul(F32x16 a, F32x16 b) {
+    return {_mm512_mul_ps(a.v, b.v)};
+}
+ABACI_INLINE F32x16 div(F32x16 a, F32x16 b) {
+    return {_mm512_div_ps(a.v, b.v)};
+}
 // a * b + c, rounded once.
-ABACI_INLINE F32x16 fma(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+ABACI_INLINE F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
+    return {_mm512_fmadd_ps(a.v, b.v, c.v)};
+}
 // b where the comparison fails or an operand is NaN.
-ABACI_INLINE F32x16 max(F32x16 a, F32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
-ABACI_INLINE F32x16 min(F32x16 a, F32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }
-ABACI_INLINE F32x16 absolute(F32x16 a) { return {_mm512_abs_ps(a.v)}; }
+ABACI_INLINE F32x16 max(F32x16 a, F32x16 b) {
+    return {_mm512_max_ps(a.v, b.v)};
+}
+ABACI_INLINE F32x16 min(F32x16 a, F32x16 b) {
+    return {_mm512_min_ps(a.v, b.v)};
+}
+ABACI_INLINE F32x16 absolute(F32x16 a) {
+    return {_mm512_abs_ps(a.v)};
+}
 // x where a < b, else y.
 ABACI_INLINE F32x16 select_less(F32x16 a, F32x16 b, F32x16 x, F32x16 y) {
     return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)};
@@ -78,18 +102,44 @@ ABACI_INLINE I32x16 load_u8(const uint8_t* p) {
     return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
 }
 
-ABACI_INLINE I32x16 load(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
-ABACI_INLINE void store(int32_t* p, I32x16 a) { _mm512_storeu_si512(p, a.v); }
-ABACI_INLINE I32x16 splat(int32_t x) { return {_mm512_set1_epi32(x)}; }
-ABACI_INLINE I32x16 add(I32x16 a, I32x16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
-ABACI_INLINE I32x16 sub(I32x16 a, I32x16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
-ABACI_INLINE I32x16 bit_and(I32x16 a, I32x16 b) { return {_mm512_and_si512(a.v, b.v)}; }
-ABACI_INLINE I32x16 bit_or(I32x16 a, I32x16 b) { return {_mm512_or_si512(a.v, b.v)}; }
-template <int N> ABACI_INLINE I32x16 shift_left(I32x16 a) { return {_mm512_slli_epi32(a.v, N)}; }
-template <int N> ABACI_INLINE I32x16 shift_right(I32x16 a) { return {_mm512_srli_epi32(a.v, N)}; }
-ABACI_INLINE F32x16 to_floats(I32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
-ABACI_INLINE I32x16 round_to_int(F32x16 a) { return {_mm512_cvtps_epi32(a.v)}; }
-ABACI_INLINE F32x16 as_floats(I32x16 a) { return {_mm512_castsi512_ps(a.v)}; }
+ABACI_INLINE I32x16 load(const int32_t* p) {
+    return {_mm512_loadu_si512(p)};
+}
+ABACI_INLINE void store(int32_t* p, I32x16 a) {
+    _mm512_storeu_si512(p, a.v);
+}
+ABACI_INLINE I32x16 splat(int32_t x) {
+    return {_mm512_set1_epi32(x)};
+}
+ABACI_INLINE I32x16 add(I32x16 a, I32x16 b) {
+    return {_mm512_add_epi32(a.v, b.v)};
+}
+ABACI_INLINE I32x16 sub(I32x16 a, I32x16 b) {
+    return {_mm512_sub_epi32(a.v, b.v)};
+}
+ABACI_INLINE I32x16 bit_and(I32x16 a, I32x16 b) {
+    return {_mm512_and_si512(a.v, b.v)};
+}
+ABACI_INLINE I32x16 bit_or(I32x16 a, I32x16 b) {
+    return {_mm512_or_si512(a.v, b.v)};
+}
+template <int N>
+ABACI_INLINE I32x16 shift_left(I32x16 a) {
+    return {_mm512_slli_epi32(a.v, N)};
+}
+template <int N>
+ABACI_INLINE I32x16 shift_right(I32x16 a) {
+    return {_mm512_srli_epi32(a.v, N)};
+}
+ABACI_INLINE F32x16 to_floats(I32x16 a) {
+    return {_mm512_cvtepi32_ps(a.v)};
+}
+ABACI_INLINE I32x16 round_to_int(F32x16 a) {
+    return {_mm512_cvtps_epi32(a.v)};
+}
+ABACI_INLINE F32x16 as_floats(I32x16 a) {
+    return {_mm512_castsi512_ps(a.v)};
+}
 ABACI_INLINE void store_low_bytes(int8_t* p, I32x16 a) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v));
 }
@@ -109,16 +159,25 @@ ABACI_INLINE float reduce_max(F32x16 a) {
     const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
-ABACI_INLINE int32_t reduce_add(I32x16 a) { return _mm512_reduce_add_epi32(a.v); }
+ABACI_INLINE int32_t reduce_add(I32x16 a) {
+    return _mm512_reduce_add_epi32(a.v);
+}
 
-ABACI_INLINE U8x64 load_bytes(const uint8_t* p) { return {_mm512_load_si512(p)}; }
-ABACI_INLINE void store_bytes(uint8_t* p, U8x64 a) { _mm512_store_si512(p, a.v); }
-ABACI_INLINE U8x64 low_nibbles(U8x64 a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
+ABACI_INLINE U8x64 load_bytes(const uint8_t* p) {
+    return {_mm512_load_si512(p)};
+}
+ABACI_INLINE void store_bytes(uint8_t* p, U8x64 a) {
+    _mm512_store_si512(p, a.v);
+}
+ABACI_INLINE U8x64 low_nibbles(U8x64 a) {
+    return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))};
+}
 ABACI_INLINE U8x64 high_nibbles(U8x64 a) {
     return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))};
 }
 // code | (plane's bits from bit From on, moved to bit 4, under Mask).
-template <int From, int Mask> ABACI_INLINE U8x64 merge_high(U8x64 code, U8x64 plane) {
+template <int From, int Mask>
+ABACI_INLINE U8x64 merge_high(U8x64 code, U8x64 plane) {
     __m512i moved = plane.v;
     if constexpr (From < 4) moved = _mm512_slli_epi16(moved, 4 - From);
     if constexpr (From > 4) moved = _mm512_srli_epi16(moved, From - 4);
@@ -131,14 +190,22 @@ ABACI_INLINE Quad broadcast_quad(const int8_t* p) {
     return {_mm512_set1_epi32(four)};
 }
 // Adds the dot product of each lane's four codes with the quad. Codes of at most 6 bits.
-ABACI_INLINE I32x16 dot(I32x16 sum, U8x64 codes, Quad a) { return {_mm512_dpbusd_epi32(sum.v, codes.v, a.v)}; }
+ABACI_INLINE I32x16 dot(I32x16 sum, U8x64 codes, Quad a) {
+    return {_mm512_dpbusd_epi32(sum.v, codes.v, a.v)};
+}
 // The same for 8-bit codes, of which kWideBias has been subtracted.
 constexpr int kWideBias = 0;
-ABACI_INLINE I32x16 dot_wide(I32x16 sum, U8x64 codes, Quad a) { return dot(sum, codes, a); }
+ABACI_INLINE I32x16 dot_wide(I32x16 sum, U8x64 codes, Quad a) {
+    return dot(sum, codes, a);
+}
 
-ABACI_INLINE void prefetch(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
+ABACI_INLINE void prefetch(const uint8_t* p) {
+    _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
+}
 // Round to nearest even; denormals are zero, in and out.
-ABACI_INLINE void set_float_modes() { _mm_setcsr(0x9FC0); }
+ABACI_INLINE void set_float_modes() {
+    _mm_setcsr(0x9FC0);
+}
 
 }  // namespace
 }  // namespace abaci

@@ -50,26 +50,46 @@ ABACI_INLINE F32x16 load(const float* p) {
     std::memcpy(&r.v, p, sizeof r.v);
     return r;
 }
-ABACI_INLINE void store(float* p, const F32x16& a) { std::memcpy(p, &a.v, sizeof a.v); }
+ABACI_INLINE void store(float* p, const F32x16& a) {
+    std::memcpy(p, &a.v, sizeof a.v);
+}
 ABACI_INLINE F32x16 load_first(const float* p, int n) {
     F32x16 r = {};
     std::memcpy(&r.v, p, n * sizeof(float));
     return r;
 }
-ABACI_INLINE void store_first(float* p, const F32x16& a, int n) { std::memcpy(p, &a.v, n * sizeof(float)); }
-ABACI_INLINE F32x16 splat(float x) { return {FloatLanes{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}}; }
-ABACI_INLINE F32x16 zeros() { return splat(0.0f); }
-ABACI_INLINE F32x16 add(const F32x16& a, const F32x16& b) { return {flush(a.v + b.v)}; }
-ABACI_INLINE F32x16 sub(const F32x16& a, const F32x16& b) { return {flush(a.v - b.v)}; }
-ABACI_INLINE F32x16 mul(const F32x16& a, const F32x16& b) { return {flush(a.v * b.v)}; }
-ABACI_INLINE F32x16 div(const F32x16& a, const F32x16& b) { return {flush(a.v / b.v)}; }
+ABACI_INLINE void store_first(float* p, const F32x16& a, int n) {
+    std::memcpy(p, &a.v, n * sizeof(float));
+}
+ABACI_INLINE F32x16 splat(float x) {
+    return {FloatLanes{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}};
+}
+ABACI_INLINE F32x16 zeros() {
+    return splat(0.0f);
+}
+ABACI_INLINE F32x16 add(const F32x16& a, const F32x16& b) {
+    return {flush(a.v + b.v)};
+}
+ABACI_INLINE F32x16 sub(const F32x16& a, const F32x16& b) {
+    return {flush(a.v - b.v)};
+}
+ABACI_INLINE F32x16 mul(const F32x16& a, const F32x16& b) {
+    return {flush(a.v * b.v)};
+}
+ABACI_INLINE F32x16 div(const F32x16& a, const F32x16& b) {
+    return {flush(a.v / b.v)};
+}
 ABACI_INLINE F32x16 fma(const F32x16& a, const F32x16& b, const F32x16& c) {
     F32x16 r;
     ABACI_LANES r.v[i] = std::fma(a.v[i], b.v[i], c.v[i]);
     return {flush(r.v)};
 }
-ABACI_INLINE F32x16 max(const F32x16& a, const F32x16& b) { return {a.v > b.v ? a.v : b.v}; }
-ABACI_INLINE F32x16 min(const F32x16& a, const F32x16& b) { return {a.v < b.v ? a.v : b.v}; }
+ABACI_INLINE F32x16 max(const F32x16& a, const F32x16& b) {
+    return {a.v > b.v ? a.v : b.v};
+}
+ABACI_INLINE F32x16 min(const F32x16& a, const F32x16& b) {
+    return {a.v < b.v ? a.v : b.v};
+}
 ABACI_INLINE F32x16 absolute(const F32x16& a) {
     F32x16 r;
     ABACI_LANES r.v[i] = std::fabs(a.v[i]);
@@ -122,7 +142,9 @@ ABACI_INLINE F32x16 load_f16(const uint16_t* p) {
     ABACI_LANES r.v[i] = f16_to_float(p[i]);
     return r;
 }
-ABACI_INLINE void store_f16(uint16_t* p, const F32x16& a) { ABACI_LANES p[i] = float_to_f16(a.v[i]); }
+ABACI_INLINE void store_f16(uint16_t* p, const F32x16& a) {
+    ABACI_LANES p[i] = float_to_f16(a.v[i]);
+}
 ABACI_INLINE F32x16 load_bf16(const uint16_t* p) {
     F32x16 r;
     ABACI_LANES r.v[i] = bits_to_float(uint32_t(p[i]) << 16);
@@ -144,27 +166,47 @@ ABACI_INLINE I32x16 load(const int32_t* p) {
     std::memcpy(&r.v, p, sizeof r.v);
     return r;
 }
-ABACI_INLINE void store(int32_t* p, const I32x16& a) { std::memcpy(p, &a.v, sizeof a.v); }
-ABACI_INLINE I32x16 splat(int32_t x) { return {IntLanes{} + x}; }
-ABACI_INLINE I32x16 add(const I32x16& a, const I32x16& b) { return {a.v + b.v}; }
-ABACI_INLINE I32x16 sub(const I32x16& a, const I32x16& b) { return {a.v - b.v}; }
-ABACI_INLINE I32x16 bit_and(const I32x16& a, const I32x16& b) { return {a.v & b.v}; }
-ABACI_INLINE I32x16 bit_or(const I32x16& a, const I32x16& b) { return {a.v | b.v}; }
-template <int N> ABACI_INLINE I32x16 shift_left(const I32x16& a) {
+ABACI_INLINE void store(int32_t* p, const I32x16& a) {
+    std::memcpy(p, &a.v, sizeof a.v);
+}
+ABACI_INLINE I32x16 splat(int32_t x) {
+    return {IntLanes{} + x};
+}
+ABACI_INLINE I32x16 add(const I32x16& a, const I32x16& b) {
+    return {a.v + b.v};
+}
+ABACI_INLINE I32x16 sub(const I32x16& a, const I32x16& b) {
+    return {a.v - b.v};
+}
+ABACI_INLINE I32x16 bit_and(const I32x16& a, const I32x16& b) {
+    return {a.v & b.v};
+}
+ABACI_INLINE I32x16 bit_or(const I32x16& a, const I32x16& b) {
+    return {a.v | b.v};
+}
+template <int N>
+ABACI_INLINE I32x16 shift_left(const I32x16& a) {
     return {(IntLanes)((UnsignedLanes)a.v << N)};
 }
-template <int N> ABACI_INLINE I32x16 shift_right(const I32x16& a) {
+template <int N>
+ABACI_INLINE I32x16 shift_right(const I32x16& a) {
     return {(IntLanes)((UnsignedLanes)a.v >> N)};
 }
-ABACI_INLINE F32x16 to_floats(const I32x16& a) { return {__builtin_convertvector(a.v, FloatLanes)}; }
+ABACI_INLINE F32x16 to_floats(const I32x16& a) {
+    return {__builtin_convertvector(a.v, FloatLanes)};
+}
 // To nearest even; values outside int32 and NaN give INT32_MIN.
 ABACI_INLINE I32x16 round_to_int(const F32x16& a) {
     I32x16 r;
     ABACI_LANES r.v[i] = std::fabs(a.v[i]) < 2147483648.0f ? static_cast<int32_t>(std::nearbyint(a.v[i])) : INT32_MIN;
     return r;
 }
-ABACI_INLINE F32x16 as_floats(const I32x16& a) { return {(FloatLanes)a.v}; }
-ABACI_INLINE void store_low_bytes(int8_t* p, const I32x16& a) { ABACI_LANES p[i] = static_cast<int8_t>(a.v[i]); }
+ABACI_INLINE F32x16 as_floats(const I32x16& a) {
+    return {(FloatLanes)a.v};
+}
+ABACI_INLINE void store_low_bytes(int8_t* p, const I32x16& a) {
+    ABACI_LANES p[i] = static_cast<int8_t>(a.v[i]);
+}
 
 ABACI_INLINE float reduce_add(F32x16 a) {
     for (int step = 8; step > 0; step /= 2)
@@ -187,7 +229,9 @@ ABACI_INLINE U8x64 load_bytes(const uint8_t* p) {
     std::memcpy(r.v, p, 64);
     return r;
 }
-ABACI_INLINE void store_bytes(uint8_t* p, const U8x64& a) { std::memcpy(p, a.v, 64); }
+ABACI_INLINE void store_bytes(uint8_t* p, const U8x64& a) {
+    std::memcpy(p, a.v, 64);
+}
 ABACI_INLINE U8x64 low_nibbles(const U8x64& a) {
     U8x64 r;
     for (int i = 0; i < 64; ++i) r.v[i] = a.v[i] & 15;
@@ -198,7 +242,8 @@ ABACI_INLINE U8x64 high_nibbles(const U8x64& a) {
     for (int i = 0; i < 64; ++i) r.v[i] = a.v[i] >> 4;
     return r;
 }
-template <int From, int Mask> ABACI_INLINE U8x64 merge_high(const U8x64& code, const U8x64& plane) {
+template <int From, int Mask>
+ABACI_INLINE U8x64 merge_high(const U8x64& code, const U8x64& plane) {
     U8x64 r;
     for (int i = 0; i < 64; ++i) r.v[i] = code.v[i] | (((plane.v[i] >> From) << 4) & Mask);
     return r;
@@ -216,7 +261,9 @@ ABACI_INLINE I32x16 dot(const I32x16& sum, const U8x64& codes, const Quad& a) {
     return r;
 }
 constexpr int kWideBias = 0;
-ABACI_INLINE I32x16 dot_wide(const I32x16& sum, const U8x64& codes, const Quad& a) { return dot(sum, codes, a); }
+ABACI_INLINE I32x16 dot_wide(const I32x16& sum, const U8x64& codes, const Quad& a) {
+    return dot(sum, codes, a);
+}
 
 ABACI_INLINE void prefetch(const uint8_t*) {}
 ABACI_INLINE void set_float_modes() {

@@ -6,11 +6,11 @@ the engine, a scripted fake, later a cluster.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Protocol
 
 
-class FinishReason(str, Enum):
+class FinishReason(StrEnum):
     """Why a sample ended; the values are OpenAI's where one exists."""
 
     STOP = "stop"
@@ -88,7 +88,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """Natural log-probability of one token under the model's unmodified distribution, with the likeliest alternatives."""
+    """Natural log-probability of one token in the model's unmodified distribution, and the likeliest alternatives."""
 
     token_id: int
     logprob: float
@@ -136,7 +136,10 @@ class Generator(Protocol):
     """Whatever turns requests into token events."""
 
     def submit(self, request: GenerationRequest, sink: TokenSink) -> None:
-        """Queue a request. Raises UsageError if it can never run (ContextLengthError with the numbers), EngineClosedError after close."""
+        """Queue a request.
+
+        Raises UsageError if it can never run (ContextLengthError with the numbers), EngineClosedError after close.
+        """
 
     def cancel(self, request_id: str, sample_index: int | None = None) -> None:
         """Stop a request, or one sample of it, within a step; it ends as CANCELLED. Unknown ids are ignored."""

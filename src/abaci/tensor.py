@@ -32,7 +32,7 @@ class WeightFormat(Enum):
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One stored tensor. `shape` is (rows, columns) for a matrix: the last axis is contiguous (GGUF's order reversed)."""
+    """One stored tensor. A matrix has shape (rows, columns): the last axis is contiguous (GGUF's order reversed)."""
 
     name: str
     format: WeightFormat

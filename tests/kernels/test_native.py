@@ -7,12 +7,12 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.golden_models import GOLDEN_NAMES, golden_path, golden_sequences, opened_model
+from tests.step_feeding import Chunk, StepFeeder, by_token_id
 
 from abaci.kernels import native
 from abaci.kernels.reference import ReferenceExecutor
 from abaci.models.spec import ModelSpec
-from tests.golden_models import GOLDEN_NAMES, golden_path, golden_sequences, opened_model
-from tests.step_feeding import Chunk, StepFeeder, by_token_id
 
 TARGETS = native.targets()
 
@@ -30,8 +30,10 @@ def native_logprobs(name: str, target: str, *, chunk: int | None = None, num_thr
     token_ids = golden_sequences(name)[0].token_ids
     with native_executor(name, target, num_threads) as (executor, spec):
         feeder = StepFeeder(executor, spec, 2, len(token_ids))
-        sizes = None if chunk is None else [chunk] * (len(token_ids) // chunk) + [len(token_ids) % chunk] * (
-            len(token_ids) % chunk > 0
+        sizes = (
+            None
+            if chunk is None
+            else [chunk] * (len(token_ids) // chunk) + [len(token_ids) % chunk] * (len(token_ids) % chunk > 0)
         )
         return feeder.logprobs(token_ids, sizes)
 
@@ -44,8 +46,8 @@ def test_agrees_with_the_reference(name: str, target: str) -> None:
         reference = ReferenceExecutor(spec, source, activations="int8")
         expected = StepFeeder(reference, spec, 1, len(token_ids)).logprobs(token_ids)
     actual = native_logprobs(name, target)
-    # Until some activation rounds to the other int8 (a discrete event, which later tokens then see through the cache), the
-    # two agree to float rounding; after it they differ by a part of what int8 activations cost.
+    # Until some activation rounds to the other int8, which later tokens then see through the cache, the two agree to
+    # float rounding; after it they differ by a part of what int8 activations cost.
     np.testing.assert_allclose(actual[:3], expected[:3], atol=1e-3)
     np.testing.assert_allclose(actual, expected, atol=0.2)
     assert np.abs(actual - expected).mean() < 0.01

@@ -1,9 +1,10 @@
 """The compiled extension (csrc/bindings.cpp)."""
 
-from collections.abc import Buffer, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Buffer
 
 PAGE_TOKENS: int
 LOGIT_ROW_BYTES: int
@@ -40,9 +41,7 @@ class WeightArena:
 
 class Kernels:
     def __init__(self, target: str) -> None: ...
-    def quantise(
-        self, x: NDArray[np.float32]
-    ) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int32]]: ...
+    def quantise(self, x: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int32]]: ...
     def matmul(
         self, matrix: Matrix, x: NDArray[np.float32], pool: ThreadPool, repeats: int = 1
     ) -> tuple[NDArray[np.float32], float]: ...

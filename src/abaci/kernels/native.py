@@ -5,7 +5,7 @@ Numpy only moves data here; every number is computed in csrc.
 
 import os
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,7 @@ def choose_target(name: str | None = None) -> str:
     return wanted
 
 
-@lru_cache(maxsize=None)
+@cache
 def thread_pool(num_threads: int, processors: tuple[int, ...] = ()) -> ThreadPool:
     """The process's one pool for these processors; models share it. Empty `processors`: threads are not pinned."""
     return ThreadPool(num_threads, processors)

@@ -222,7 +222,7 @@ def values_made(step: RecordedStep) -> tuple[Value, ...]:
 
 
 def assign_slots(steps: Sequence[RecordedStep]) -> list[int]:
-    """Gives every value a slot, the same to values of one width whose lives do not overlap. Returns the slots' widths."""
+    """Gives every value a slot, shared by values of one width whose lives do not overlap; returns the slots' widths."""
     last_use: dict[int, int] = {}
     for index, step in enumerate(steps):
         for value in (*values_read(step), *values_made(step)):

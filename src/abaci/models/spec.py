@@ -69,7 +69,7 @@ class Rope:
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """Grouped-query attention; `window` w lets position p see (p - w, p], None all of [0, p]. Scores are q.k * scale."""
+    """Grouped-query attention with scores q.k * scale; `window` w lets position p see (p - w, p], None all of [0, p]."""
 
     query: Linear
     key: Linear
@@ -158,7 +158,8 @@ class ModelSpec:
             ):
                 if norm is not None:
                     yield norm.weight, (norm.size,)
-            for linear in (attention.query, attention.key, attention.value, attention.output, mlp.gate, mlp.up, mlp.down):
+            projections = (attention.query, attention.key, attention.value, attention.output)
+            for linear in (*projections, mlp.gate, mlp.up, mlp.down):
                 yield linear.weight, (linear.out_features, linear.in_features)
                 if linear.bias is not None:
                     yield linear.bias, (linear.out_features,)
