@@ -1,10 +1,10 @@
 """The compiled extension (csrc/bindings.cpp)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Buffer
 
 PAGE_TOKENS: int
 LOGIT_ROW_BYTES: int
@@ -37,7 +37,7 @@ class Matrix:
 
 class WeightArena:
     def __init__(self, num_bytes: int) -> None: ...
-    def pack(self, pool: ThreadPool, format: int, source: Buffer, rows: int, columns: int) -> Matrix | None: ...
+    def pack(self, pool: ThreadPool, format: int, source: memoryview, rows: int, columns: int) -> Matrix | None: ...
 
 class Kernels:
     def __init__(self, target: str) -> None: ...
@@ -106,16 +106,16 @@ class StepProgram:
     def workspace_bytes(self) -> int: ...
     def step(
         self,
-        token_ids: Buffer,
-        sequence_offsets: Buffer,
-        first_positions: Buffer,
-        page_tables: tuple[Buffer, ...],
-        logit_rows: Buffer,
-        history: Buffer,
-        bias: Buffer,
-        masks: Buffer,
-        token_out: Buffer,
-        logprob_out: Buffer,
-        top_ids_out: Buffer,
-        top_logprobs_out: Buffer,
+        token_ids: NDArray[Any],
+        sequence_offsets: NDArray[Any],
+        first_positions: NDArray[Any],
+        page_tables: tuple[NDArray[Any], ...],
+        logit_rows: NDArray[Any],
+        history: NDArray[Any],
+        bias: NDArray[Any],
+        masks: NDArray[Any],
+        token_out: NDArray[Any],
+        logprob_out: NDArray[Any],
+        top_ids_out: NDArray[Any],
+        top_logprobs_out: NDArray[Any],
     ) -> None: ...

@@ -69,7 +69,7 @@ class Rope:
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """Grouped-query attention with scores q.k * scale; `window` w lets position p see (p - w, p], None all of [0, p]."""
+    """Grouped-query attention with scores q.k * scale; position p sees (p - window, p], without a window [0, p]."""
 
     query: Linear
     key: Linear
