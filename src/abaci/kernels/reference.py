@@ -26,7 +26,7 @@ Floats = NDArray[np.float32]
 ACTIVATION_GROUP = 32
 """Consecutive activations that share a scale in int8 mode."""
 
-SMALLEST_MAXIMUM = np.float32(1e-30)
+SMALLEST_MAXIMUM = 1e-30
 """A group of activations no larger than this counts as zero: 127 / max|x| must stay finite."""
 
 LOGIT_TILE_ROWS = 32
@@ -224,7 +224,7 @@ def quantise_activations(x: Floats) -> tuple[NDArray[np.int8], Floats]:
     """Rows as int8 in groups of ACTIVATION_GROUP: codes (tokens, columns) in [-127, 127], scales (tokens, groups)."""
     grouped = x.reshape(len(x), -1, ACTIVATION_GROUP)
     largest = np.abs(grouped).max(axis=-1, keepdims=True)
-    largest = np.where(largest > SMALLEST_MAXIMUM, largest, np.float32(0))
+    largest[largest <= SMALLEST_MAXIMUM] = 0
     inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
     codes = np.clip(np.rint(grouped * inverse), -127, 127).astype(np.int8)
     return codes.reshape(x.shape), (largest / np.float32(127))[..., 0]
