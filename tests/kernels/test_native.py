@@ -6,9 +6,9 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from golden_models import GOLDEN_NAMES, golden_path, golden_sequences, opened_model
 from numpy.typing import NDArray
-from tests.golden_models import GOLDEN_NAMES, golden_path, golden_sequences, opened_model
-from tests.step_feeding import Chunk, StepFeeder, by_token_id
+from step_feeding import Chunk, StepFeeder, by_token_id
 
 from abaci.kernels import native
 from abaci.kernels.reference import ReferenceExecutor
