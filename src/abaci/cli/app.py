@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from abaci.cli.bench import bench
 from abaci.cli.list import list_models
 from abaci.cli.pull import pull
 from abaci.cli.rm import rm
@@ -62,3 +63,4 @@ app.command("list")(list_models)
 app.command()(show)
 app.command()(rm)
 app.command()(verify)
+app.command()(bench)

@@ -1,0 +1,42 @@
+"""The process that a contender lives in: `python -m abaci.bench.child NAME`, spoken to through its standard streams."""
+
+import os
+import sys
+from functools import partial
+from importlib import import_module
+
+from abaci.bench.protocol import Handlers, serve
+from abaci.errors import AbaciError
+
+_CONTENDERS = {
+    "abaci": ("abaci.bench.abaci_contender", "AbaciContender"),
+    "llama.cpp": ("abaci.bench.llama_cpp_contender", "LlamaCppContender"),
+}
+NAMES = tuple(_CONTENDERS)
+
+
+def main() -> None:
+    """Serve calls until standard input ends."""
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+        os.dup2(2, 1)  # whatever a library prints must not land among the answers
+        serve(sys.stdin, answers, _handlers(sys.argv[1]))
+
+
+def _handlers(name: str) -> Handlers:
+    module, contender_class = _CONTENDERS[name]
+    try:
+        contender = getattr(import_module(module), contender_class)()
+    except ImportError as error:
+        return {"start": partial(_report_missing, name, error)}
+    return {"start": lambda: None, **contender.handlers()}
+
+
+def _report_missing(name: str, error: ImportError) -> None:
+    raise AbaciError(
+        f"{name} cannot be imported: {error}",
+        hint='Install what is measured against: CMAKE_ARGS="-DGGML_NATIVE=ON" pip install "abaci[bench]"',
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""What a run found, as plain values: for tables and for JSON."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum, StrEnum
+from statistics import median
+from typing import Any
+
+from abaci.bench.contender import Description, Settings
+from abaci.kernels.ceilings import Ceilings
+
+QUIET_SHARE = 0.05
+"""What others may take of the machine before the figures are said to be disturbed."""
+
+
+class Unit(StrEnum):
+    """What a figure counts."""
+
+    TOKENS_PER_SECOND = "tokens/s"
+    SECONDS = "seconds"
+    BYTES = "bytes"
+    SHARE = "share"
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One contender's part of a figure."""
+
+    contender: str
+    samples: tuple[float, ...]
+    settings: Settings
+    read_share: float | None = None
+    """Of the memory-read ceiling, at the median."""
+    int8_share: float | None = None
+    """Of the int8 ceiling, at the median."""
+
+    @property
+    def median(self) -> float:
+        return median(self.samples)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of the table: the same thing measured of every contender, alternating."""
+
+    name: str
+    unit: Unit
+    is_better_higher: bool
+    measurements: tuple[Measurement, ...]
+    neighbours_share: float
+    """Of the machine's processor time, taken by others while this was measured."""
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times better the first contender is than the second; None without a second."""
+        if len(self.measurements) < 2:
+            return None
+        first, second = (measurement.median for measurement in self.measurements[:2])
+        better, worse = (first, second) if self.is_better_higher else (second, first)
+        return better / worse if worse else None
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where it was measured."""
+
+    processor: str
+    num_processors: int
+    memory_bytes: int
+    kernel: str
+    python: str
+    load_average: float
+    """Of the minute before the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class CeilingSample:
+    """The ceilings at one time of the run."""
+
+    when: str
+    ceilings: Ceilings
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A whole run of the suite."""
+
+    model: str
+    file_bytes: int
+    num_threads: int
+    machine: Machine
+    ceilings: Ceilings
+    """The best of `ceiling_samples`, as the shares are computed with."""
+    ceiling_samples: tuple[CeilingSample, ...]
+    contenders: Mapping[str, Description]
+    figures: tuple[Figure, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class KernelFigure:
+    """Speed of one kernel: `num_rows` activations of `columns` values times a (rows, columns) matrix."""
+
+    target: str
+    weight_format: str
+    rows: int
+    columns: int
+    num_rows: int
+    samples_seconds: tuple[float, ...]
+    matrix_bytes: int
+    """As packed: what is read once per product."""
+
+    @property
+    def seconds(self) -> float:
+        return median(self.samples_seconds)
+
+    @property
+    def operations_per_second(self) -> float:
+        return 2 * self.rows * self.columns * self.num_rows / self.seconds
+
+    @property
+    def bytes_per_second(self) -> float:
+        return self.matrix_bytes / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class KernelReport:
+    """A whole run of the kernel suite; ceilings per target."""
+
+    num_threads: int
+    machine: Machine
+    ceilings: Mapping[str, Ceilings]
+    figures: tuple[KernelFigure, ...]
+    skipped: tuple[str, ...]
+    """Products that would have taken too long here."""
+    neighbours_share: float
+    seconds: float
+
+
+def as_plain(value: Any) -> Any:
+    """Anything above as dicts and lists, what is computed from the samples (medians, ratios) included."""
+    if is_dataclass(value):
+        computed = [name for name, member in vars(type(value)).items() if isinstance(member, property)]
+        names = [field.name for field in fields(value)] + computed
+        return {name: as_plain(getattr(value, name)) for name in names}
+    if isinstance(value, Mapping):
+        return {key: as_plain(entry) for key, entry in value.items()}
+    if isinstance(value, tuple):
+        return [as_plain(entry) for entry in value]
+    return value.value if isinstance(value, Enum) else value

@@ -1,0 +1,30 @@
+"""What this machine can do at best, measured: the figures that every speed is compared with.
+
+Knows no model. The calling thread is the pool's worker 0 and should be pinned as the pool's others are.
+"""
+
+from dataclasses import dataclass
+
+from abaci.kernels import _native
+
+READ_BYTES = 1 << 30
+"""Memory that is read: several times the largest last-level cache, so that little of it is found there."""
+_READ_REPEATS = 4
+_PEAK_REPEATS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Ceilings:
+    """Of all the pool's threads together."""
+
+    read_bytes_per_second: float
+    int8_operations_per_second: float
+    """A multiplication and an addition count as two."""
+
+
+def measure_ceilings(pool: _native.ThreadPool, target: str) -> Ceilings:
+    """The better of a few attempts each, in about a second. Raises MemoryError where 1 GiB cannot be had."""
+    return Ceilings(
+        read_bytes_per_second=_native.read_bandwidth(pool, target, READ_BYTES, _READ_REPEATS),
+        int8_operations_per_second=_native.int8_peak(pool, target, _PEAK_REPEATS),
+    )
