@@ -1,0 +1,246 @@
+"""The matrix product: its documented order, computed exactly; its bytes, the same on every target, row and thread."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from exact_float32 import flushed, fused_multiply_add, product, rounded
+from numpy.typing import NDArray
+
+from abaci.kernels import _native, native
+from abaci.kernels.dequantise import GroupedIntegers, decode, dequantise
+from abaci.tensor import WeightFormat
+
+Floats = NDArray[np.float32]
+
+FORMATS = list(WeightFormat)
+QUANTISED = [weight_format for weight_format in FORMATS if weight_format.is_quantised]
+TARGETS = native.targets()
+GROUP = 32
+IS_REDUCED = os.environ.get("ABACI_TEST_REDUCED") == "1"
+"""Set where the same tests run slowly, under sanitizers."""
+
+ROW_COUNTS = (1, 2, 7, 13) if IS_REDUCED else (1, 2, 3, 4, 5, 6, 7, 12, 13, 25)
+BLOCK_SHAPES = ((33, 544),) if IS_REDUCED else ((1, 32), (31, 96), (33, 512), (70, 544), (97, 1056))
+SUPER_BLOCK_SHAPES = ((33, 768),) if IS_REDUCED else ((1, 256), (31, 512), (70, 768), (97, 1024))
+FLOAT_SHAPES = ((33, 70),) if IS_REDUCED else ((1, 1), (31, 33), (32, 64), (70, 129))
+
+HALF_OFFSETS = {
+    WeightFormat.Q4_0: (0,),
+    WeightFormat.Q4_1: (0, 2),
+    WeightFormat.Q5_0: (0,),
+    WeightFormat.Q5_1: (0, 2),
+    WeightFormat.Q8_0: (0,),
+    WeightFormat.Q4_K: (0, 2),
+    WeightFormat.Q5_K: (0, 2),
+    WeightFormat.Q6_K: (208,),
+}
+"""Where a block keeps its float16 scales (and minimums)."""
+
+HALF_MAGNITUDES = (0.02, 2.0**-24, 2.0**-15, 65504.0, 0.0, 1.0)
+"""Each row of weights has scales of one of these sizes: usual, the least denormal, denormal, the largest, zero."""
+FLOAT_MAGNITUDES = (1.0, 1e-40, 1e-30, 1e15, 0.0)
+
+
+def shapes(weight_format: WeightFormat) -> Sequence[tuple[int, int]]:
+    return {1: FLOAT_SHAPES, 32: BLOCK_SHAPES, 256: SUPER_BLOCK_SHAPES}[weight_format.block_size]
+
+
+CASES = [
+    pytest.param(weight_format, *shape, id=f"{weight_format.label}-{shape[0]}x{shape[1]}")
+    for weight_format in FORMATS
+    for shape in shapes(weight_format)
+]
+
+
+def stored_weights(weight_format: WeightFormat, rows: int, columns: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Random weights as a file stores them, (rows, bytes): every code, and scales of every size and sign."""
+    random = np.random.default_rng([seed, rows, columns])
+    if not weight_format.is_quantised:
+        return float_weights(weight_format, rows, columns, random)
+    num_blocks = columns // weight_format.block_size
+    blocks = random.integers(0, 256, (rows, num_blocks, weight_format.block_bytes), dtype=np.uint8)
+    sizes = np.resize(HALF_MAGNITUDES, rows)[:, np.newaxis]
+    for offset in HALF_OFFSETS[weight_format]:
+        halves = (sizes * random.uniform(-1, 1, (rows, num_blocks))).astype(np.float16)
+        blocks[:, :, offset : offset + 2] = halves[..., np.newaxis].view(np.uint8)
+    return blocks.reshape(rows, -1)
+
+
+def float_weights(
+    weight_format: WeightFormat, rows: int, columns: int, random: np.random.Generator
+) -> NDArray[np.uint8]:
+    values = random.normal(size=(rows, columns))
+    if weight_format is WeightFormat.F16:
+        values = np.clip(values, -1, 1) * np.resize(HALF_MAGNITUDES, rows)[:, np.newaxis]
+        return values.astype(np.float16).view(np.uint8)
+    floats = (values * np.resize(FLOAT_MAGNITUDES, rows)[:, np.newaxis]).astype(np.float32)
+    if weight_format is WeightFormat.F32:
+        return floats.view(np.uint8)
+    return (floats.view(np.uint32) >> np.uint32(16)).astype(np.uint16).view(np.uint8)
+
+
+def activations(rows: int, columns: int) -> Floats:
+    """Rows of every kind: usual, huge, just above and below the threshold, denormal, zero, a spike, ties."""
+    random = np.random.default_rng(columns)
+    x = random.normal(size=(rows, columns))
+    x *= np.resize([1.0, 1e-3, 1e20, 1e-29, 1e-31, 1e-40, 0.0], rows)[:, np.newaxis]
+    if rows > 7:
+        x[7] = 0.0
+        x[7, columns // 2] = -3.0
+        x[8] = np.resize(np.arange(-127, 128) / 2, columns)
+        x[8, ::GROUP] = 127.0
+    return x.astype(np.float32)
+
+
+def pack(weight_format: WeightFormat, rows: int, columns: int, stored: NDArray[np.uint8]) -> _native.Matrix | None:
+    number = FORMATS.index(weight_format)
+    arena = _native.WeightArena(_native.packed_bytes(number, rows, columns) + 64)
+    matrix = arena.allocate(number, rows, columns)
+    return matrix if matrix.pack(native.thread_pool(2), memoryview(stored)) else None
+
+
+def packed(weight_format: WeightFormat, rows: int, columns: int) -> tuple[_native.Matrix, NDArray[np.uint8]]:
+    stored = stored_weights(weight_format, rows, columns)
+    matrix = pack(weight_format, rows, columns, stored)
+    assert matrix is not None
+    return matrix, stored
+
+
+def multiply(target: str, matrix: _native.Matrix, x: Floats, num_threads: int = 1) -> Floats:
+    return _native.Kernels(target).matmul(matrix, x, native.thread_pool(num_threads))[0]
+
+
+def quantised_by_definition(x: Floats) -> tuple[NDArray[np.int64], Floats]:
+    """Values (rows, groups, 32) and scales (rows, groups) of activations."""
+    groups = x.reshape(len(x), -1, GROUP)
+    largest = np.abs(groups).max(axis=-1)
+    largest[largest <= 1e-30] = 0
+    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
+    values = np.rint(product(groups, inverse[..., np.newaxis]))
+    return values.astype(np.int64), largest / np.float32(127)
+
+
+def product_by_definition(weights: GroupedIntegers, x: Floats) -> Floats:
+    """The order that matmul-inl.h documents, every rounding in its place: (rows of x, rows of weights)."""
+    values, scales = quantised_by_definition(x)
+    num_groups = values.shape[1]
+    parts = GROUP // weights.group_size
+    codes = weights.codes.astype(np.int64).reshape(-1, num_groups, parts, weights.group_size)
+    weight_scales = weights.scales.reshape(-1, num_groups, parts)
+    values = values.reshape(-1, num_groups, parts, weights.group_size)
+    total = np.zeros((len(x), len(codes)), np.float32)
+    for group in range(num_groups):
+        in_group = np.zeros_like(total)
+        for part in range(parts):
+            dot = values[:, group, part] @ codes[:, group, part].T
+            scale = weight_scales[:, group, part]
+            in_group = fused_multiply_add(dot, scale, in_group) if part else rounded(dot * scale.astype(np.float64))
+        total = fused_multiply_add(in_group, scales[:, group, np.newaxis], total)
+        if weights.offsets is not None:
+            sums = values[:, group].sum(axis=(-1, -2)).astype(np.float32)
+            offset = product(scales[:, group], sums)[:, np.newaxis]
+            total = fused_multiply_add(weights.offsets[:, group], offset, total)
+    return total
+
+
+def float_product_by_definition(weights: Floats, x: Floats) -> Floats:
+    total = np.zeros((len(x), len(weights)), np.float32)
+    for column in range(x.shape[1]):
+        total = fused_multiply_add(flushed(weights[:, column]), flushed(x[:, column, np.newaxis]), total)
+    return total
+
+
+@pytest.mark.parametrize(("weight_format", "rows", "columns"), CASES)
+def test_equals_the_documented_order(weight_format: WeightFormat, rows: int, columns: int) -> None:
+    matrix, stored = packed(weight_format, rows, columns)
+    x = activations(max(ROW_COUNTS), columns)
+    if weight_format.is_quantised:
+        expected = product_by_definition(decode(weight_format, (rows, columns), stored), x)
+    else:
+        expected = float_product_by_definition(dequantise(weight_format, (rows, columns), stored), x)
+    assert np.isfinite(expected).all()
+    np.testing.assert_array_equal(multiply(TARGETS[0], matrix, x), expected)
+
+
+@pytest.mark.parametrize(("weight_format", "rows", "columns"), CASES)
+def test_targets_rows_and_threads_give_the_same_bytes(weight_format: WeightFormat, rows: int, columns: int) -> None:
+    matrix, _ = packed(weight_format, rows, columns)
+    x = activations(max(ROW_COUNTS), columns)
+    whole = multiply(TARGETS[0], matrix, x)
+    for target in TARGETS:
+        for num_rows in ROW_COUNTS:
+            first = max(ROW_COUNTS) - num_rows
+            for num_threads in (1, 2):
+                part = multiply(target, matrix, x[first:], num_threads)
+                assert part.tobytes() == whole[first:].tobytes(), (target, num_rows, num_threads)
+
+
+@pytest.mark.parametrize("weight_format", [WeightFormat.F16, WeightFormat.Q5_0, WeightFormat.Q6_K])
+def test_more_rows_than_one_task_takes(weight_format: WeightFormat) -> None:
+    matrix, _ = packed(weight_format, 40, 256)
+    x = activations(140, 256)
+    for target in TARGETS:
+        together = multiply(target, matrix, x, 2)
+        assert together[-1:].tobytes() == multiply(TARGETS[0], matrix, x[-1:]).tobytes()
+        assert together[:70].tobytes() == multiply(TARGETS[0], matrix, x[:70]).tobytes()
+
+
+@pytest.mark.parametrize(("weight_format", "rows", "columns"), CASES)
+def test_packed_rows_are_the_files(weight_format: WeightFormat, rows: int, columns: int) -> None:
+    matrix, stored = packed(weight_format, rows, columns)
+    assert (matrix.rows, matrix.columns, FORMATS[matrix.format]) == (rows, columns, weight_format)
+    unpacked = np.stack([matrix.unpack_row(row) for row in range(rows)])
+    np.testing.assert_array_equal(unpacked, dequantise(weight_format, (rows, columns), stored))
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("weight_format", FORMATS, ids=lambda weight_format: weight_format.label)
+def test_scales_that_are_not_finite_are_refused(weight_format: WeightFormat, broken: float) -> None:
+    rows, columns = 35, 2 * max(GROUP, weight_format.block_size)
+    for row in (0, 31, 34):
+        for offset in HALF_OFFSETS.get(weight_format, (0,)):
+            stored = stored_weights(weight_format, rows, columns)
+            last_block = stored[row, -weight_format.block_bytes :]
+            if weight_format is WeightFormat.F32:
+                last_block[:] = np.array([broken], np.float32).view(np.uint8)
+            elif weight_format is WeightFormat.BF16:
+                last_block[:] = np.array([broken], np.float32).view(np.uint8)[2:]
+            else:
+                last_block[offset : offset + 2] = np.array([broken], np.float16).view(np.uint8)
+            assert pack(weight_format, rows, columns, stored) is None, (row, offset)
+
+
+def test_rows_that_are_not_finite_stay_alone() -> None:
+    """An overflow spoils its own row, the same way on every target, and no other."""
+    for weight_format in (WeightFormat.F32, WeightFormat.Q4_K, WeightFormat.Q6_K, WeightFormat.Q8_0):
+        matrix, _ = packed(weight_format, 33, 256)
+        x = np.random.default_rng(0).normal(size=(6, 256)).astype(np.float32)
+        clean = multiply(TARGETS[0], matrix, x)
+        x[1, 3], x[2, 40], x[4, 255] = np.nan, np.inf, -np.inf
+        for target in TARGETS:
+            result = multiply(target, matrix, x)
+            np.testing.assert_array_equal(result, multiply(TARGETS[0], matrix, x))
+            assert result[[0, 3, 5]].tobytes() == clean[[0, 3, 5]].tobytes()
+            assert not np.isfinite(result[[2, 4]]).any(), (weight_format, target)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("columns", [32, 96, 1056])
+def test_activations_are_quantised_as_defined(target: str, columns: int) -> None:
+    x = activations(25, columns)
+    values, scales, sums = _native.Kernels(target).quantise(x)
+    expected_values, expected_scales = quantised_by_definition(x)
+    np.testing.assert_array_equal(values.reshape(expected_values.shape), expected_values)
+    np.testing.assert_array_equal(scales, expected_scales)
+    np.testing.assert_array_equal(sums[:, 0], expected_values.sum(axis=-1))
+    np.testing.assert_array_equal(sums[:, 1], expected_values[..., :16].sum(axis=-1))
+
+
+def test_the_callers_float_modes_are_its_own_again() -> None:
+    matrix, _ = packed(WeightFormat.Q4_0, 1, 32)
+    denormal = np.array([1e-40], np.float32)
+    multiply(TARGETS[0], matrix, np.ones((1, 32), np.float32), 2)
+    _native.Kernels(TARGETS[0]).exp(denormal)
+    assert (denormal * np.float32(0.5) > 0).all()
