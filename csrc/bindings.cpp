@@ -100,21 +100,26 @@ size_t packed_bytes(int format, int64_t rows, int64_t columns) {
     return (panels * packed_panel_bytes(format_of(format), columns) + 63) / 64 * 64;
 }
 
-std::optional<Matrix> pack(Arena& arena, ThreadPool& pool, int format, nb::handle source, int64_t rows,
-                           int64_t columns) {
-    const Bytes bytes(source);
+Matrix allocate(Arena& arena, int format, int64_t rows, int64_t columns) {
     const size_t needed = packed_bytes(format, rows, columns);
-    require(bytes.size() == rows * source_row_bytes(format_of(format), columns), "source of the wrong size");
-    uint8_t* packed = arena.memory->take(needed);
-    const uint8_t* from = bytes.as<const uint8_t>();
-    bool finite;
-    {
-        nb::gil_scoped_release release;
-        finite = pack_matrix(pool, format_of(format), from, rows, columns, packed);
-    }
-    if (!finite) return std::nullopt;
-    return Matrix{arena.memory,
-                  {packed, packed_panel_bytes(format_of(format), columns), rows, columns, format_of(format)}};
+    return {
+        arena.memory,
+        {arena.memory->take(needed), packed_panel_bytes(format_of(format), columns), rows, columns, format_of(format)}};
+}
+
+// Packs rows [first_row, first_row + those in the source), which begin a panel. False where a scale is not finite.
+bool pack(const Matrix& matrix, ThreadPool& pool, nb::handle source, int64_t first_row) {
+    const Bytes bytes(source);
+    const PackedMatrix& m = matrix.packed;
+    const size_t row_bytes = source_row_bytes(m.format, m.columns);
+    const auto num_rows = static_cast<int64_t>(bytes.size() / row_bytes);
+    require(bytes.size() % row_bytes == 0 && num_rows > 0, "source is not whole rows");
+    require(first_row >= 0 && first_row % kPanel == 0 && first_row <= m.rows - num_rows, "rows out of range");
+    require(num_rows % kPanel == 0 || first_row + num_rows == m.rows, "only the last rows may be part of a panel");
+    // The arena is ours: nothing else can see these bytes before the matrix is used.
+    auto* packed = const_cast<uint8_t*>(m.data) + first_row / kPanel * m.panel_bytes;
+    const nb::gil_scoped_release release;
+    return pack_matrix(pool, m.format, bytes.as<const uint8_t>(), num_rows, m.columns, packed);
 }
 
 nb::ndarray<nb::numpy, float> unpack(const Matrix& matrix, int64_t row) {
@@ -303,6 +308,12 @@ class StepProgram {
         check_slot(out, table.packed.columns);
         require(table.packed.rows == vocab_size_, "embedding rows are not the vocabulary");
         program_->embed(keep(table), scale, out);
+    }
+    void embed_from_file(int descriptor, int64_t offset, int format, int64_t columns, float scale, int out) {
+        check_matrix(format_of(format), vocab_size_, columns);
+        check_slot(out, columns);
+        require(descriptor >= 0 && offset >= 0, "no such file");
+        program_->embed(descriptor, offset, format_of(format), columns, scale, out);
     }
     void rms_norm(int in, int out, const Floats1& weight, float epsilon, bool quantise) {
         const int64_t columns = weight.shape(0);
@@ -531,6 +542,7 @@ NB_MODULE(_native, m) {
         return names;
     });
     m.def("pin_current_thread", &pin_current_thread, "processor"_a);
+    m.def("trim_memory", &trim_memory);
     m.def("read_bandwidth", &read_bandwidth, "pool"_a, "target"_a, "num_bytes"_a, "repeats"_a);
     m.def("int8_peak", &int8_peak_rate, "pool"_a, "target"_a, "repeats"_a);
     m.def("packed_bytes", &packed_bytes, "format"_a, "rows"_a, "columns"_a);
@@ -556,6 +568,7 @@ NB_MODULE(_native, m) {
         .def_prop_ro("rows", [](const Matrix& x) { return x.packed.rows; })
         .def_prop_ro("columns", [](const Matrix& x) { return x.packed.columns; })
         .def_prop_ro("format", [](const Matrix& x) { return static_cast<int>(x.packed.format); })
+        .def("pack", &pack, "pool"_a, "source"_a, "first_row"_a = 0)
         .def("unpack_row", &unpack, "row"_a);
 
     nb::class_<Arena>(m, "WeightArena")
@@ -566,7 +579,7 @@ NB_MODULE(_native, m) {
                 new (self) Arena{std::make_shared<WeightArena>(num_bytes + 4096)};
             },
             "num_bytes"_a)
-        .def("pack", &pack, "pool"_a, "format"_a, "source"_a, "rows"_a, "columns"_a);
+        .def("allocate", &allocate, "format"_a, "rows"_a, "columns"_a);
 
     nb::class_<Kernels>(m, "Kernels")
         .def(
@@ -586,6 +599,8 @@ NB_MODULE(_native, m) {
              "interleaved"_a)
         .def("add_cache_layer", &StepProgram::add_cache_layer, "group"_a, "kv_heads"_a, "head_dim"_a)
         .def("embed", &StepProgram::embed, "table"_a, "scale"_a, "out"_a)
+        .def("embed_from_file", &StepProgram::embed_from_file, "descriptor"_a, "offset"_a, "format"_a, "columns"_a,
+             "scale"_a, "out"_a)
         .def("rms_norm", &StepProgram::rms_norm, "x"_a, "out"_a, "weight"_a, "epsilon"_a, "quantise"_a)
         .def("quantise", &StepProgram::quantise, "slot"_a)
         .def("linear", &StepProgram::linear, "x"_a, "matrices"_a, "outs"_a, "biases"_a, "accumulate"_a)

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace abaci {
 
@@ -12,5 +13,13 @@ bool pin_current_thread(int processor);
 // count only once touched. Null when there is none.
 void* allocate_large(size_t num_bytes);
 void free_large(void* memory, size_t num_bytes);
+
+// Files by descriptor. read_at is true when all bytes came.
+int duplicate_file(int descriptor);  // -1 where the system refuses
+void close_file(int descriptor);
+bool read_at(int descriptor, void* to, size_t num_bytes, int64_t offset);
+
+// Gives memory that was freed back to the system.
+void trim_memory();
 
 }  // namespace abaci

@@ -1,6 +1,9 @@
+#include <fcntl.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstdint>
 
@@ -40,6 +43,30 @@ void* allocate_large(size_t num_bytes) {
 
 void free_large(void* memory, size_t num_bytes) {
     if (memory) munmap(memory, num_bytes ? num_bytes : 1);
+}
+
+int duplicate_file(int descriptor) {
+    return fcntl(descriptor, F_DUPFD_CLOEXEC, 0);
+}
+
+void close_file(int descriptor) {
+    close(descriptor);
+}
+
+bool read_at(int descriptor, void* to, size_t num_bytes, int64_t offset) {
+    auto* next = static_cast<uint8_t*>(to);
+    while (num_bytes > 0) {
+        const ssize_t got = pread(descriptor, next, num_bytes, offset);
+        if (got <= 0) return false;
+        next += got;
+        num_bytes -= static_cast<size_t>(got);
+        offset += got;
+    }
+    return true;
+}
+
+void trim_memory() {
+    malloc_trim(0);
 }
 
 }  // namespace abaci

@@ -105,6 +105,58 @@ class EmbedOperation final : public Operation {
     int64_t rows_ = 1;
 };
 
+// Rows of an untied table are read where they are stored: few are needed, and the rest costs no memory.
+class FileEmbedOperation final : public Operation {
+  public:
+    FileEmbedOperation(Program& program, int descriptor, int64_t offset, Format format, int64_t columns, float scale,
+                       int out)
+        : p_(program),
+          descriptor_(duplicate_file(descriptor)),
+          offset_(offset),
+          format_(format),
+          columns_(columns),
+          scale_(scale),
+          out_(out),
+          row_bytes_(source_row_bytes(format, columns)) {
+        if (descriptor_ < 0) throw std::runtime_error("the model file cannot be kept open");
+        for (int i = 0; i < program.num_threads(); ++i) {
+            scratch_.emplace_back(row_bytes_);
+            panels_.push_back(std::make_unique<WeightArena>(packed_panel_bytes(format, columns)));
+        }
+    }
+    ~FileEmbedOperation() override { close_file(descriptor_); }
+    uint32_t plan() override {
+        rows_ = rows_per_piece(p_.current().input.num_tokens, p_.num_threads());
+        return divide_up(p_.current().input.num_tokens, rows_);
+    }
+    void run(uint32_t piece, int worker) override {
+        const int64_t end = std::min<int64_t>((piece + 1) * rows_, p_.current().input.num_tokens);
+        for (int64_t r = piece * rows_; r < end; ++r) {
+            const int64_t at = offset_ + p_.current().input.token_ids[r] * static_cast<int64_t>(row_bytes_);
+            uint8_t* source = scratch_[worker].data();
+            float* out = p_.slot(out_).row(r);
+            if (!read_at(descriptor_, source, row_bytes_, at)) {
+                p_.fail("a row of the embedding could not be read: the model file was cut short");
+            } else if (!unpack_source_row(format_, source, columns_, scale_, panels_[worker]->data(), out)) {
+                p_.fail("a row of the embedding holds values that are not finite: the model file is damaged");
+            }
+        }
+    }
+
+  private:
+    Program& p_;
+    const int descriptor_;
+    const int64_t offset_;
+    const Format format_;
+    const int64_t columns_;
+    const float scale_;
+    const int out_;
+    const size_t row_bytes_;
+    std::vector<std::vector<uint8_t>> scratch_;
+    std::vector<std::unique_ptr<WeightArena>> panels_;
+    int64_t rows_ = 1;
+};
+
 class RopeTableOperation final : public Operation {
   public:
     RopeTableOperation(Program& program, int rope) : p_(program), rope_(rope) {}
@@ -268,7 +320,7 @@ class PrepareHeadsOperation final : public Operation {
         const int32_t position = step.positions[r];
         const int32_t* table =
             step.input.page_tables[cache.group] + step.sequences[r] * step.input.pages_per_sequence[cache.group];
-        const int64_t page = table[position / kPageTokens] * cache.page_elements;
+        const int64_t page = table[position / kPageTokens] * cache.page_stride;
         const int64_t head_elements = int64_t{head_dim_} * kPageTokens;
         for (int32_t h = 0; h < key_.count; ++h) {
             const int64_t at = page + h * head_elements;
@@ -318,7 +370,7 @@ class AttentionOperation final : public Operation {
         task.output_stride = p_.slot(out_).stride;
         task.keys = cache.keys + page_offset;
         task.values = cache.values + page_offset;
-        task.page_stride = cache.page_elements;
+        task.page_stride = cache.page_stride;
         task.page_table =
             step.input.page_tables[cache.group] + rows.sequence * step.input.pages_per_sequence[cache.group];
         task.first_position = step.positions[rows.row];
@@ -442,6 +494,7 @@ Program::Program(std::shared_ptr<ThreadPool> pool, const KernelTable* kernels, i
       max_tokens_(max_tokens),
       vocab_size_(vocab_size),
       num_pages_(num_cache_groups, 0),
+      group_elements_(num_cache_groups, 0),
       sample_scratch_(pool_->num_threads()) {
     step_.positions.resize(max_tokens);
     step_.sequences.resize(max_tokens);
@@ -495,11 +548,17 @@ int Program::add_rope(double theta, int dim, double linear_scale, const float* f
 }
 
 void Program::add_cache_layer(int group, int64_t kv_heads, int64_t head_dim) {
-    cache_layers_.push_back({group, kv_heads * head_dim * kPageTokens});
+    const int64_t elements = kv_heads * head_dim * kPageTokens;
+    cache_layers_.push_back({.group = group, .page_elements = elements, .offset = group_elements_[group]});
+    group_elements_[group] += 2 * elements;
 }
 
 void Program::embed(const PackedMatrix& table, float scale, int out) {
     operations_.push_back(std::make_unique<EmbedOperation>(*this, table, scale, out));
+}
+
+void Program::embed(int descriptor, int64_t offset, Format format, int64_t columns, float scale, int out) {
+    operations_.push_back(std::make_unique<FileEmbedOperation>(*this, descriptor, offset, format, columns, scale, out));
 }
 
 void Program::rms_norm(int in, int out, const float* weight, int64_t columns, float epsilon, bool quantise) {
@@ -560,11 +619,16 @@ void Program::head(int in, const PackedMatrix& matrix, const float* bias) {
 
 void Program::allocate_cache(const std::vector<int64_t>& num_pages) {
     if (num_pages.size() != num_pages_.size()) throw std::invalid_argument("one number of pages per cache group");
+    std::vector<uint16_t*> groups;
+    for (size_t group = 0; group < num_pages.size(); ++group) {
+        if (num_pages_[group] != 0) throw std::invalid_argument("the cache is allocated once");
+        const size_t elements = num_pages[group] * group_elements_[group];
+        groups.push_back(static_cast<uint16_t*>(workspace(elements * sizeof(uint16_t))));
+    }
     for (CacheLayer& layer : cache_layers_) {
-        if (layer.keys) throw std::invalid_argument("the cache is allocated once");
-        layer.num_bytes = num_pages[layer.group] * layer.page_elements * sizeof(uint16_t);
-        layer.keys = static_cast<uint16_t*>(workspace(layer.num_bytes));
-        layer.values = static_cast<uint16_t*>(workspace(layer.num_bytes));
+        layer.page_stride = group_elements_[layer.group];
+        layer.keys = groups[layer.group] + layer.offset;
+        layer.values = layer.keys + layer.page_elements;
     }
     num_pages_ = num_pages;
 }
@@ -605,7 +669,9 @@ void Program::step(const StepInput& input) {
         static_cast<LinearOperation&>(*head_operations_[3 * tile + 1]).set_rows(rows);
         for (int i = 0; i < 3; ++i) schedule(*head_operations_[3 * tile + i]);
     }
+    failure_ = nullptr;
     pool_->run(phases_);
+    if (const char* what = failure_.load()) throw std::runtime_error(what);
 }
 
 }  // namespace abaci

@@ -4,6 +4,7 @@
 // the same values as int8. The recorder (abaci/kernels/native.py) decides which value lives in which slot.
 #pragma once
 
+#include <atomic>
 #include <deque>
 #include <memory>
 #include <vector>
@@ -23,7 +24,7 @@ class WeightArena {
     WeightArena(const WeightArena&) = delete;
     WeightArena& operator=(const WeightArena&) = delete;
     uint8_t* take(size_t num_bytes);
-    size_t used() const { return used_; }
+    uint8_t* data() { return memory_; }
 
   private:
     uint8_t* memory_;
@@ -36,6 +37,11 @@ bool pack_matrix(ThreadPool& pool, Format format, const uint8_t* source, int64_t
 
 // Values of one row, exactly as the format defines them, times `scale`.
 void unpack_row(const PackedMatrix& matrix, int64_t row, float scale, float* out);
+
+// The same from the row as stored in the file; `scratch` holds packed_panel_bytes, 64-byte aligned. False where a scale
+// is not finite.
+bool unpack_source_row(Format format, const uint8_t* source, int64_t columns, float scale, uint8_t* scratch,
+                       float* out);
 
 // Frequencies theta^(-2i/dim) / linear_scale / factor_i for i < dim/2, as float32.
 std::vector<float> rope_frequencies(double theta, int dim, double linear_scale, const float* factors);
@@ -88,12 +94,14 @@ class Operation {
     virtual void run(uint32_t piece, int worker) = 0;
 };
 
+// A page of a cache group holds the keys and values of all the group's layers, so that few tokens touch little memory.
 struct CacheLayer {
     int32_t group;
-    int64_t page_elements;
+    int64_t page_elements;  // of this layer's keys, and of its values
+    int64_t offset;         // within a page of the group
+    int64_t page_stride = 0;
     uint16_t* keys = nullptr;
     uint16_t* values = nullptr;
-    size_t num_bytes = 0;  // of each
 };
 
 struct RopeTable {
@@ -119,6 +127,8 @@ class Program {
     int add_rope(double theta, int dim, double linear_scale, const float* factors, bool interleaved);
     void add_cache_layer(int group, int64_t kv_heads, int64_t head_dim);
     void embed(const PackedMatrix& table, float scale, int out);
+    // The same from rows as stored in a file, which stays open.
+    void embed(int descriptor, int64_t offset, Format format, int64_t columns, float scale, int out);
     void rms_norm(int in, int out, const float* weight, int64_t columns, float epsilon, bool quantise);
     void quantise(int slot);
     struct Part {
@@ -144,7 +154,9 @@ class Program {
 
     // Running.
     void allocate_cache(const std::vector<int64_t>& num_pages);
+    // Throws std::runtime_error where a row could not be read from its file.
     void step(const StepInput& input);
+    void fail(const char* what) { failure_ = what; }  // from any worker, while running
     int64_t workspace_bytes() const { return workspace_bytes_; }
     int64_t num_pages(int group) const { return num_pages_[group]; }
 
@@ -172,7 +184,7 @@ class Program {
     std::vector<std::unique_ptr<Slot>> slots_;
     std::vector<std::unique_ptr<RopeTable>> ropes_;
     std::vector<CacheLayer> cache_layers_;
-    std::vector<int64_t> num_pages_;
+    std::vector<int64_t> num_pages_, group_elements_;
     std::vector<std::unique_ptr<Operation>> operations_;
     std::vector<std::unique_ptr<Operation>> head_operations_;  // per tile of logit rows: gather, linear, sample
     std::deque<std::pair<int32_t, std::vector<RowRun>>> row_runs_;
@@ -183,6 +195,7 @@ class Program {
     int64_t workspace_bytes_ = 0;
     Step step_;
     std::vector<Phase> phases_;
+    std::atomic<const char*> failure_{nullptr};
 };
 
 }  // namespace abaci

@@ -108,4 +108,11 @@ void unpack_row(const PackedMatrix& matrix, int64_t row, float factor, float* ou
     }
 }
 
+bool unpack_source_row(Format format, const uint8_t* source, int64_t columns, float scale, uint8_t* scratch,
+                       float* out) {
+    const bool finite = pack_panels(format, source, 1, columns, 0, 1, scratch);
+    unpack_row({scratch, packed_panel_bytes(format, columns), 1, columns, format}, 0, scale, out);
+    return finite;
+}
+
 }  // namespace abaci

@@ -1,8 +1,12 @@
 """The native executor against the reference, and its targets against each other, byte for byte."""
 
 import itertools
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +14,11 @@ from golden_models import GOLDEN_NAMES, golden_path, golden_sequences, opened_mo
 from numpy.typing import NDArray
 from step_feeding import Chunk, StepFeeder, by_token_id
 
+from abaci.formats.gguf import GgufCheckpoint
 from abaci.kernels import native
 from abaci.kernels.reference import ReferenceExecutor
+from abaci.kernels.weights import FileRange, RawTensor
+from abaci.models.families import spec_from_gguf
 from abaci.models.spec import ModelSpec
 
 TARGETS = native.targets()
@@ -70,3 +77,45 @@ def test_a_sequence_does_not_see_its_neighbours(name: str) -> None:
         together = by_token_id(feeder.step([Chunk(1, 0, sequences[1][:length]), Chunk(0, 0, sequences[0][:length])]))
     alone = native_logprobs(name, TARGETS[0])[:length]
     assert together[length:].tobytes() == alone.tobytes()
+
+
+@dataclass(frozen=True)
+class TensorsInFile:
+    """A checkpoint's tensors that say where in the open file they are, as the loader's do."""
+
+    checkpoint: GgufCheckpoint
+    descriptor: int
+
+    def tensor(self, name: str) -> RawTensor:
+        info = self.checkpoint.tensors[name]
+        return RawTensor(info.format, info.shape, self.checkpoint.data(info), FileRange(self.descriptor, info.offset))
+
+
+@contextmanager
+def executor_on_a_copy(path: Path) -> Iterator[tuple[native.NativeExecutor, ModelSpec]]:
+    """An executor of the untied golden model, whose file is the copy `path`; nothing else keeps the file open."""
+    shutil.copy(golden_path("llama"), path)
+    with path.open("rb") as file, GgufCheckpoint.open(path) as checkpoint:
+        spec = spec_from_gguf(checkpoint.metadata, checkpoint.tensors)
+        assert spec.embedding.weight != spec.head.weight
+        source = TensorsInFile(checkpoint, file.fileno())
+        executor = native.NativeExecutor(spec, source, max_step_tokens=512, pool=native.thread_pool(2))
+    yield executor, spec
+    executor.close()
+
+
+def test_an_untied_embedding_is_read_from_the_file(tmp_path: Path) -> None:
+    token_ids = golden_sequences("llama")[0].token_ids
+    with executor_on_a_copy(tmp_path / "model.gguf") as (executor, spec):
+        (tmp_path / "model.gguf").unlink()
+        from_file = StepFeeder(executor, spec, 1, len(token_ids)).logprobs(token_ids)
+    assert from_file.tobytes() == native_logprobs("llama", TARGETS[0]).tobytes()
+
+
+def test_a_file_cut_short_is_an_error(tmp_path: Path) -> None:
+    token_ids = golden_sequences("llama")[0].token_ids
+    with executor_on_a_copy(tmp_path / "model.gguf") as (executor, spec):
+        feeder = StepFeeder(executor, spec, 1, len(token_ids))
+        os.truncate(tmp_path / "model.gguf", 100)
+        with pytest.raises(RuntimeError, match="cut short"):
+            feeder.logprobs(token_ids)

@@ -10,7 +10,7 @@ from abaci.engine.threads import ThreadPlan, plan_threads
 from abaci.formats.checkpoint import Checkpoint, MetadataValue
 from abaci.kernels.batch import PAGE_TOKENS, Executor
 from abaci.kernels.reference import ReferenceExecutor
-from abaci.kernels.weights import RawTensor
+from abaci.kernels.weights import FileRange, RawTensor
 from abaci.models.families import spec_from_gguf
 from abaci.models.spec import ModelSpec
 
@@ -84,7 +84,13 @@ class CheckpointTensors:
     def tensor(self, name: str) -> RawTensor:
         """The tensor `name`. Raises KeyError if there is none."""
         info = self.checkpoint.tensors[name]
-        return RawTensor(info.format, info.shape, self.checkpoint.data(info), lambda: self.checkpoint.release(info))
+        return RawTensor(
+            info.format,
+            info.shape,
+            self.checkpoint.data(info),
+            FileRange(self.checkpoint.descriptor(info), info.offset),
+            lambda: self.checkpoint.release(info),
+        )
 
 
 def load(checkpoint: Checkpoint, options: LoadOptions, backend: BackendFactory = native_backend) -> LoadedModel:

@@ -27,8 +27,11 @@ class Checkpoint(Protocol):
     def data(self, tensor: TensorInfo) -> memoryview:
         """The tensor's bytes, read-only, backed by the mapping; exactly `tensor.num_bytes` long."""
 
+    def descriptor(self, tensor: TensorInfo) -> int:
+        """The open file that holds the tensor, for reading at `tensor.offset` later; duplicate it to keep it."""
+
     def release(self, tensor: TensorInfo) -> None:
         """Tell the system that the tensor's pages will not be read again soon, so that they stop counting as ours."""
 
     def close(self) -> None:
-        """Unmap. Views handed out must be gone."""
+        """Unmap, once no view is held any more."""

@@ -15,12 +15,13 @@ import struct
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, NoReturn, Self, TypeGuard
+from typing import BinaryIO, Final, NoReturn, Self, TypeGuard
 
 from abaci.errors import FileFormatError, ModelNotFoundError, UnsupportedModelError, UsageError
 from abaci.formats.checkpoint import MetadataValue
@@ -131,10 +132,11 @@ class GgufCheckpoint:
     never rewritten.
     """
 
-    __slots__ = ("_mappings", "_metadata", "_paths", "_tensors")
+    __slots__ = ("_files", "_mappings", "_metadata", "_paths", "_tensors")
 
     def __init__(self, shards: Sequence["_Shard"]) -> None:
         self._paths = tuple(shard.path for shard in shards)
+        self._files = tuple(shard.file for shard in shards)
         self._mappings = tuple(shard.mapping for shard in shards)
         self._metadata = MappingProxyType(_merge_metadata(shards))
         self._tensors = MappingProxyType(_merge_tensors(shards))
@@ -155,6 +157,7 @@ class GgufCheckpoint:
                 shards = [_read_shard(shard, i, opened) for i, shard in enumerate(_shard_paths(first))]
                 _check_shards(shards)
                 first.mapping.close()
+                first.file.close()
             checkpoint = cls(shards)
             opened.pop_all()
             return checkpoint
@@ -178,15 +181,22 @@ class GgufCheckpoint:
         """The tensor's bytes, read-only, backed by the mapping; exactly `tensor.num_bytes` long."""
         return memoryview(self._mappings[tensor.file_index])[tensor.offset : tensor.offset + tensor.num_bytes]
 
+    def descriptor(self, tensor: TensorInfo) -> int:
+        """The open file that holds the tensor, for reading at `tensor.offset` later. Ours: duplicate it to keep it."""
+        return self._files[tensor.file_index].fileno()
+
     def release(self, tensor: TensorInfo) -> None:
         """Drop the tensor's pages from our memory; reading them again brings them back from the file."""
         begin = tensor.offset - tensor.offset % mmap.PAGESIZE
         self._mappings[tensor.file_index].madvise(mmap.MADV_DONTNEED, begin, tensor.offset + tensor.num_bytes - begin)
 
     def close(self) -> None:
-        """Unmap. Views handed out must be gone (else BufferError). Idempotent."""
+        """Unmap, or where a view is still held (as an exception's frames do) let the last view do it. Idempotent."""
         for mapping in self._mappings:
-            mapping.close()
+            with suppress(BufferError):
+                mapping.close()
+        for file in self._files:
+            file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -198,26 +208,27 @@ class GgufCheckpoint:
 @dataclass(frozen=True, slots=True)
 class _Shard:
     path: Path
+    file: BinaryIO
     mapping: mmap.mmap
     metadata: dict[str, MetadataValue]
     tensors: dict[str, TensorInfo]
 
 
 def _read_shard(path: Path, file_index: int, opened: ExitStack) -> _Shard:
-    mapping = opened.enter_context(_map(path))
+    file, mapping = _map(path, opened)
     cursor = _Cursor(path, mapping)
     num_tensors, num_keys = _read_header(cursor)
     metadata = _read_metadata(cursor, num_keys)
     tensors = _read_tensor_infos(cursor, num_tensors, _alignment(cursor, metadata), file_index)
-    return _Shard(path, mapping, metadata, tensors)
+    return _Shard(path, file, mapping, metadata, tensors)
 
 
-def _map(path: Path) -> mmap.mmap:
+def _map(path: Path, opened: ExitStack) -> tuple[BinaryIO, mmap.mmap]:
     try:
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                raise FileFormatError(f"{path}: the file is empty", hint=_DAMAGED_HINT)
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        file = opened.enter_context(path.open("rb"))
+        if os.fstat(file.fileno()).st_size == 0:
+            raise FileFormatError(f"{path}: the file is empty", hint=_DAMAGED_HINT)
+        return file, opened.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except FileNotFoundError:
         raise ModelNotFoundError(f"{path}: no such file", hint="Check the path.") from None
     except (OSError, ValueError) as error:

@@ -37,6 +37,10 @@ from abaci.tensor import WeightFormat
 TARGET_VARIABLE = "ABACI_TARGET"
 """Environment variable that forces an instruction set."""
 
+_SLICE_BYTES = 16 << 20
+"""A matrix is packed in slices of about this size, so that little of the file is in memory beside the packed copy."""
+_PANEL_ROWS = 32
+
 _FORMAT_NUMBERS = {weight_format: number for number, weight_format in enumerate(WeightFormat)}
 _ACTIVATION_NUMBERS = {Activation.SILU: 0, Activation.GELU_TANH: 1}
 
@@ -180,8 +184,13 @@ class _PackedWeights:
         self.matrices: dict[str, _native.Matrix] = {}
         self.vectors: dict[str, NDArray[np.float32]] = {}
         self.formats: set[WeightFormat] = set()
+        self.embedding_rows: RawTensor | None = None
+        """The embedding, where its rows are read from the file as they are needed: untied, and in a file."""
         names = [name for name, _ in spec.tensors()]
         raw = {name: source.tensor(name) for name in names}
+        if spec.embedding.weight != spec.head.weight and raw[spec.embedding.weight].file is not None:
+            self.embedding_rows = raw.pop(spec.embedding.weight)
+            names.remove(spec.embedding.weight)
         self.num_bytes = sum(_packed_bytes(tensor) for tensor in raw.values() if len(tensor.shape) == 2)
         try:
             arena = _native.WeightArena(self.num_bytes + 64 * len(names))
@@ -201,12 +210,19 @@ class _PackedWeights:
             tensor.release()
             if progress is not None:
                 progress(done, total)
+        _native.trim_memory()
 
     def _pack(self, name: str, tensor: RawTensor, arena: _native.WeightArena, pool: ThreadPool) -> None:
         rows, columns = tensor.shape
-        matrix = arena.pack(pool, _FORMAT_NUMBERS[tensor.format], tensor.data, rows, columns)
-        if matrix is None:
-            raise _not_finite(name)
+        matrix = arena.allocate(_FORMAT_NUMBERS[tensor.format], rows, columns)
+        row_bytes = tensor.data.nbytes // rows
+        slice_rows = max(1, _SLICE_BYTES // (row_bytes * _PANEL_ROWS)) * _PANEL_ROWS
+        with tensor.data.cast("B") as source:
+            for first_row in range(0, rows, slice_rows):
+                with source[first_row * row_bytes : (first_row + slice_rows) * row_bytes] as part:
+                    if not matrix.pack(pool, part, first_row):
+                        raise _not_finite(name)
+                tensor.release()
         self.matrices[name] = matrix
         self.formats.add(tensor.format)
 
@@ -251,8 +267,8 @@ class _Emitter:
     def _emit_step(self, step: RecordedStep) -> None:
         program = self._program
         match step:
-            case EmbedStep(embedding=embedding, out=out):
-                program.embed(self._matrix(embedding), embedding.scale, _slot(out))
+            case EmbedStep():
+                self._emit_embed(step)
             case NormStep(x=x, norm=norm, out=out):
                 weight = self._weights.vectors[norm.weight]
                 program.rms_norm(_slot(x), _slot(out), weight, norm.epsilon, out.quantised)
@@ -273,6 +289,16 @@ class _Emitter:
                 program.add(_slot(x), _slot(y), _slot(out))
             case HeadStep(x=x, head=head):
                 program.head(_slot(x), self._matrix(head), self._vector(head.bias))
+
+    def _emit_embed(self, step: EmbedStep) -> None:
+        rows, embedding = self._weights.embedding_rows, step.embedding
+        if rows is None or rows.file is None:
+            self._program.embed(self._matrix(embedding), embedding.scale, _slot(step.out))
+            return
+        number = _FORMAT_NUMBERS[rows.format]
+        self._program.embed_from_file(
+            rows.file.descriptor, rows.file.offset, number, embedding.hidden_size, embedding.scale, _slot(step.out)
+        )
 
     def _emit_attention(self, step: AttentionStep) -> None:
         attention, query, key = step.attention, step.query, step.key

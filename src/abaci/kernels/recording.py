@@ -152,7 +152,7 @@ class Recorder:
         return out
 
     def gated(self, gate: Operand, up: Operand, activation: Activation) -> Operand:
-        out = Value(_plain(gate).columns)
+        out = Value(_plain(gate).columns, alias=_plain(gate))
         self.steps.append(GatedStep(_plain(gate), _plain(up), activation, out))
         return out
 
