@@ -94,7 +94,7 @@ class TensorsInFile:
 @contextmanager
 def executor_on_a_copy(path: Path) -> Iterator[tuple[native.NativeExecutor, ModelSpec]]:
     """An executor of the untied golden model, whose file is the copy `path`; nothing else keeps the file open."""
-    shutil.copy(golden_path("llama"), path)
+    shutil.copy(golden_path("qwen2"), path)
     with path.open("rb") as file, GgufCheckpoint.open(path) as checkpoint:
         spec = spec_from_gguf(checkpoint.metadata, checkpoint.tensors)
         assert spec.embedding.weight != spec.head.weight
@@ -105,15 +105,15 @@ def executor_on_a_copy(path: Path) -> Iterator[tuple[native.NativeExecutor, Mode
 
 
 def test_an_untied_embedding_is_read_from_the_file(tmp_path: Path) -> None:
-    token_ids = golden_sequences("llama")[0].token_ids
+    token_ids = golden_sequences("qwen2")[0].token_ids
     with executor_on_a_copy(tmp_path / "model.gguf") as (executor, spec):
         (tmp_path / "model.gguf").unlink()
         from_file = StepFeeder(executor, spec, 1, len(token_ids)).logprobs(token_ids)
-    assert from_file.tobytes() == native_logprobs("llama", TARGETS[0]).tobytes()
+    assert from_file.tobytes() == native_logprobs("qwen2", TARGETS[0]).tobytes()
 
 
 def test_a_file_cut_short_is_an_error(tmp_path: Path) -> None:
-    token_ids = golden_sequences("llama")[0].token_ids
+    token_ids = golden_sequences("qwen2")[0].token_ids
     with executor_on_a_copy(tmp_path / "model.gguf") as (executor, spec):
         feeder = StepFeeder(executor, spec, 1, len(token_ids))
         os.truncate(tmp_path / "model.gguf", 100)
