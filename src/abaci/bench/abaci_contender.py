@@ -151,12 +151,15 @@ class Recording:
         return [arrivals[0][0] for arrivals in self._arrivals.values()]
 
     def steady_timing(self) -> Timing:
-        """Tokens between the last stream's first token and the first stream's last: all streams were running then."""
-        begin = max(self.first_seconds())
-        end = min(arrivals[-1][0] for arrivals in self._arrivals.values())
+        """Whole steps between the last stream's first token and the first stream's last: all streams were in them.
+
+        A step's events come one after another. From one token of the last stream to its next, every stream gets one.
+        """
+        streams = self._arrivals.values()
+        first_end = min(arrivals[-1][0] for arrivals in streams)
+        reference = [seconds for seconds, _ in max(streams, key=lambda arrivals: arrivals[0][0])]
+        begin, end = reference[0], max([seconds for seconds in reference if seconds <= first_end], default=0.0)
         if end <= begin:
             raise AbaciError("the streams never all ran together", hint="Measure more tokens, or allow more time.")
-        num_tokens = sum(
-            count for arrivals in self._arrivals.values() for seconds, count in arrivals if begin < seconds <= end
-        )
+        num_tokens = sum(count for arrivals in streams for seconds, count in arrivals if begin < seconds <= end)
         return Timing(num_tokens, end - begin)

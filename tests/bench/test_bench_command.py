@@ -1,0 +1,134 @@
+"""`abaci bench` around its suites, and what its tables say."""
+
+import json
+from io import StringIO
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from abaci.bench import comparison, tables
+from abaci.bench.contender import Description
+from abaci.bench.report import (
+    CeilingSample,
+    Comparison,
+    Figure,
+    KernelFigure,
+    KernelReport,
+    Machine,
+    Measurement,
+    Unit,
+)
+from abaci.cli.app import app
+from abaci.kernels.ceilings import Ceilings
+
+CEILINGS = Ceilings(30e9, 900e9)
+MACHINE = Machine("Some Processor", 2, 24_000_000_000, "Linux 6", "3.11", 0.1)
+
+
+def comparison_report(neighbours_share=0.0):
+    speed = Figure(
+        "prefill 512",
+        Unit.TOKENS_PER_SECOND,
+        True,
+        (
+            Measurement("abaci", (700.0, 720.0, 650.0), {}, read_share=0.02, int8_share=0.61),
+            Measurement("llama.cpp", (200.0,), {"flash_attention": True}, read_share=0.01, int8_share=0.2),
+        ),
+        neighbours_share,
+    )
+    python = Figure("Python's share", Unit.SHARE, False, (Measurement("abaci", (0.021,), {}),), 0.0)
+    return Comparison(
+        model="a-model",
+        file_bytes=491_400_064,
+        num_threads=2,
+        machine=MACHINE,
+        ceilings=CEILINGS,
+        ceiling_samples=(CeilingSample("before", CEILINGS),),
+        contenders={
+            "abaci": Description("0.1.0", {"threads": "2, pinned"}, 1000),
+            "llama.cpp": Description("llama-cpp-python 1", {}, 1000),
+        },
+        figures=(speed, python),
+        seconds=12.0,
+    )
+
+
+@pytest.fixture
+def printed(monkeypatch):
+    """What a report looks like on paper."""
+
+    def render(report):
+        paper = StringIO()
+        monkeypatch.setattr(tables, "Console", lambda **options: Console(file=paper, width=160))
+        tables.print_report(report)
+        return paper.getvalue()
+
+    return render
+
+
+def test_the_table_has_medians_ratios_and_shares(printed):
+    text = printed(comparison_report())
+    line = next(line for line in text.splitlines() if "prefill 512" in line)
+    assert [cell.strip() for cell in line.split("│")[2:7]] == ["700.0 tokens/s", "200.0 tokens/s", "3.50x", "2%", "61%"]
+    assert "2.1%" in next(line for line in text.splitlines() if "Python's share" in line)
+    assert "llama.cpp was fastest with flash attention on: prefill 512" in text
+    assert "memory read 30.0 GB/s, int8 900 GOPS" in text
+    assert "disturbed" not in text
+
+
+def test_a_disturbed_figure_is_named(printed):
+    assert "others took up to 30% of the processors during: prefill 512" in printed(comparison_report(0.3))
+
+
+def test_the_kernel_table_has_rates_and_what_was_skipped(printed):
+    figure = KernelFigure("avx2", "Q4_K", 4864, 1024, 16, (0.001,), 3_000_000)
+    report = KernelReport(2, MACHINE, {"avx2": CEILINGS}, (figure,), ("avx2 Q8_0 512 x 64 x 32",), 0.0, 1.0)
+    text = printed(report)
+    line = next(line for line in text.splitlines() if "Q4_K" in line)
+    assert [cell.strip() for cell in line.split("│")[1:7]] == ["Q4_K", "1024", "4864", "16", "159", "18%"]
+    assert "avx2 Q8_0 512 x 64 x 32" in text
+
+
+def bench(*arguments):
+    return CliRunner().invoke(app, ["bench", *arguments])
+
+
+def test_json_is_one_document(monkeypatch, tmp_path):
+    path = tmp_path / "model.gguf"
+    path.touch()
+    asked = {}
+
+    def compare(path, model, names, plan, *, num_threads, tell):
+        asked.update(path=path, names=names, plan=plan, num_threads=num_threads)
+        tell("a line on the way")
+        return comparison_report()
+
+    monkeypatch.setattr(comparison, "compare", compare)
+    result = bench(str(path), "--against", "llama.cpp", "--quick", "--threads", "1", "--json")
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert document["figures"][0]["ratio"] == 3.5
+    assert document["figures"][0]["measurements"][0]["median"] == 700.0
+    assert document["contenders"]["abaci"]["version"] == "0.1.0"
+    assert asked == {
+        "path": path,
+        "names": ["abaci", "llama.cpp"],
+        "plan": comparison.QUICK_PLAN,
+        "num_threads": 1,
+    }
+    assert "a line on the way" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "which model?"),
+        (("--suite", "kernels", "--against", "llama.cpp"), "measures no other engine"),
+        (("some-model", "--suite", "everything"), "everything"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(arguments, message):
+    result = bench(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
