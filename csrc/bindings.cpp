@@ -325,7 +325,6 @@ class StepProgram {
     void quantise(int slot) {
         check_slot(slot, -1);
         require(columns_[slot] % kGroup == 0, "a quantised row is a multiple of 32");
-        quantised_.push_back(slot);
         program_->quantise(slot);
     }
     void linear(int in, const std::vector<Matrix>& matrices, const std::vector<int>& outs,
@@ -518,7 +517,7 @@ class StepProgram {
     const int num_groups_;
     const std::vector<int32_t> windows_;  // 0: full attention
     std::vector<int64_t> columns_;
-    std::vector<int> rope_dims_, quantised_, layer_groups_;
+    std::vector<int> rope_dims_, layer_groups_;
     std::vector<int64_t> layer_values_;
     std::vector<std::shared_ptr<WeightArena>> arenas_;
     std::deque<std::vector<float>> floats_;

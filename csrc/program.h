@@ -10,38 +10,11 @@
 #include <vector>
 
 #include "kernel_table.h"
-#include "matmul/layout.h"
 #include "pool.h"
 #include "sample.h"
+#include "weights.h"
 
 namespace abaci {
-
-// One allocation for all packed matrices of a model.
-class WeightArena {
-  public:
-    explicit WeightArena(size_t num_bytes);
-    ~WeightArena();
-    WeightArena(const WeightArena&) = delete;
-    WeightArena& operator=(const WeightArena&) = delete;
-    uint8_t* take(size_t num_bytes);
-    uint8_t* data() { return memory_; }
-
-  private:
-    uint8_t* memory_;
-    size_t size_, used_ = 0;
-};
-
-// Packs rows as stored in the file. False where a scale is not finite.
-bool pack_matrix(ThreadPool& pool, Format format, const uint8_t* source, int64_t rows, int64_t columns,
-                 uint8_t* packed);
-
-// Values of one row, exactly as the format defines them, times `scale`.
-void unpack_row(const PackedMatrix& matrix, int64_t row, float scale, float* out);
-
-// The same from the row as stored in the file; `scratch` holds packed_panel_bytes, 64-byte aligned. False where a scale
-// is not finite.
-bool unpack_source_row(Format format, const uint8_t* source, int64_t columns, float scale, uint8_t* scratch,
-                       float* out);
 
 // Frequencies theta^(-2i/dim) / linear_scale / factor_i for i < dim/2, as float32.
 std::vector<float> rope_frequencies(double theta, int dim, double linear_scale, const float* factors);

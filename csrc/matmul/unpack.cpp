@@ -1,7 +1,7 @@
 // One row of a packed matrix back to floats, exactly as the format defines its values. For embeddings and tests.
 #include <cstring>
 
-#include "program.h"
+#include "weights.h"
 
 namespace abaci {
 namespace {

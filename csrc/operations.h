@@ -1,0 +1,409 @@
+// What a step program is made of: each operation says how many pieces the current step has for it, and runs them one by
+// one, on any thread. Included by program.cpp only.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#include "platform.h"
+#include "program.h"
+#include "scalar_math.h"
+
+namespace abaci {
+namespace {
+
+constexpr int32_t kHeadTile = 64;           // logit rows that are computed and reduced at once
+constexpr int32_t kAttentionQueries = 128;  // query rows (tokens x heads of a group) of one attention piece, about
+constexpr int64_t kGatedColumns = 1024;     // columns of one piece of the gated activation
+constexpr int64_t kSmallPieceBytes = 24 * 1024;
+
+int64_t divide_up(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
+// An operation on each row by itself.
+class RowOperation : public Operation {
+  public:
+    explicit RowOperation(Program& program) : p_(program) {}
+    uint32_t plan() final {
+        num_rows_ = p_.current().input.num_tokens;
+        rows_per_piece_ = std::max<int64_t>(1, num_rows_ / (8 * p_.num_threads()));
+        return divide_up(num_rows_, rows_per_piece_);
+    }
+    void run(uint32_t piece, int worker) final {
+        const int64_t end = std::min(num_rows_, (piece + 1) * rows_per_piece_);
+        for (int64_t r = piece * rows_per_piece_; r < end; ++r) run_row(r, worker);
+    }
+
+  protected:
+    virtual void run_row(int64_t r, int worker) = 0;
+
+    Program& p_;
+
+  private:
+    int64_t num_rows_ = 0, rows_per_piece_ = 1;
+};
+
+class EmbedOperation final : public RowOperation {
+  public:
+    EmbedOperation(Program& program, const PackedMatrix& table, float scale, int out)
+        : RowOperation(program), table_(table), scale_(scale), out_(out) {}
+    void run_row(int64_t r, int) override {
+        unpack_row(table_, p_.current().input.token_ids[r], scale_, p_.slot(out_).row(r));
+    }
+
+  private:
+    const PackedMatrix table_;
+    const float scale_;
+    const int out_;
+};
+
+// Rows of an untied table are read where they are stored: few are needed, and the rest costs no memory.
+class FileEmbedOperation final : public RowOperation {
+  public:
+    FileEmbedOperation(Program& program, int descriptor, int64_t offset, Format format, int64_t columns, float scale,
+                       int out)
+        : RowOperation(program),
+          descriptor_(duplicate_file(descriptor)),
+          offset_(offset),
+          format_(format),
+          columns_(columns),
+          scale_(scale),
+          out_(out),
+          row_bytes_(source_row_bytes(format, columns)) {
+        if (descriptor_ < 0) throw std::runtime_error("the model file cannot be kept open");
+        for (int i = 0; i < program.num_threads(); ++i) {
+            scratch_.emplace_back(row_bytes_);
+            panels_.push_back(std::make_unique<WeightArena>(packed_panel_bytes(format, columns)));
+        }
+    }
+    ~FileEmbedOperation() override { close_file(descriptor_); }
+    void run_row(int64_t r, int worker) override {
+        const int64_t at = offset_ + p_.current().input.token_ids[r] * static_cast<int64_t>(row_bytes_);
+        uint8_t* source = scratch_[worker].data();
+        float* out = p_.slot(out_).row(r);
+        if (!read_at(descriptor_, source, row_bytes_, at)) {
+            p_.fail("a row of the embedding could not be read: the model file was cut short");
+        } else if (!unpack_source_row(format_, source, columns_, scale_, panels_[worker]->data(), out)) {
+            p_.fail("a row of the embedding holds values that are not finite: the model file is damaged");
+        }
+    }
+
+  private:
+    const int descriptor_;
+    const int64_t offset_;
+    const Format format_;
+    const int64_t columns_;
+    const float scale_;
+    const int out_;
+    const size_t row_bytes_;
+    std::vector<std::vector<uint8_t>> scratch_;
+    std::vector<std::unique_ptr<WeightArena>> panels_;
+};
+
+class RopeTableOperation final : public Operation {
+  public:
+    RopeTableOperation(Program& program, int rope) : p_(program), rope_(rope) {}
+    uint32_t plan() override { return divide_up(p_.current().input.num_tokens, kRows); }
+    void run(uint32_t piece, int) override {
+        RopeTable& table = p_.rope(rope_);
+        const int half = table.dim / 2;
+        const int64_t end = std::min<int64_t>((piece + 1) * kRows, p_.current().input.num_tokens);
+        for (int64_t r = piece * kRows; r < end; ++r)
+            for (int i = 0; i < half; ++i) {
+                // The angle is a float product, as in the reference implementations.
+                const float angle = static_cast<float>(p_.current().positions[r]) * table.frequencies[i];
+                double sine, cosine;
+                sin_cos_of(angle, sine, cosine);
+                table.cosines[r * half + i] = static_cast<float>(cosine);
+                table.sines[r * half + i] = static_cast<float>(sine);
+            }
+    }
+
+  private:
+    static constexpr int64_t kRows = 16;
+    Program& p_;
+    const int rope_;
+};
+
+class NormOperation final : public RowOperation {
+  public:
+    NormOperation(Program& program, int in, int out, const float* weight, int64_t columns, float epsilon, bool quantise)
+        : RowOperation(program),
+          in_(in),
+          out_(out),
+          weight_(weight),
+          columns_(columns),
+          epsilon_(epsilon),
+          quantise_(quantise) {}
+    void run_row(int64_t r, int) override {
+        const QuantiseTarget quantised = quantise_ ? p_.slot(out_).quantised(r) : QuantiseTarget{};
+        p_.kernels().rms_norm({p_.slot(in_).row(r), p_.slot(out_).row(r), weight_, columns_, epsilon_, quantised});
+    }
+
+  private:
+    const int in_, out_;
+    const float* weight_;
+    const int64_t columns_;
+    const float epsilon_;
+    const bool quantise_;
+};
+
+class QuantiseOperation final : public RowOperation {
+  public:
+    QuantiseOperation(Program& program, int slot) : RowOperation(program), slot_(slot) {}
+    void run_row(int64_t r, int) override {
+        const Slot& slot = p_.slot(slot_);
+        p_.kernels().quantise(slot.row(r), slot.columns, slot.quantised(r));
+    }
+
+  private:
+    const int slot_;
+};
+
+// Pieces are panels of one matrix for one block of rows, block by block, so that a block's activations stay in cache.
+class LinearOperation final : public Operation {
+  public:
+    LinearOperation(Program& program, Slot& in, std::vector<Program::Part> parts, std::vector<Slot*> outs)
+        : p_(program), in_(in), parts_(std::move(parts)), outs_(std::move(outs)) {
+        for (const Program::Part& part : parts_) total_panels_ += divide_up(part.matrix.rows, kPanel);
+    }
+    void set_rows(int32_t rows) { fixed_rows_ = rows; }
+    uint32_t plan() override {
+        num_rows_ = fixed_rows_ >= 0 ? fixed_rows_ : p_.current().input.num_tokens;
+        num_blocks_ = divide_up(num_rows_, kMaxTaskRows);
+        block_rows_ = divide_up(num_rows_, num_blocks_);
+        const int64_t wanted = 8 * p_.num_threads();
+        const int64_t small = divide_up(kSmallPieceBytes, static_cast<int64_t>(parts_[0].matrix.panel_bytes));
+        panels_per_piece_ = std::clamp<int64_t>(total_panels_ * num_blocks_ / wanted, num_rows_ <= 16 ? small : 1, 16);
+        pieces_per_block_ = 0;
+        for (const Program::Part& part : parts_)
+            pieces_per_block_ += divide_up(divide_up(part.matrix.rows, kPanel), panels_per_piece_);
+        return num_blocks_ * pieces_per_block_;
+    }
+    void run(uint32_t piece, int) override {
+        const int64_t block = piece / pieces_per_block_;
+        int64_t index = piece % pieces_per_block_;
+        size_t i = 0;
+        int64_t panels = divide_up(parts_[0].matrix.rows, kPanel);
+        while (index >= divide_up(panels, panels_per_piece_)) {
+            index -= divide_up(panels, panels_per_piece_);
+            panels = divide_up(parts_[++i].matrix.rows, kPanel);
+        }
+        const Program::Part& part = parts_[i];
+        MatmulTask task;
+        task.matrix = part.matrix;
+        task.input = in_.activations();
+        task.output = outs_[i]->data;
+        task.output_stride = outs_[i]->stride;
+        task.bias = part.bias;
+        task.accumulate = part.accumulate;
+        task.row_begin = block * block_rows_;
+        task.row_end = std::min(num_rows_, task.row_begin + block_rows_);
+        task.panel_begin = index * panels_per_piece_;
+        task.panel_end = std::min(panels, task.panel_begin + panels_per_piece_);
+        p_.kernels().matmul[static_cast<int>(part.matrix.format)](task);
+    }
+
+  private:
+    Program& p_;
+    Slot& in_;
+    const std::vector<Program::Part> parts_;
+    const std::vector<Slot*> outs_;
+    int64_t total_panels_ = 0;
+    int32_t fixed_rows_ = -1;
+    int64_t num_rows_ = 0, num_blocks_ = 1, block_rows_ = 0, panels_per_piece_ = 1, pieces_per_block_ = 1;
+};
+
+// Norm and rotation of query and key heads, then keys and values into their pages.
+class PrepareHeadsOperation final : public RowOperation {
+  public:
+    PrepareHeadsOperation(Program& program, Program::Heads query, Program::Heads key, int value, int layer,
+                          int32_t head_dim)
+        : RowOperation(program), query_(query), key_(key), value_(value), layer_(layer), head_dim_(head_dim) {}
+    void run_row(int64_t r, int) override {
+        prepare(query_, r);
+        prepare(key_, r);
+        append(r);
+    }
+
+  private:
+    void prepare(const Program::Heads& heads, int64_t r) {
+        float* head = p_.slot(heads.slot).row(r);
+        for (int32_t h = 0; h < heads.count; ++h, head += head_dim_) {
+            if (heads.norm) p_.kernels().rms_norm({head, head, heads.norm, head_dim_, heads.epsilon, QuantiseTarget{}});
+            if (heads.rope >= 0) {
+                const RopeTable& table = p_.rope(heads.rope);
+                const int64_t at = r * (table.dim / 2);
+                p_.kernels().rope(
+                    {head, table.cosines.data() + at, table.sines.data() + at, table.dim, table.interleaved});
+            }
+        }
+    }
+    void append(int64_t r) {
+        const Step& step = p_.current();
+        const CacheLayer& cache = p_.cache_layer(layer_);
+        const int32_t position = step.positions[r];
+        const int32_t* table =
+            step.input.page_tables[cache.group] + step.sequences[r] * step.input.pages_per_sequence[cache.group];
+        const int64_t page = table[position / kPageTokens] * cache.page_stride;
+        const int64_t head_elements = int64_t{head_dim_} * kPageTokens;
+        for (int32_t h = 0; h < key_.count; ++h) {
+            const int64_t at = page + h * head_elements;
+            p_.kernels().store_keys(p_.slot(key_.slot).row(r) + h * head_dim_, head_dim_, cache.keys + at,
+                                    position % kPageTokens);
+            p_.kernels().store_values(p_.slot(value_).row(r) + h * head_dim_, head_dim_, cache.values + at,
+                                      position % kPageTokens);
+        }
+    }
+    const Program::Heads query_, key_;
+    const int value_, layer_;
+    const int32_t head_dim_;
+};
+
+class AttentionOperation final : public Operation {
+  public:
+    AttentionOperation(Program& program, int query, int out, int layer, int32_t num_heads, int32_t num_kv_heads,
+                       int32_t head_dim, float scale, int32_t window, bool quantise)
+        : p_(program),
+          query_(query),
+          out_(out),
+          layer_(layer),
+          heads_per_group_(num_heads / num_kv_heads),
+          num_kv_heads_(num_kv_heads),
+          head_dim_(head_dim),
+          scale_(scale),
+          window_(window),
+          quantise_(quantise) {}
+    uint32_t plan() override {
+        runs_ = &p_.row_runs(std::max(1, kAttentionQueries / heads_per_group_));
+        return runs_->size() * num_kv_heads_;
+    }
+    void run(uint32_t piece, int worker) override {
+        const Step& step = p_.current();
+        const CacheLayer& cache = p_.cache_layer(layer_);
+        // Late rows of long sequences first: they take longest.
+        const RowRun& rows = (*runs_)[runs_->size() - 1 - piece / num_kv_heads_];
+        const int64_t kv_head = piece % num_kv_heads_;
+        const int64_t head = kv_head * heads_per_group_ * head_dim_;
+        const int64_t page_offset = kv_head * head_dim_ * kPageTokens;
+        AttentionTask task;
+        task.query = p_.slot(query_).row(rows.row) + head;
+        task.query_stride = p_.slot(query_).stride;
+        task.output = p_.slot(out_).row(rows.row) + head;
+        task.output_stride = p_.slot(out_).stride;
+        task.keys = cache.keys + page_offset;
+        task.values = cache.values + page_offset;
+        task.page_stride = cache.page_stride;
+        task.page_table =
+            step.input.page_tables[cache.group] + rows.sequence * step.input.pages_per_sequence[cache.group];
+        task.first_position = step.positions[rows.row];
+        task.num_rows = rows.num_rows;
+        task.heads_per_group = heads_per_group_;
+        task.head_dim = head_dim_;
+        task.window = window_;
+        task.scale = scale_;
+        task.scratch = p_.attention_scratch(worker);
+        p_.kernels().attention(task);
+        if (!quantise_) return;
+        const Slot& out = p_.slot(out_);
+        const int64_t columns = int64_t{heads_per_group_} * head_dim_;
+        for (int64_t r = rows.row; r < rows.row + rows.num_rows; ++r)
+            p_.kernels().quantise(out.row(r) + head, columns, out.quantised(r, head / kGroup));
+    }
+
+  private:
+    Program& p_;
+    const int query_, out_, layer_;
+    const int32_t heads_per_group_, num_kv_heads_, head_dim_;
+    const float scale_;
+    const int32_t window_;
+    const bool quantise_;
+    const std::vector<RowRun>* runs_ = nullptr;
+};
+
+class GatedOperation final : public Operation {
+  public:
+    GatedOperation(Program& program, int gate, int up, int out, int64_t columns, ActivationKind kind, bool quantise)
+        : p_(program),
+          gate_(gate),
+          up_(up),
+          out_(out),
+          columns_(columns),
+          kind_(kind),
+          quantise_(quantise),
+          parts_(divide_up(columns, kGatedColumns)) {}
+    uint32_t plan() override { return p_.current().input.num_tokens * parts_; }
+    void run(uint32_t piece, int) override {
+        const int64_t r = piece / parts_, begin = piece % parts_ * kGatedColumns;
+        const int64_t columns = std::min(kGatedColumns, columns_ - begin);
+        float* out = p_.slot(out_).row(r) + begin;
+        p_.kernels().gated(p_.slot(gate_).row(r) + begin, p_.slot(up_).row(r) + begin, columns, kind_, out);
+        if (quantise_) p_.kernels().quantise(out, columns, p_.slot(out_).quantised(r, begin / kGroup));
+    }
+
+  private:
+    Program& p_;
+    const int gate_, up_, out_;
+    const int64_t columns_;
+    const ActivationKind kind_;
+    const bool quantise_;
+    const int64_t parts_;
+};
+
+class AddOperation final : public RowOperation {
+  public:
+    AddOperation(Program& program, int x, int y, int out) : RowOperation(program), x_(x), y_(y), out_(out) {}
+    void run_row(int64_t r, int) override {
+        p_.kernels().add(p_.slot(x_).row(r), p_.slot(y_).row(r), p_.slot(out_).columns, p_.slot(out_).row(r));
+    }
+
+  private:
+    const int x_, y_, out_;
+};
+
+// Copies one tile of logit rows together.
+class GatherOperation final : public Operation {
+  public:
+    GatherOperation(Program& program, int in, Slot& out, int32_t tile) : p_(program), in_(in), out_(out), tile_(tile) {}
+    uint32_t plan() override { return std::min(kHeadTile, p_.current().input.num_logit_rows - tile_ * kHeadTile); }
+    void run(uint32_t piece, int) override {
+        const float* from = p_.slot(in_).row(p_.current().input.logit_rows[tile_ * kHeadTile + piece].row);
+        std::memcpy(out_.row(piece), from, out_.columns * sizeof(float));
+        if (out_.values) p_.kernels().quantise(out_.row(piece), out_.columns, out_.quantised(piece));
+    }
+
+  private:
+    Program& p_;
+    const int in_;
+    Slot& out_;
+    const int32_t tile_;
+};
+
+class SampleOperation final : public Operation {
+  public:
+    SampleOperation(Program& program, Slot& logits, int32_t tile) : p_(program), logits_(logits), tile_(tile) {}
+    uint32_t plan() override { return std::min(kHeadTile, p_.current().input.num_logit_rows - tile_ * kHeadTile); }
+    void run(uint32_t piece, int worker) override {
+        const StepInput& in = p_.current().input;
+        const int64_t i = tile_ * kHeadTile + piece;
+        const LogitRow& row = in.logit_rows[i];
+        const uint32_t* mask = row.mask_row < 0 ? nullptr : in.masks + row.mask_row * in.mask_words;
+        sample(p_.kernels(), {&row, logits_.row(piece), p_.vocab_size(), in.history, in.bias, mask},
+               p_.sample_scratch(worker),
+               {in.token_out + i, in.logprob_out + i, in.top_ids_out + i * in.top_width,
+                in.top_logprobs_out + i * in.top_width});
+    }
+
+  private:
+    Program& p_;
+    Slot& logits_;
+    const int32_t tile_;
+};
+
+}  // namespace
+}  // namespace abaci
