@@ -1,12 +1,15 @@
 """How far engines are from the float32 model: KL divergence and agreement of the top token, position by position.
 
     python scripts/fidelity.py tokenise  MODEL.gguf FOLDER          needs the extra `bench`
-    python scripts/fidelity.py reference MODEL.gguf FOLDER          needs the extra `golden`; about 3 GB in FOLDER
+    python scripts/fidelity.py reference MODEL.gguf FOLDER          needs the extra `golden`; at most 800 MB in FOLDER
     python scripts/fidelity.py measure   MODEL.gguf FOLDER ENGINE   ENGINE: abaci, abaci-reference, llama.cpp, ...
     python scripts/fidelity.py report    FOLDER...                  the tables of docs/fidelity.md
 
-The reference is `transformers` in float32 over the file's dequantised values. Two measurements: on a mixed text
-(fidelity_text.md), and teacher-forced along the reference's own greedy continuations of pieces of it.
+The reference is `transformers` in float32 over the file's dequantised values. Two measurements: on the windows of a
+mixed text (fidelity_text.md), and teacher-forced along the reference's own greedy continuations of pieces of it.
+
+Of the reference only what enters its head is kept, and the head once: its logits are formed again, in float32, as they
+are needed.
 """
 
 import argparse
@@ -20,10 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 TEXT = Path(__file__).with_name("fidelity_text.md")
+WINDOW_BORDER = "\n<!-- window -->\n"
 NUM_CONTINUATIONS = 8
 PARAGRAPH_CHARACTERS = 100
 CONTINUATION_TOKENS = 96
 ROWS_AT_A_TIME = 64
+BLOCK_POSITIONS = 64
+NUM_RESAMPLES = 10_000
 
 LogitBlocks = Iterator[NDArray[np.float32]]
 """Logits, or anything equal up to a constant per row, of successive positions: blocks of (positions, vocab)."""
@@ -51,36 +57,49 @@ def main() -> None:
 
 
 def tokenise(model: Path, folder: Path) -> None:
-    """Save the text's token ids, begun as the model's tokenizer begins a prompt."""
+    """Save the token ids of windows and prompts, begun as the model's tokenizer begins a prompt."""
     from llama_cpp import Llama
 
     folder.mkdir(parents=True, exist_ok=True)
     llama = Llama(str(model), vocab_only=True, verbose=False)
-    for name, text in {"text": TEXT.read_text(), **prompts()}.items():
+    for name, text in (windows() | prompts()).items():
         token_ids = llama.tokenize(text.encode(), add_bos=True, special=False)
         np.save(folder / f"{name}.tokens.npy", np.array(token_ids, np.int32))
         print(f"{folder.name}, {name}: {len(token_ids)} tokens")
 
 
+def windows() -> dict[str, str]:
+    """The text's pieces, each a sequence of its own, by name."""
+    return {f"text{index}": text.strip() for index, text in enumerate(TEXT.read_text().split(WINDOW_BORDER))}
+
+
 def prompts() -> dict[str, str]:
     """The first halves of some paragraphs, by name."""
-    paragraphs = [paragraph for paragraph in TEXT.read_text().split("\n\n") if len(paragraph) >= PARAGRAPH_CHARACTERS]
+    pieces = "\n\n".join(windows().values()).split("\n\n")
+    paragraphs = [piece for piece in pieces if len(piece) >= PARAGRAPH_CHARACTERS]
     chosen = np.linspace(0, len(paragraphs) - 1, NUM_CONTINUATIONS).astype(int)
     return {f"prompt{index}": paragraphs[which][: len(paragraphs[which]) // 2] for index, which in enumerate(chosen)}
 
 
 def make_reference(model: Path, folder: Path) -> None:
-    """Save the reference's log-probabilities on the text, its greedy continuations, and those along them."""
-    from transformers_reference import all_logits, greedy_continuation, load_model
+    """Save the reference's head, its hidden states on the windows, its greedy continuations, and those along them."""
+    from transformers_reference import final_hidden, greedy_continuation, head_matrix, load_model
 
     reference = load_model(model)
-    token_ids = np.load(folder / "text.tokens.npy").tolist()
-    np.save(folder / "text.logprobs.npy", log_softmax(all_logits(reference, token_ids)))
+    np.save(folder / "head.npy", head_matrix(reference))
+    for name in windows():
+        np.save(folder / f"{name}.hidden.npy", final_hidden(reference, load_tokens(folder, name)))
     for index in range(NUM_CONTINUATIONS):
-        prompt = np.load(folder / f"prompt{index}.tokens.npy").tolist()
+        prompt = load_tokens(folder, f"prompt{index}")
         whole = prompt + greedy_continuation(reference, prompt, CONTINUATION_TOKENS)
         np.save(folder / f"continuation{index}.tokens.npy", np.array(whole, np.int32))
-        np.save(folder / f"continuation{index}.logprobs.npy", log_softmax(all_logits(reference, whole)))
+        np.save(folder / f"continuation{index}.hidden.npy", final_hidden(reference, whole))
+
+
+def load_tokens(folder: Path, name: str) -> list[int]:
+    """The saved token ids of a window, a prompt or a prompt with its continuation."""
+    token_ids: list[int] = np.load(folder / f"{name}.tokens.npy").tolist()
+    return token_ids
 
 
 @dataclass(frozen=True)
@@ -94,45 +113,52 @@ class Comparison:
 
 def measure(model: Path, folder: Path, engine: str) -> None:
     """Run an engine over every saved sequence and save how far from the reference it is."""
+    save_results(folder, engine, lambda token_ids: ENGINES[engine](model, token_ids))
+    report([folder])
+
+
+def save_results(folder: Path, engine: str, run: Callable[[list[int]], LogitBlocks]) -> None:
+    """Compare what `run` gives with the reference on every saved sequence, and save it under the engine's name."""
+    head = np.load(folder / "head.npy")
     results = {}
-    for path in sorted(folder.glob("*.logprobs.npy")):
-        name = path.name.removesuffix(".logprobs.npy")
-        token_ids = np.load(folder / f"{name}.tokens.npy").tolist()
-        comparison = compare(np.load(path, mmap_mode="r"), ENGINES[engine](model, token_ids))
-        if name != "text":  # along the continuation only: where its tokens are predicted
+    for path in sorted(folder.glob("*.hidden.npy")):
+        name = path.name.removesuffix(".hidden.npy")
+        token_ids = load_tokens(folder, name)
+        comparison = compare(np.load(path), head, run(token_ids))
+        if name.startswith("continuation"):  # only where the continuation's tokens are predicted
             predicted = slice(len(token_ids) - CONTINUATION_TOKENS - 1, -1)
             comparison = Comparison(
                 comparison.divergence[predicted], comparison.agrees[predicted], comparison.margin[predicted]
             )
         results[name] = {field: getattr(comparison, field).tolist() for field in ("divergence", "agrees", "margin")}
     (folder / f"{engine}.json").write_text(json.dumps(results))
-    report([folder])
 
 
-def compare(reference: NDArray[np.float32], blocks: LogitBlocks) -> Comparison:
-    """Compare blocks of an engine's logits with the reference's log-probabilities (positions, vocab)."""
+def compare(hidden: NDArray[np.float32], head: NDArray[np.float32], blocks: LogitBlocks) -> Comparison:
+    """Compare blocks of an engine's logits with the reference's.
+
+    Hidden states are (positions, hidden), the head (vocab, hidden).
+    """
     divergences, agreements, margins = [], [], []
     begin = 0
     for logits in blocks:
-        expected = reference[begin : begin + len(logits)].astype(np.float64)
+        expected = log_softmax(hidden[begin : begin + len(logits)] @ head.T)
         begin += len(logits)
         divergences.append((np.exp(expected) * (expected - log_softmax(logits))).sum(axis=1))
         agreements.append(expected.argmax(axis=1) == logits.argmax(axis=1))
         top_two = np.partition(expected, -2, axis=1)[:, -2:]
         margins.append(top_two[:, 1] - top_two[:, 0])
-    if begin != len(reference):
-        raise ValueError(f"the engine gave {begin} positions of {len(reference)}")
+    if begin != len(hidden):
+        raise ValueError(f"the engine gave {begin} positions of {len(hidden)}")
     return Comparison(np.concatenate(divergences), np.concatenate(agreements), np.concatenate(margins))
 
 
-def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Log-probabilities of rows of logits, formed in float64 a few rows at a time."""
-    logprobs = np.empty_like(logits, dtype=np.float32)
-    for begin in range(0, len(logits), ROWS_AT_A_TIME):
-        rows = logits[begin : begin + ROWS_AT_A_TIME].astype(np.float64)
-        rows -= rows.max(axis=1, keepdims=True)
-        logprobs[begin : begin + ROWS_AT_A_TIME] = rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))
-    return logprobs
+def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Log-probabilities of rows of logits, formed in float64."""
+    shifted = logits.astype(np.float64)
+    shifted -= shifted.max(axis=1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return shifted
 
 
 def llama_cpp_logits(flash_attention: bool) -> Callable[[Path, list[int]], LogitBlocks]:
@@ -217,31 +243,70 @@ ENGINES: dict[str, Callable[[Path, list[int]], LogitBlocks]] = {
 
 
 def report(folders: list[Path]) -> None:
-    """Print for each model and engine: divergence and agreement on the text, agreement by margin on continuations."""
+    """Print for each model: engines on the text, the differences from Abaci, agreement by margin on continuations."""
     for folder in folders:
         engines = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
-        print(f"\n{folder.name}\n\n| engine | mean KL, nats/token | median | top token agrees |\n|---|---|---|---|")
-        for engine, results in engines.items():
-            divergence, agrees = np.array(results["text"]["divergence"]), np.array(results["text"]["agrees"])
-            print(f"| {engine} | {divergence.mean():.6f} | {np.median(divergence):.6f} | {agrees.mean():.2%} |")
-        print("\n| engine | continuation: agrees | threshold | excluded |")
-        pooled = {engine: _pool(results) for engine, results in engines.items()}
-        for engine, (agrees, margin) in pooled.items():
-            threshold = margin[~agrees].max(initial=0.0)
-            others = ", ".join(
-                f"{other} {others_agree[others_margin > threshold].mean():.2%}"
-                for other, (others_agree, others_margin) in pooled.items()
-            )
-            print(
-                f"| {engine} | {agrees.mean():.2%} | {threshold:.4f} | {(margin <= threshold).mean():.2%} | ({others})"
-            )
+        print(f"\n{folder.name}")
+        _report_text({engine: _pool(results, "text") for engine, results in engines.items()})
+        _report_continuations({engine: _pool(results, "continuation") for engine, results in engines.items()})
 
 
-def _pool(results: dict[str, dict[str, list[float]]]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Agreement and margin of all continuations together."""
-    continuations = [result for name, result in results.items() if name != "text"]
-    agrees = np.concatenate([result["agrees"] for result in continuations]).astype(bool)
-    return agrees, np.concatenate([result["margin"] for result in continuations])
+def _report_text(engines: dict[str, Comparison]) -> None:
+    print("\n| engine | mean KL, nats/token | median | top token agrees | positions |\n|---|---|---|---|---|")
+    for engine, measured in engines.items():
+        mean, median = measured.divergence.mean(), np.median(measured.divergence)
+        print(f"| {engine} | {mean:.6f} | {median:.6f} | {measured.agrees.mean():.2%} | {len(measured.agrees)} |")
+    for engine, measured in engines.items():
+        if engine == "abaci" or "abaci" not in engines:
+            continue
+        ours = engines["abaci"]
+        kl = _difference(ours.divergence - measured.divergence)
+        agreement = _difference(100.0 * (ours.agrees.astype(float) - measured.agrees))
+        only_ours, only_theirs = (ours.agrees & ~measured.agrees).sum(), (~ours.agrees & measured.agrees).sum()
+        print(f"\nabaci less {engine}, with 95 % intervals: KL {kl:.6f}, agreement {agreement:.2f} points", end="")
+        print(f" (only abaci agrees {only_ours}, only {engine} {only_theirs})")
+
+
+def _report_continuations(engines: dict[str, Comparison]) -> None:
+    print("\n| engine | continuation: agrees | threshold | excluded | above it |\n|---|---|---|---|---|")
+    for engine, measured in engines.items():
+        threshold = measured.margin[~measured.agrees].max(initial=0.0)
+        above = measured.margin > threshold
+        others = ", ".join(f"{other} {compared.agrees[above].mean():.2%}" for other, compared in engines.items())
+        print(f"| {engine} | {measured.agrees.mean():.2%} | {threshold:.4f} | {1 - above.mean():.2%} | {others} |")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with the ends of its 95 % confidence interval."""
+
+    mean: float
+    lower: float
+    upper: float
+
+    def __format__(self, numbers: str) -> str:
+        return f"{self.mean:+{numbers}} [{self.lower:+{numbers}}, {self.upper:+{numbers}}]"
+
+
+def _difference(per_position: NDArray[np.float64]) -> Interval:
+    """Mean of a paired difference, and its bootstrap interval over blocks of successive positions.
+
+    Blocks, since neighbours share their context and so their errors (Kuensch 1989); the last, shorter one is left out.
+    """
+    whole = len(per_position) // BLOCK_POSITIONS * BLOCK_POSITIONS
+    blocks = per_position[:whole].reshape(-1, BLOCK_POSITIONS).mean(axis=1)
+    chosen = np.random.default_rng(0).integers(len(blocks), size=(NUM_RESAMPLES, len(blocks)))
+    lower, upper = np.quantile(blocks[chosen].mean(axis=1), [0.025, 0.975])
+    return Interval(float(per_position.mean()), float(lower), float(upper))
+
+
+def _pool(results: dict[str, dict[str, list[float]]], kind: str) -> Comparison:
+    """All windows together, or all continuations."""
+    chosen = [result for name, result in results.items() if name.startswith(kind)]
+    divergence, agrees, margin = (
+        np.concatenate([result[field] for result in chosen]) for field in ("divergence", "agrees", "margin")
+    )
+    return Comparison(divergence, agrees.astype(bool), margin)
 
 
 if __name__ == "__main__":

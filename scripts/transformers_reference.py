@@ -70,6 +70,18 @@ def all_logits(model: PreTrainedModel, token_ids: list[int]) -> np.ndarray:
 
 
 @torch.no_grad()
+def final_hidden(model: PreTrainedModel, token_ids: list[int], cache: DynamicCache | None = None) -> np.ndarray:
+    """What enters the head at every position of one sequence, (tokens, hidden) float32."""
+    output = model.model(torch.tensor([token_ids]), past_key_values=cache, use_cache=cache is not None)
+    return output.last_hidden_state[0].float().numpy()
+
+
+def head_matrix(model: PreTrainedModel) -> np.ndarray:
+    """The matrix from hidden states to logits, (vocab, hidden) float32."""
+    return model.lm_head.weight.detach().float().numpy()
+
+
+@torch.no_grad()
 def greedy_continuation(model: PreTrainedModel, prompt: list[int], num_tokens: int) -> list[int]:
     """The likeliest next token, again and again; end tokens do not end it."""
     cache = DynamicCache(config=model.config)
