@@ -82,11 +82,11 @@ def test_a_disturbed_figure_is_named(printed):
 
 
 def test_the_kernel_table_has_rates_and_what_was_skipped(printed):
-    figure = KernelFigure("avx2", "Q4_K", 4864, 1024, 16, (0.001,), 3_000_000)
+    figure = KernelFigure("avx2", "Q4_K", 4864, 1024, 4, True, (0.001,), 3_000_000)
     report = KernelReport(2, MACHINE, {"avx2": CEILINGS}, (figure,), ("avx2 Q8_0 512 x 64 x 32",), 0.0, 1.0)
     text = printed(report)
     line = next(line for line in text.splitlines() if "Q4_K" in line)
-    assert [cell.strip() for cell in line.split("│")[1:7]] == ["Q4_K", "1024", "4864", "16", "159", "18%"]
+    assert [cell.strip() for cell in line.split("│")[1:9]] == ["Q4_K", "1024", "4864", "4", "40", "4%", "3.0", "10%"]
     assert "avx2 Q8_0 512 x 64 x 32" in text
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from random import Random
 from time import perf_counter
@@ -82,7 +83,7 @@ def compare(
             figures.append(_measure_beside_busy(contenders, plan.beside_busy, threads, tokens, tell))
         figures.append(_measure_python(contenders[0], plan.repetitions, tell))
         ceilings.append(_sample_ceilings(threads, "after", tell))
-    best = _best([sample.ceilings for sample in ceilings])
+    best = reduce(Ceilings.or_better, (sample.ceilings for sample in ceilings))
     shown = [_with_shares(figure, plan.workloads, costs, best) for figure in figures]
     return Comparison(
         model=model,
@@ -277,13 +278,6 @@ def _with_shares(figure: Figure, workloads: Sequence[Workload], costs: ModelCost
 def _sample_ceilings(threads: ThreadPlan, when: str, tell: Tell) -> CeilingSample:
     tell("measuring the machine's ceilings")
     return CeilingSample(when, on_pool(threads, lambda pool: measure_ceilings(pool, choose_target())))
-
-
-def _best(ceilings: Sequence[Ceilings]) -> Ceilings:
-    return Ceilings(
-        read_bytes_per_second=max(one.read_bytes_per_second for one in ceilings),
-        int8_operations_per_second=max(one.int8_operations_per_second for one in ceilings),
-    )
 
 
 def _read_through(path: Path) -> None:

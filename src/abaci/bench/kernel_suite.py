@@ -14,7 +14,7 @@ from abaci.bench.report import KernelFigure, KernelReport
 from abaci.engine.threads import plan_threads
 from abaci.formats.gguf import GgufCheckpoint
 from abaci.kernels import _native
-from abaci.kernels.ceilings import measure_ceilings
+from abaci.kernels.ceilings import Ceilings, measure_ceilings
 from abaci.tensor import WeightFormat
 
 SHAPES = ((4864, 896), (896, 4864), (151936, 896))
@@ -70,8 +70,12 @@ def measure_kernels(plan: KernelPlan, *, num_threads: int | None, tell: Callable
     """Measure every kernel of a plan, in this process. Needs about 2 GB of memory. Raises UsageError."""
     begin = perf_counter()
     machine, threads, neighbours = describe_machine(), plan_threads(num_threads), Neighbours()
-    tell("measuring the machine's ceilings")
-    ceilings = on_pool(threads, lambda pool: {target: measure_ceilings(pool, target) for target in plan.targets})
+
+    def ceilings_now() -> dict[str, Ceilings]:
+        tell("measuring the machine's ceilings")
+        return on_pool(threads, lambda pool: {target: measure_ceilings(pool, target) for target in plan.targets})
+
+    before = ceilings_now()
     figures: list[KernelFigure] = []
     skipped: list[str] = []
     for weight_format in plan.formats:
@@ -79,10 +83,11 @@ def measure_kernels(plan: KernelPlan, *, num_threads: int | None, tell: Callable
         results = on_pool(threads, lambda pool: list(_measure_format(pool, plan, weight_format)))  # noqa: B023
         figures += [result for result in results if isinstance(result, KernelFigure)]
         skipped += [result for result in results if isinstance(result, str)]
+    after = ceilings_now()
     return KernelReport(
         num_threads=threads.num_threads,
         machine=machine,
-        ceilings=ceilings,
+        ceilings={target: before[target].or_better(after[target]) for target in plan.targets},
         figures=tuple(figures),
         skipped=tuple(skipped),
         neighbours_share=neighbours.share(),
@@ -133,6 +138,7 @@ def _measure_each(
                 rows=matrix.rows,
                 columns=matrix.columns,
                 num_rows=num_rows,
+                is_streamed=num_rows <= _STREAMED_ROWS,
                 samples_seconds=samples,
                 matrix_bytes=_native.packed_bytes(matrix.format, matrix.rows, matrix.columns),
             )

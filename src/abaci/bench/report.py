@@ -106,6 +106,8 @@ class KernelFigure:
     rows: int
     columns: int
     num_rows: int
+    is_streamed: bool
+    """Whether the weights came from memory rather than a cache."""
     samples_seconds: tuple[float, ...]
     matrix_bytes: int
     """As packed: what is read once per product."""

@@ -115,9 +115,7 @@ def _kernels(report: KernelReport) -> RenderableType:
         figures = [figure for figure in report.figures if figure.target == target]
         parts.append(_kernel_table(figures, ceilings))
     parts.append(
-        Text(
-            "K x N weights times so many rows of activations; up to 4 rows the weights come from memory, as in a model"
-        )
+        Text("K x N weights times so many rows of activations; GB/s where the weights came from memory, as in a model")
     )
     if report.skipped:
         parts.append(Text(f"skipped, as they take too long here: {'; '.join(report.skipped)}", style="dim"))
@@ -139,8 +137,8 @@ def _kernel_table(figures: list[KernelFigure], ceilings: Ceilings) -> Table:
                 str(figure.num_rows),
                 f"{figure.operations_per_second / 1e9:,.0f}",
                 f"{figure.operations_per_second / ceilings.int8_operations_per_second:.0%}",
-                f"{figure.bytes_per_second / 1e9:.1f}",
-                f"{figure.bytes_per_second / ceilings.read_bytes_per_second:.0%}",
+                f"{figure.bytes_per_second / 1e9:.1f}" if figure.is_streamed else "",
+                f"{figure.bytes_per_second / ceilings.read_bytes_per_second:.0%}" if figure.is_streamed else "",
             )
         table.add_section()
     return table

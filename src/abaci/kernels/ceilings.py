@@ -21,6 +21,13 @@ class Ceilings:
     int8_operations_per_second: float
     """A multiplication and an addition count as two."""
 
+    def or_better(self, other: "Ceilings") -> "Ceilings":
+        """The higher of two measurements, each for itself: whatever disturbs, disturbs downwards."""
+        return Ceilings(
+            max(self.read_bytes_per_second, other.read_bytes_per_second),
+            max(self.int8_operations_per_second, other.int8_operations_per_second),
+        )
+
 
 def measure_ceilings(pool: _native.ThreadPool, target: str) -> Ceilings:
     """The better of a few attempts each, in about a second. Raises MemoryError where 1 GiB cannot be had."""
