@@ -485,6 +485,7 @@ class StepProgram {
         }
     }
     void check_logit_rows(const StepInput& in, int64_t num_seen, int64_t num_biases, int64_t num_masks) const {
+        require(in.num_logit_rows <= max_tokens_, "more logit rows than tokens of a step");
         for (int32_t i = 0; i < in.num_logit_rows; ++i) {
             const LogitRow& row = in.logit_rows[i];
             require(row.row >= 0 && row.row < in.num_tokens, "logit row out of range");
