@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from exact_float32 import flushed, fused_multiply_add, product, rounded
 from numpy.typing import NDArray
+from packing import packed_matrix
 
 from abaci.kernels import _native, native
 from abaci.kernels.dequantise import GroupedIntegers, decode, dequantise
@@ -94,16 +95,9 @@ def activations(rows: int, columns: int) -> Floats:
     return x.astype(np.float32)
 
 
-def pack(weight_format: WeightFormat, rows: int, columns: int, stored: NDArray[np.uint8]) -> _native.Matrix | None:
-    number = FORMATS.index(weight_format)
-    arena = _native.WeightArena(_native.packed_bytes(number, rows, columns) + 64)
-    matrix = arena.allocate(number, rows, columns)
-    return matrix if matrix.pack(native.thread_pool(2), memoryview(stored)) else None
-
-
 def packed(weight_format: WeightFormat, rows: int, columns: int) -> tuple[_native.Matrix, NDArray[np.uint8]]:
     stored = stored_weights(weight_format, rows, columns)
-    matrix = pack(weight_format, rows, columns, stored)
+    matrix = packed_matrix(weight_format, rows, columns, stored)
     assert matrix is not None
     return matrix, stored
 
@@ -191,8 +185,12 @@ def test_more_rows_than_one_task_takes(weight_format: WeightFormat) -> None:
 def test_packed_rows_are_the_files(weight_format: WeightFormat, rows: int, columns: int) -> None:
     matrix, stored = packed(weight_format, rows, columns)
     assert (matrix.rows, matrix.columns, FORMATS[matrix.format]) == (rows, columns, weight_format)
-    unpacked = np.stack([matrix.unpack_row(row) for row in range(rows)])
-    np.testing.assert_array_equal(unpacked, dequantise(weight_format, (rows, columns), stored))
+    in_slices = packed_matrix(weight_format, rows, columns, stored, rows_at_a_time=32)
+    assert in_slices is not None
+    expected = dequantise(weight_format, (rows, columns), stored)
+    for row in range(rows):
+        np.testing.assert_array_equal(matrix.unpack_row(row), expected[row])
+        np.testing.assert_array_equal(in_slices.unpack_row(row), expected[row])
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
@@ -209,7 +207,7 @@ def test_scales_that_are_not_finite_are_refused(weight_format: WeightFormat, bro
                 last_block[:] = np.array([broken], np.float32).view(np.uint8)[2:]
             else:
                 last_block[offset : offset + 2] = np.array([broken], np.float16).view(np.uint8)
-            assert pack(weight_format, rows, columns, stored) is None, (row, offset)
+            assert packed_matrix(weight_format, rows, columns, stored) is None, (row, offset)
 
 
 def test_rows_that_are_not_finite_stay_alone() -> None:
