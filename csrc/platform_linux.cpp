@@ -45,6 +45,10 @@ void free_large(void* memory, size_t num_bytes) {
     if (memory) munmap(memory, num_bytes ? num_bytes : 1);
 }
 
+int process_id() {
+    return getpid();
+}
+
 int duplicate_file(int descriptor) {
     return fcntl(descriptor, F_DUPFD_CLOEXEC, 0);
 }

@@ -22,7 +22,11 @@ void relax() {
 }  // namespace
 
 ThreadPool::ThreadPool(int num_threads, std::vector<int> processors, void (*prepare)())
-    : num_threads_(num_threads), processors_(std::move(processors)), prepare_(prepare), slots_(new Slot[kMaxPhases]) {
+    : num_threads_(num_threads),
+      processors_(std::move(processors)),
+      prepare_(prepare),
+      process_id_(process_id()),
+      slots_(new Slot[kMaxPhases]) {
     if (num_threads < 1) throw std::invalid_argument("a thread pool needs at least one thread");
     for (int worker = 1; worker < num_threads; ++worker) threads_.emplace_back([this, worker] { work(worker); });
 }
@@ -31,7 +35,14 @@ ThreadPool::~ThreadPool() {
     stopping_ = true;
     wake_.fetch_add(1);
     wake_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
+    for (std::thread& thread : threads_) {
+        // A forked child has the objects of its parent's threads, but not the threads.
+        if (process_id_ == process_id()) {
+            thread.join();
+        } else {
+            thread.detach();
+        }
+    }
 }
 
 void ThreadPool::run(const std::vector<Phase>& phases) {

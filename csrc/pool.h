@@ -69,6 +69,7 @@ class ThreadPool {
     const int num_threads_;
     const std::vector<int> processors_;
     void (*const prepare_)();
+    const int process_id_;
     std::unique_ptr<Slot[]> slots_;
     std::mutex one_run_;
     uint32_t run_number_ = 0;

@@ -3,6 +3,8 @@
 import itertools
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -119,3 +121,16 @@ def test_a_file_cut_short_is_an_error(tmp_path: Path) -> None:
         os.truncate(tmp_path / "model.gguf", 100)
         with pytest.raises(RuntimeError, match="cut short"):
             feeder.logprobs(token_ids)
+
+
+def test_a_forked_child_ends() -> None:
+    script = (
+        "import os, sys\n"
+        "from abaci.kernels import native\n"
+        "pool = native.thread_pool(2)\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    sys.exit(7)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], timeout=30, check=False).returncode == 7
