@@ -107,19 +107,34 @@ Matrix allocate(Arena& arena, int format, int64_t rows, int64_t columns) {
         {arena.memory->take(needed), packed_panel_bytes(format_of(format), columns), rows, columns, format_of(format)}};
 }
 
-// Packs rows [first_row, first_row + those in the source), which begin a panel. False where a scale is not finite.
-bool pack(const Matrix& matrix, ThreadPool& pool, nb::handle source, int64_t first_row) {
-    const Bytes bytes(source);
+// Rows [first_row, first_row + those in the source), which begin a panel, of a matrix that nothing uses yet.
+SourceRows source_rows(const Matrix& matrix, const Bytes& bytes, int64_t first_row) {
     const PackedMatrix& m = matrix.packed;
     const size_t row_bytes = source_row_bytes(m.format, m.columns);
     const auto num_rows = static_cast<int64_t>(bytes.size() / row_bytes);
     require(bytes.size() % row_bytes == 0 && num_rows > 0, "source is not whole rows");
     require(first_row >= 0 && first_row % kPanel == 0 && first_row <= m.rows - num_rows, "rows out of range");
     require(num_rows % kPanel == 0 || first_row + num_rows == m.rows, "only the last rows may be part of a panel");
-    // The arena is ours: nothing else can see these bytes before the matrix is used.
-    auto* packed = const_cast<uint8_t*>(m.data) + first_row / kPanel * m.panel_bytes;
+    return {const_cast<uint8_t*>(m.data), bytes.as<const uint8_t>(), m.format, m.columns, first_row, num_rows};
+}
+
+bool pack(const Matrix& matrix, ThreadPool& pool, nb::handle source, int64_t first_row) {
+    const Bytes bytes(source);
+    const std::vector<SourceRows> parts = {source_rows(matrix, bytes, first_row)};
     const nb::gil_scoped_release release;
-    return pack_matrix(pool, m.format, bytes.as<const uint8_t>(), num_rows, m.columns, packed);
+    return pack_rows(pool, parts) < 0;
+}
+
+// Many parts in one go, so that the interpreter is not asked for in between.
+int64_t pack_all(ThreadPool& pool, const std::vector<std::tuple<Matrix, nb::object, int64_t>>& parts) {
+    std::deque<Bytes> sources;
+    std::vector<SourceRows> rows;
+    for (const auto& [matrix, source, first_row] : parts) {
+        sources.emplace_back(source);
+        rows.push_back(source_rows(matrix, sources.back(), first_row));
+    }
+    const nb::gil_scoped_release release;
+    return pack_rows(pool, rows);
 }
 
 nb::ndarray<nb::numpy, float> unpack(const Matrix& matrix, int64_t row) {
@@ -545,6 +560,7 @@ NB_MODULE(_native, m) {
     m.def("trim_memory", &trim_memory);
     m.def("read_bandwidth", &read_bandwidth, "pool"_a, "target"_a, "num_bytes"_a, "repeats"_a);
     m.def("int8_peak", &int8_peak_rate, "pool"_a, "target"_a, "repeats"_a);
+    m.def("pack_all", &pack_all, "pool"_a, "parts"_a);
     m.def("packed_bytes", &packed_bytes, "format"_a, "rows"_a, "columns"_a);
     m.def("rope_frequencies", [](double theta, int dim, double linear_scale) {
         const std::vector<float> values = rope_frequencies(theta, dim, linear_scale, nullptr);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <deque>
 #include <new>
 
 #include "platform.h"
@@ -24,23 +25,33 @@ uint8_t* WeightArena::take(size_t num_bytes) {
     return memory_ + begin;
 }
 
-bool pack_matrix(ThreadPool& pool, Format format, const uint8_t* source, int64_t rows, int64_t columns,
-                 uint8_t* packed) {
-    struct Context {
-        Format format;
-        const uint8_t* source;
-        int64_t rows, columns, panels;
-        uint8_t* packed;
-        std::atomic<bool> finite{true};
-    } context{format, source, rows, columns, (rows + kPanel - 1) / kPanel, packed};
+int64_t pack_rows(ThreadPool& pool, const std::vector<SourceRows>& parts) {
     constexpr int64_t panels_per_piece = 8;
-    const auto run = [](void* opaque, uint32_t piece, int) {
-        auto& c = *static_cast<Context*>(opaque);
-        const int64_t begin = piece * panels_per_piece, end = std::min(c.panels, begin + panels_per_piece);
-        if (!pack_panels(c.format, c.source, c.rows, c.columns, begin, end, c.packed)) c.finite = false;
+    struct Job {
+        const SourceRows& rows;
+        std::atomic<bool> finite{true};
+        explicit Job(const SourceRows& r) : rows(r) {}
     };
-    pool.run({{run, &context, static_cast<uint32_t>((context.panels + panels_per_piece - 1) / panels_per_piece)}});
-    return context.finite;
+    std::deque<Job> jobs;
+    std::vector<Phase> phases;
+    const auto run = [](void* opaque, uint32_t piece, int) {
+        auto& job = *static_cast<Job*>(opaque);
+        const SourceRows& rows = job.rows;
+        const int64_t num_panels = (rows.num_rows + kPanel - 1) / kPanel;
+        const int64_t begin = piece * panels_per_piece, end = std::min(num_panels, begin + panels_per_piece);
+        uint8_t* packed = rows.packed + rows.first_row / kPanel * packed_panel_bytes(rows.format, rows.columns);
+        if (!pack_panels(rows.format, rows.source, rows.num_rows, rows.columns, begin, end, packed)) job.finite = false;
+    };
+    for (const SourceRows& rows : parts) {
+        const int64_t num_panels = (rows.num_rows + kPanel - 1) / kPanel;
+        jobs.emplace_back(rows);
+        phases.push_back(
+            {run, &jobs.back(), static_cast<uint32_t>((num_panels + panels_per_piece - 1) / panels_per_piece)});
+    }
+    pool.run(phases);
+    for (size_t i = 0; i < jobs.size(); ++i)
+        if (!jobs[i].finite) return static_cast<int64_t>(i);
+    return -1;
 }
 
 }  // namespace abaci

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "kernel_table.h"
 #include "matmul/layout.h"
@@ -25,9 +26,16 @@ class WeightArena {
     size_t size_, used_ = 0;
 };
 
-// Packs rows as stored in the file. False where a scale is not finite.
-bool pack_matrix(ThreadPool& pool, Format format, const uint8_t* source, int64_t rows, int64_t columns,
-                 uint8_t* packed);
+// Rows of a matrix as stored in the file, beginning with a panel.
+struct SourceRows {
+    uint8_t* packed;  // of the whole matrix
+    const uint8_t* source;
+    Format format;
+    int64_t columns, first_row, num_rows;
+};
+
+// Packs them all. The index of the first part with a scale that is not finite, or -1.
+int64_t pack_rows(ThreadPool& pool, const std::vector<SourceRows>& parts);
 
 // Values of one row, exactly as the format defines them, times `scale`.
 void unpack_row(const PackedMatrix& matrix, int64_t row, float scale, float* out);

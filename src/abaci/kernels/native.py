@@ -37,8 +37,8 @@ from abaci.tensor import WeightFormat
 TARGET_VARIABLE = "ABACI_TARGET"
 """Environment variable that forces an instruction set."""
 
-_SLICE_BYTES = 16 << 20
-"""A matrix is packed in slices of about this size, so that little of the file is in memory beside the packed copy."""
+_ROUND_BYTES = 32 << 20
+"""Weights are packed in rounds of this size, so that little of the file is in memory beside the packed copy."""
 _PANEL_ROWS = 32
 
 _FORMAT_NUMBERS = {weight_format: number for number, weight_format in enumerate(WeightFormat)}
@@ -196,35 +196,20 @@ class _PackedWeights:
             arena = _native.WeightArena(self.num_bytes + 64 * len(names))
         except MemoryError as error:
             raise _no_memory(f"{self.num_bytes:,} bytes of weights", error) from error
-        total = sum(tensor.data.nbytes for tensor in raw.values())
-        done = 0
+        packing = _Packing(pool, sum(tensor.data.nbytes for tensor in raw.values()), progress)
         for name in names:
             tensor = raw.pop(name)
             if len(tensor.shape) == 2:
-                self._pack(name, tensor, arena, pool)
+                matrix = arena.allocate(_FORMAT_NUMBERS[tensor.format], *tensor.shape)
+                self.matrices[name] = matrix
+                self.formats.add(tensor.format)
+                packing.add(name, tensor, matrix)
             else:
                 self.vectors[name] = dequantise(tensor.format, tensor.shape, tensor.data)
                 if not np.isfinite(self.vectors[name]).all():
                     raise _not_finite(name)
-            done += tensor.data.nbytes
-            tensor.release()
-            if progress is not None:
-                progress(done, total)
+        packing.flush()
         _native.trim_memory()
-
-    def _pack(self, name: str, tensor: RawTensor, arena: _native.WeightArena, pool: ThreadPool) -> None:
-        rows, columns = tensor.shape
-        matrix = arena.allocate(_FORMAT_NUMBERS[tensor.format], rows, columns)
-        row_bytes = tensor.data.nbytes // rows
-        slice_rows = max(1, _SLICE_BYTES // (row_bytes * _PANEL_ROWS)) * _PANEL_ROWS
-        with tensor.data.cast("B") as source:
-            for first_row in range(0, rows, slice_rows):
-                with source[first_row * row_bytes : (first_row + slice_rows) * row_bytes] as part:
-                    if not matrix.pack(pool, part, first_row):
-                        raise _not_finite(name)
-                tensor.release()
-        self.matrices[name] = matrix
-        self.formats.add(tensor.format)
 
     def quantised_names(self) -> frozenset[str]:
         formats = list(WeightFormat)
@@ -233,6 +218,51 @@ class _PackedWeights:
     def clear(self) -> None:
         self.matrices.clear()
         self.vectors.clear()
+
+
+class _Packing:
+    """Packs matrices in rounds of about _ROUND_BYTES, letting go of the source's pages after each.
+
+    A round is one call into C++: the interpreter is left to other threads, such as the one that reads the vocabulary, and
+    not waited for between matrices.
+    """
+
+    def __init__(self, pool: ThreadPool, total_bytes: int, progress: Callable[[int, int], None] | None) -> None:
+        self._pool = pool
+        self._total_bytes = total_bytes
+        self._progress = progress
+        self._done_bytes = 0
+        self._round: list[tuple[_native.Matrix, memoryview, int]] = []
+        self._round_bytes = 0
+        self._tensors: list[tuple[str, RawTensor]] = []
+        """Whose rows the parts of the round are."""
+
+    def add(self, name: str, tensor: RawTensor, matrix: _native.Matrix) -> None:
+        """Queue a matrix, in parts of whole panels that fit a round."""
+        row_bytes = tensor.data.nbytes // matrix.rows
+        part_rows = max(1, _ROUND_BYTES // (row_bytes * _PANEL_ROWS)) * _PANEL_ROWS
+        source = tensor.data.cast("B")
+        for first_row in range(0, matrix.rows, part_rows):
+            part = source[first_row * row_bytes : (first_row + part_rows) * row_bytes]
+            if self._round_bytes + part.nbytes > _ROUND_BYTES:
+                self.flush()
+            self._round.append((matrix, part, first_row))
+            self._tensors.append((name, tensor))
+            self._round_bytes += part.nbytes
+
+    def flush(self) -> None:
+        """Pack what is queued. Raises FileFormatError for scales that are not finite."""
+        if not self._round:
+            return
+        failed = _native.pack_all(self._pool, self._round)
+        if failed >= 0:
+            raise _not_finite(self._tensors[failed][0])
+        for _, tensor in self._tensors:
+            tensor.release()
+        self._done_bytes += self._round_bytes
+        self._round, self._tensors, self._round_bytes = [], [], 0
+        if self._progress is not None:
+            self._progress(self._done_bytes, self._total_bytes)
 
 
 class _Emitter:
