@@ -14,8 +14,7 @@ import re
 import struct
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import pairwise

@@ -223,8 +223,8 @@ class _PackedWeights:
 class _Packing:
     """Packs matrices in rounds of about _ROUND_BYTES, letting go of the source's pages after each.
 
-    A round is one call into C++: the interpreter is left to other threads, such as the one that reads the vocabulary, and
-    not waited for between matrices.
+    A round is one call into C++: the interpreter is left to other threads, such as the one that reads the vocabulary,
+    and not waited for between matrices.
     """
 
     def __init__(self, pool: ThreadPool, total_bytes: int, progress: Callable[[int, int], None] | None) -> None:
