@@ -20,11 +20,13 @@ class AbaciError(Exception):
 
     exit_code = 1
     http_status = 500
+    usual_hint: str | None = None
+    """For an error of this class that brings no hint of its own."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint or self.usual_hint
 
 
 class UsageError(AbaciError):
@@ -49,10 +51,13 @@ class FileFormatError(AbaciError):
     """A file that breaks its own format; the message names the file and the offset or key."""
 
     exit_code = 4
+    usual_hint = "The file is damaged or was converted wrongly; fetch it again."
 
 
 class UnsupportedModelError(FileFormatError):
     """A well-formed file that this version cannot run; the message names what is missing."""
+
+    usual_hint = "Choose another model, or another file of it; a newer version may support this one."
 
 
 class DownloadError(AbaciError):

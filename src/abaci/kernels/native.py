@@ -40,6 +40,7 @@ TARGET_VARIABLE = "ABACI_TARGET"
 _ROUND_BYTES = 32 << 20
 """Weights are packed in rounds of this size, so that little of the file is in memory beside the packed copy."""
 _PANEL_ROWS = 32
+_DAMAGED_HINT = "The file is damaged or was converted wrongly; fetch it again or run `abaci verify`."
 
 _FORMAT_NUMBERS = {weight_format: number for number, weight_format in enumerate(WeightFormat)}
 _ACTIVATION_NUMBERS = {Activation.SILU: 0, Activation.GELU_TANH: 1}
@@ -134,7 +135,11 @@ class NativeExecutor:
             raise _no_memory("the key-value cache", error) from error
 
     def step(self, batch: StepBatch) -> StepOutput:
-        """Run one step. Raises ValueError for a batch whose arrays contradict each other, the model or the cache."""
+        """Run one step.
+
+        Raises ValueError for a batch whose arrays contradict each other, the model or the cache; FileFormatError for a
+        row of the embedding that cannot be read from its file or is damaged there.
+        """
         rows = len(batch.logit_rows)
         token_ids = np.empty(rows, np.int32)
         logprobs = np.empty(rows, np.float32)
@@ -144,20 +149,23 @@ class NativeExecutor:
             top_logprobs = np.full((rows, widest), -np.inf, np.float32)
         else:
             top_ids, top_logprobs = np.empty((rows, 0), np.int32), np.empty((rows, 0), np.float32)
-        self._running().step(
-            batch.token_ids,
-            batch.sequence_offsets,
-            batch.first_positions,
-            batch.page_tables,
-            batch.logit_rows,
-            batch.history,
-            batch.bias,
-            batch.masks,
-            token_ids,
-            logprobs,
-            top_ids,
-            top_logprobs,
-        )
+        try:
+            self._running().step(
+                batch.token_ids,
+                batch.sequence_offsets,
+                batch.first_positions,
+                batch.page_tables,
+                batch.logit_rows,
+                batch.history,
+                batch.bias,
+                batch.masks,
+                token_ids,
+                logprobs,
+                top_ids,
+                top_logprobs,
+            )
+        except RuntimeError as error:  # nothing else fails inside a step than reading the file
+            raise FileFormatError(str(error), hint=_DAMAGED_HINT) from error
         return StepOutput(token_ids, logprobs, top_ids, top_logprobs)
 
     def close(self) -> None:
@@ -391,7 +399,7 @@ def _check_layout() -> None:
 def _not_finite(name: str) -> FileFormatError:
     return FileFormatError(
         f"tensor {name} holds values that are not finite",
-        hint="The file is damaged or was converted wrongly; fetch it again or run `abaci verify`.",
+        hint=_DAMAGED_HINT,
     )
 
 

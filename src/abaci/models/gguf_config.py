@@ -79,9 +79,7 @@ class GgufConfig:
         full_key = f"{self.architecture}.{key}"
         shown = repr(self._metadata.get(full_key))
         shown = shown if len(shown) <= 60 else shown[:57] + "..."
-        return FileFormatError(
-            f"{full_key} = {shown} {complaint}", hint="The file is damaged or was converted wrongly; fetch it again."
-        )
+        return FileFormatError(f"{full_key} = {shown} {complaint}")
 
     def embedding(self, scale: float = 1.0) -> Embedding:
         """The token table; its rows, not a setting, say how large the vocabulary is."""
