@@ -29,20 +29,55 @@ def abaci_json(*arguments: str) -> Any:
     return json.loads(result.stdout)
 
 
-def test_version_comes_at_once_and_loads_nothing_heavy() -> None:
+def loaded_by(*arguments: str) -> tuple[str, set[str]]:
+    """What a command prints, and the modules it has loaded when it leaves."""
     program = (
-        "import atexit, sys\n"
+        "import os, sys\n"
         "from abaci.cli import main\n"
-        "atexit.register(lambda: print(*sorted(m for m in sys.modules if not m.startswith('_')), file=sys.stderr))\n"
-        "sys.argv = ['abaci', '--version']\n"
-        "main()"
+        "def leave(code=0):\n"
+        "    print(*(m for m in sys.modules if not m.startswith('_')), file=sys.stderr, flush=True)\n"
+        "    leave_at_once(code)\n"
+        "os._exit, leave_at_once = leave, os._exit\n"
+        f"sys.argv = ['abaci', *{arguments!r}]\n"
+        "main()\n"
+        "leave()"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    loaded = set(result.stderr.split())
-    assert result.stdout == f"abaci {__version__}\n"
+    result = subprocess.run([sys.executable, "-uc", program], capture_output=True, text=True, check=True)
+    return result.stdout, set(result.stderr.split())
+
+
+def test_version_comes_at_once_and_loads_nothing_heavy() -> None:
+    printed, loaded = loaded_by("--version")
+    assert printed == f"abaci {__version__}\n"
+    assert {module for module in loaded if module.startswith("abaci")} == {"abaci", "abaci.cli", "abaci.version"}
+    assert not loaded & {"numpy", "typer", "rich", "huggingface_hub", "tokenizers", "jinja2", "asyncio"}
+
+
+def test_help_loads_nothing_heavy() -> None:
+    printed, loaded = loaded_by("--help")
+    assert "--version" in printed
     assert "abaci.cli.app" in loaded
     assert not loaded & {"numpy", "rich", "huggingface_hub", "tokenizers", "jinja2", "asyncio", "abaci.hub"}
     assert not [module for module in loaded if module.startswith(("abaci.kernels", "abaci.engine", "abaci.runtime"))]
+
+
+def test_output_that_cannot_be_written_is_an_error() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "abaci", "list"]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    error, hint = result.stderr.splitlines()
+    assert (result.returncode, error) == (6, "error: No space left on device")
+    assert hint.startswith("hint: ")
+
+
+def test_a_reader_that_leaves_is_no_error_worth_a_word() -> None:
+    command = [sys.executable, "-m", "abaci", "list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
 
 
 def test_version_takes_less_than_three_tenths_of_a_second() -> None:

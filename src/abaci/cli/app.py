@@ -13,7 +13,7 @@ from abaci.cli.run import run
 from abaci.cli.show import show
 from abaci.cli.terminal import print_error, print_line
 from abaci.cli.verify import verify
-from abaci.errors import AbaciError
+from abaci.errors import AbaciError, ResourceError
 from abaci.version import __version__
 
 INTERRUPTED_EXIT_CODE = 130
@@ -28,9 +28,20 @@ class _Verbs(TyperGroup):
         except AbaciError as error:
             print_error(error)
             raise typer.Exit(error.exit_code) from error
+        except BrokenPipeError as error:  # as in `abaci run ... | head`: nothing to tell, and nobody to tell it to
+            raise typer.Exit(1) from error
+        except OSError as error:
+            print_error(_unforeseen(error))
+            raise typer.Exit(ResourceError.exit_code) from error
         except KeyboardInterrupt as interrupt:
             print_line("\ninterrupted")
             raise typer.Exit(INTERRUPTED_EXIT_CODE) from interrupt
+
+
+def _unforeseen(error: OSError) -> ResourceError:
+    """What the system refused where no verb expected it, such as writing to a full disk."""
+    where = f": {error.filename}" if error.filename is not None else ""
+    return ResourceError(f"{error.strerror or error}{where}", hint="check where the command reads from and writes to")
 
 
 def _print_version(wanted: bool) -> None:
