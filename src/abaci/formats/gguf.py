@@ -13,6 +13,7 @@ import os
 import re
 import struct
 import tempfile
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -125,13 +126,13 @@ _SHARD_TENSORS_KEY: Final = "split.tensors.count"
 
 
 class GgufCheckpoint:
-    """A GGUF file, or all shards of one, opened read-only and mapped. A context manager.
+    """A GGUF file, or all shards of one, opened read-only and mapped. A context manager; if nobody holds it, it closes.
 
     The mapping is shared with the file: a file cut short while it is open kills the process, so files are replaced,
     never rewritten.
     """
 
-    __slots__ = ("_files", "_mappings", "_metadata", "_paths", "_tensors")
+    __slots__ = ("__weakref__", "_close", "_files", "_mappings", "_metadata", "_paths", "_tensors")
 
     def __init__(self, shards: Sequence["_Shard"]) -> None:
         self._paths = tuple(shard.path for shard in shards)
@@ -139,6 +140,8 @@ class GgufCheckpoint:
         self._mappings = tuple(shard.mapping for shard in shards)
         self._metadata = MappingProxyType(_merge_metadata(shards))
         self._tensors = MappingProxyType(_merge_tensors(shards))
+        self._close = weakref.finalize(self, _unmap, self._mappings, self._files)
+        self._close.atexit = False
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
@@ -191,17 +194,21 @@ class GgufCheckpoint:
 
     def close(self) -> None:
         """Unmap, or where a view is still held (as an exception's frames do) let the last view do it. Idempotent."""
-        for mapping in self._mappings:
-            with suppress(BufferError):
-                mapping.close()
-        for file in self._files:
-            file.close()
+        self._close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _unmap(mappings: Iterable[mmap.mmap], files: Iterable[BinaryIO]) -> None:
+    for mapping in mappings:
+        with suppress(BufferError):
+            mapping.close()
+    for file in files:
+        file.close()
 
 
 @dataclass(frozen=True, slots=True)
