@@ -13,6 +13,7 @@ class Event:
     text: str
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class ScriptedModel:
                     raise piece
                 yield Event(piece)
             ended = True
-            yield Event("", FinishReason.STOP, USAGE)
+            yield Event("", FinishReason.STOP, USAGE, 7 if params.seed is None else params.seed)
         finally:
             self.num_cancelled += not ended
 

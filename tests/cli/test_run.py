@@ -74,6 +74,7 @@ def test_raw_sends_the_text_itself(model: ScriptedModel) -> None:
 def test_json_is_one_document(model: ScriptedModel) -> None:
     result: Any = json.loads(run("Hi", "--json").stdout)
     assert (result["model"], result["text"], result["finish_reason"]) == ("scripted", "Hello.", "stop")
+    assert result["seed"] == 7
     assert result["kernels"] == {"Q4_1": "portable", "Q8_0": "portable", "F32": "float"}
     assert result["figures"]["completion_tokens_per_second"] == pytest.approx(20)
     assert result["figures"]["peak_memory_bytes"] > 1e6
@@ -84,6 +85,12 @@ def test_control_c_keeps_what_was_said_and_ends_with_130(model: ScriptedModel) -
     result = run("Hi")
     assert (result.exit_code, result.stdout) == (130, "Hel\n")
     assert model.num_cancelled == 1
+
+
+def test_a_parameter_out_of_range_is_refused_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("abaci.cli.run._open", lambda name, threads, context: pytest.fail("loaded"))
+    result = run("Hi", "--top-p", "3")
+    assert (result.exit_code, result.stderr) == (2, "error: top_p must be in (0, 1], not 3.0\n")
 
 
 @pytest.mark.parametrize("flag", ["--raw", "--json"])

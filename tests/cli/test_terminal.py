@@ -48,8 +48,8 @@ def test_a_log_gets_a_line_every_tenth(capsys: pytest.CaptureFixture[str]) -> No
         for num_bytes in range(0, 1001):
             progress.advanced("index", num_bytes * 1000, 1_000_000)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "tiny:1b: 10 % of 1 MB from the index"
-    assert lines[-1] == "tiny:1b: 100 % of 1 MB from the index"
+    assert lines[0] == "tiny:1b: 10 % of 1 MB (index)"
+    assert lines[-1] == "tiny:1b: 100 % of 1 MB (index)"
     assert len(lines) == 10
 
 

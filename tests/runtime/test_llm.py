@@ -113,6 +113,9 @@ def test_the_seed_decides_and_is_reported(llm):
     again = llm.generate("a", SamplingParams(max_tokens=20, temperature=1.0, seed=free.seed))
     other = llm.generate("a", SamplingParams(max_tokens=20, temperature=1.0, seed=free.seed ^ 1))
     assert again.token_ids == free.token_ids != other.token_ids
+    *_, last = llm.stream("a", params)
+    streamed_again = llm.generate("a", SamplingParams(max_tokens=20, temperature=1.0, seed=last.seed))
+    assert streamed_again.seed == last.seed != free.seed
 
 
 def test_samples_of_one_prompt(llm):

@@ -12,7 +12,7 @@ Prompt = str | Sequence[Message]
 
 
 class StreamEvent(Protocol):
-    """New text; the last event has the reason for the end and the usage."""
+    """New text; the last event has the reason for the end, the usage and the seed."""
 
     @property
     def text(self) -> str: ...
@@ -22,6 +22,9 @@ class StreamEvent(Protocol):
 
     @property
     def usage(self) -> Usage | None: ...
+
+    @property
+    def seed(self) -> int | None: ...
 
 
 class StreamingModel(Protocol):
@@ -43,30 +46,31 @@ class AnswerWriter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of a question; `usage` is None if it was stopped before its end."""
+    """What came of a question; `usage` and `seed` are None if it was stopped before its end."""
 
     text: str
     finish_reason: FinishReason
     usage: Usage | None
+    seed: int | None = None
 
 
 def stream_answer(model: StreamingModel, prompt: Prompt, params: SamplingParams, writer: AnswerWriter) -> Answer:
     """Ask, and write the answer as it comes. Ctrl-C cancels the answer and keeps what there is of it."""
     pieces: list[str] = []
-    finish_reason, usage = FinishReason.CANCELLED, None
+    finish_reason, usage, seed = FinishReason.CANCELLED, None, None
     events = model.stream(prompt, params)
     try:
         for event in events:
             pieces.append(event.text)
             writer.write(event.text)
             if event.finish_reason is not None:
-                finish_reason, usage = event.finish_reason, event.usage
+                finish_reason, usage, seed = event.finish_reason, event.usage, event.seed
     except KeyboardInterrupt:
         finish_reason = FinishReason.CANCELLED
     finally:
         _close(events)
         writer.finish()
-    return Answer("".join(pieces), finish_reason, usage)
+    return Answer("".join(pieces), finish_reason, usage, seed)
 
 
 def _close(events: Iterator[StreamEvent]) -> None:

@@ -69,6 +69,7 @@ def run(
     )
     question = _question(prompt)
     _check(question, system, raw=raw, as_json=as_json)
+    _check_params(params)
     started = time.perf_counter()
     with _open(model, threads, context) as llm:
         load_seconds = time.perf_counter() - started
@@ -97,6 +98,13 @@ def _check(question: str | None, system: str | None, *, raw: bool, as_json: bool
         raise UsageError("the prompt is empty", hint='abaci run MODEL "question"')
 
 
+def _check_params(params: SamplingParams) -> None:
+    """Before the model is loaded, which takes longer than reading why it was in vain."""
+    from abaci.runtime.requests import check_params
+
+    check_params(params)
+
+
 def _prompt(question: str, system: str | None, raw: bool) -> Prompt:
     if raw:
         return question
@@ -123,7 +131,8 @@ def _introduction(info: Any) -> str:
     for weight_type, kernel in info.kernels.items():
         kernels.setdefault(kernel, []).append(weight_type)
     by_kernel = "; ".join(f"{kernel}: {' '.join(weight_types)}" for kernel, weight_types in kernels.items())
-    return f"{info.name} | {info.num_threads} threads | context {info.context_length} | {by_kernel}"
+    threads = "1 thread" if info.num_threads == 1 else f"{info.num_threads} threads"
+    return f"{info.name} | {threads} | context {info.context_length} | {by_kernel}"
 
 
 def _answer_once(llm: "LLM", prompt: Prompt, params: SamplingParams, load_seconds: float, as_json: bool) -> None:
@@ -144,6 +153,7 @@ def _as_json(info: Any, answer: Answer, figures: dict[str, Any]) -> dict[str, An
         "path": str(info.path),
         "text": answer.text,
         "finish_reason": answer.finish_reason.value,
+        "seed": answer.seed,
         "figures": figures,
         "threads": info.num_threads,
         "context_length": info.context_length,

@@ -85,7 +85,7 @@ class DownloadProgress:
         percent = num_bytes * 100 // total_bytes
         if percent < self._percent_shown or percent >= self._percent_shown + _BAR_STEP_PERCENT:
             self._percent_shown = percent - percent % _BAR_STEP_PERCENT
-            print_line(f"{self._name}: {percent} % of {megabytes(total_bytes)} from the {source}")
+            print_line(f"{self._name}: {percent} % of {megabytes(total_bytes)} ({source})")
 
     def noticed(self, message: str) -> None:
         """See `abaci.hub.DownloadListener`."""

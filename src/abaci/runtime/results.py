@@ -58,7 +58,8 @@ class GenerationResult:
 class StreamEvent:
     """What is new in one sample. Text waits until its characters are whole and no stop string can begin in it.
 
-    The last event of a sample has its `finish_reason`; the very last one of the stream has the `usage`.
+    The last event of a sample has its `finish_reason`; the very last one of the stream has the `usage` and the `seed`,
+    which was drawn if none was given.
     """
 
     index: int
@@ -67,6 +68,7 @@ class StreamEvent:
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +154,15 @@ class Answer:
             self._num_open -= 1
         if not (delta.text or event.token_ids or delta.finish_reason):
             return None
-        usage = self.usage() if self.is_done else None
-        return StreamEvent(event.sample_index, delta.text, event.token_ids, event.logprobs, delta.finish_reason, usage)
+        return StreamEvent(
+            event.sample_index,
+            delta.text,
+            event.token_ids,
+            event.logprobs,
+            delta.finish_reason,
+            usage=self.usage() if self.is_done else None,
+            seed=self.request.seed if self.is_done else None,
+        )
 
     def usage(self) -> Usage:
         """Tokens and seconds so far."""
