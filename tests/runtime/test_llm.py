@@ -234,6 +234,15 @@ def test_cancelling_a_task_cancels_its_request(llm):
     assert llm._model.engine.stats().generated_tokens - before < 200
 
 
+@pytest.fixture
+def keyboard_interrupts():
+    """SIGINT raises KeyboardInterrupt, also where the shell that started the tests in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("keyboard_interrupts")
 def test_ctrl_c_stops_the_request_and_not_the_model(reciting):
     interrupted = threading.Event()
 
