@@ -82,18 +82,23 @@ def prompts() -> dict[str, str]:
 
 
 def make_reference(model: Path, folder: Path) -> None:
-    """Save the reference's head, its hidden states on the windows, its greedy continuations, and those along them."""
+    """Save the reference's head, its hidden states on the windows, its greedy continuations, and those along them.
+
+    What is there already is not made again.
+    """
     from transformers_reference import final_hidden, greedy_continuation, head_matrix, load_model
 
     reference = load_model(model)
     np.save(folder / "head.npy", head_matrix(reference))
-    for name in windows():
-        np.save(folder / f"{name}.hidden.npy", final_hidden(reference, load_tokens(folder, name)))
     for index in range(NUM_CONTINUATIONS):
-        prompt = load_tokens(folder, f"prompt{index}")
-        whole = prompt + greedy_continuation(reference, prompt, CONTINUATION_TOKENS)
-        np.save(folder / f"continuation{index}.tokens.npy", np.array(whole, np.int32))
-        np.save(folder / f"continuation{index}.hidden.npy", final_hidden(reference, whole))
+        path = folder / f"continuation{index}.tokens.npy"
+        if not path.exists():
+            prompt = load_tokens(folder, f"prompt{index}")
+            np.save(path, np.array(prompt + greedy_continuation(reference, prompt, CONTINUATION_TOKENS), np.int32))
+    for name in [*windows(), *(f"continuation{index}" for index in range(NUM_CONTINUATIONS))]:
+        path = folder / f"{name}.hidden.npy"
+        if not path.exists():
+            np.save(path, final_hidden(reference, load_tokens(folder, name)))
 
 
 def load_tokens(folder: Path, name: str) -> list[int]:
@@ -139,35 +144,48 @@ def compare(hidden: NDArray[np.float32], head: NDArray[np.float32], blocks: Logi
 
     Hidden states are (positions, hidden), the head (vocab, hidden).
     """
-    divergences, agreements, margins = [], [], []
-    begin = 0
+    rows = []
     for logits in blocks:
-        expected = log_softmax(hidden[begin : begin + len(logits)] @ head.T)
-        begin += len(logits)
-        divergences.append((np.exp(expected) * (expected - log_softmax(logits))).sum(axis=1))
-        agreements.append(expected.argmax(axis=1) == logits.argmax(axis=1))
-        top_two = np.partition(expected, -2, axis=1)[:, -2:]
-        margins.append(top_two[:, 1] - top_two[:, 0])
-    if begin != len(hidden):
-        raise ValueError(f"the engine gave {begin} positions of {len(hidden)}")
-    return Comparison(np.concatenate(divergences), np.concatenate(agreements), np.concatenate(margins))
+        expected = hidden[len(rows) : len(rows) + len(logits)] @ head.T
+        rows += [compare_row(*pair) for pair in zip(expected, logits, strict=True)]
+    if len(rows) != len(hidden):
+        raise ValueError(f"the engine gave {len(rows)} positions of {len(hidden)}")
+    divergence, agrees, margin = zip(*rows, strict=True)
+    return Comparison(np.array(divergence), np.array(agrees), np.array(margin))
+
+
+def compare_row(reference: NDArray[np.float32], engine: NDArray[np.float32]) -> tuple[float, bool, float]:
+    """Divergence, same top token, and the reference's margin at one position, from two rows of logits."""
+    expected = log_softmax(reference)
+    divergence = (np.exp(expected) * (expected - log_softmax(engine))).sum()
+    top = int(expected.argmax())
+    margin = expected[top] - max(expected[:top].max(initial=-np.inf), expected[top + 1 :].max(initial=-np.inf))
+    return float(divergence), top == int(engine.argmax()), float(margin)
 
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Log-probabilities of rows of logits, formed in float64."""
+    """Log-probabilities of a row of logits, formed in float64."""
     shifted = logits.astype(np.float64)
-    shifted -= shifted.max(axis=1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    shifted -= shifted.max()
+    shifted -= np.log(np.exp(shifted).sum())
     return shifted
 
 
 def llama_cpp_logits(flash_attention: bool) -> Callable[[Path, list[int]], LogitBlocks]:
-    """llama.cpp as its users run it: float16 cache, batches of 512."""
+    """llama.cpp as its users run it: float16 cache, batches of 512. (One thread: two wait busily for one another.)"""
 
     def run(model: Path, token_ids: list[int]) -> LogitBlocks:
         from llama_cpp import Llama
 
-        llama = Llama(str(model), n_ctx=len(token_ids) + 8, logits_all=True, flash_attn=flash_attention, verbose=False)
+        llama = Llama(
+            str(model),
+            n_ctx=len(token_ids) + 8,
+            n_threads=1,
+            n_threads_batch=1,
+            logits_all=True,
+            flash_attn=flash_attention,
+            verbose=False,
+        )
         llama.eval(token_ids)
         for begin in range(0, len(token_ids), ROWS_AT_A_TIME):
             yield llama.scores[begin : min(begin + ROWS_AT_A_TIME, len(token_ids))]
@@ -302,7 +320,7 @@ def _difference(per_position: NDArray[np.float64]) -> Interval:
 
 def _pool(results: dict[str, dict[str, list[float]]], kind: str) -> Comparison:
     """All windows together, or all continuations."""
-    chosen = [result for name, result in results.items() if name.startswith(kind)]
+    chosen = [result for name, result in sorted(results.items()) if name.startswith(kind)]
     divergence, agrees, margin = (
         np.concatenate([result[field] for result in chosen]) for field in ("divergence", "agrees", "margin")
     )
