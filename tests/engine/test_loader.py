@@ -10,6 +10,9 @@ from abaci.engine.loader import LoadOptions, load, reference_backend
 from abaci.errors import FileFormatError, ResourceError, UsageError
 from abaci.formats.gguf import GgufCheckpoint, write_gguf
 from abaci.generation import GenerationRequest
+from abaci.kernels import native
+from abaci.kernels.dequantise import dequantise
+from abaci.tensor import WeightFormat
 
 
 def load_golden(name, **options):
@@ -88,3 +91,37 @@ def test_a_backend_that_fails_leaves_nothing_open():
 
 def assert_closed(checkpoint):
     assert all(mapping.closed for mapping in checkpoint._mappings)
+
+
+@pytest.mark.parametrize("target", native.targets())
+def test_every_quantised_type_has_an_integer_kernel(target, monkeypatch):
+    """That the kernels compute in integers, bit by bit, is shown in tests/kernels/test_matmul.py."""
+    monkeypatch.setenv(native.TARGET_VARIABLE, target)
+    kernels = {}
+    for name in GOLDEN_NAMES:
+        checkpoint = GgufCheckpoint.open(golden_path(name))
+        stored = {tensor.format.label for tensor in checkpoint.tensors.values() if len(tensor.shape) == 2}
+        model = load(checkpoint, LoadOptions(num_threads=1))
+        model.close()
+        assert set(model.kernels) == stored
+        kernels |= model.kernels
+    assert kernels == {
+        weight_format.label: f"{target} {'int8' if weight_format.is_quantised else 'float'}"
+        for weight_format in WeightFormat
+    }
+
+
+def test_a_type_that_only_the_embedding_has_is_reported(tmp_path):
+    tensors = []
+    with GgufCheckpoint.open(golden_path("qwen2")) as checkpoint:
+        for tensor in checkpoint.tensors.values():
+            with checkpoint.data(tensor) as data:
+                stored = tensor.format, data.tobytes()
+                if tensor.name == "token_embd.weight":
+                    values = dequantise(tensor.format, tensor.shape, data)
+                    stored = WeightFormat.F16, values.astype(np.float16).tobytes()
+            tensors.append((tensor.name, stored[0], tensor.shape, stored[1]))
+        write_gguf(tmp_path / "model.gguf", checkpoint.metadata, tensors)
+    model = load(GgufCheckpoint.open(tmp_path / "model.gguf"), LoadOptions(num_threads=1))
+    model.close()
+    assert model.kernels["F16"] == "rows from the file"

@@ -16,6 +16,7 @@ from golden_models import GOLDEN_NAMES, golden_path, golden_sequences, opened_mo
 from numpy.typing import NDArray
 from step_feeding import Chunk, StepFeeder, by_token_id
 
+from abaci.errors import FileFormatError
 from abaci.formats.gguf import GgufCheckpoint
 from abaci.kernels import native
 from abaci.kernels.reference import ReferenceExecutor
@@ -119,7 +120,7 @@ def test_a_file_cut_short_is_an_error(tmp_path: Path) -> None:
     with executor_on_a_copy(tmp_path / "model.gguf") as (executor, spec):
         feeder = StepFeeder(executor, spec, 1, len(token_ids))
         os.truncate(tmp_path / "model.gguf", 100)
-        with pytest.raises(RuntimeError, match="cut short"):
+        with pytest.raises(FileFormatError, match="cut short"):
             feeder.logprobs(token_ids)
 
 

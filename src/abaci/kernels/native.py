@@ -108,11 +108,15 @@ class NativeExecutor:
         self._program: _native.StepProgram | None = program
 
     def kernels(self) -> Mapping[str, str]:
-        """For each weight format of the model, the kernel that multiplies by it."""
-        return {
+        """For each weight format of the model's matrices, the kernel that runs it."""
+        kernels = {
             weight_format.label: f"{self.target} {'int8' if weight_format.is_quantised else 'float'}"
             for weight_format in sorted(self._weights.formats, key=lambda weight_format: weight_format.label)
         }
+        rows = self._weights.embedding_rows
+        if rows is not None:
+            kernels.setdefault(rows.format.label, "rows from the file")
+        return kernels
 
     def page_bytes(self, group: int) -> int:
         """Bytes that one page of a cache group takes, all its layers together."""
