@@ -171,6 +171,11 @@ def test_chat_goes_through_the_template(llm):
     assert isinstance(llm.chat([[{"role": "nobody", "content": "x"}]], GREEDY)[0].error, UsageError)
 
 
+def test_text_is_no_conversation(llm):
+    result = llm.chat("hello", GREEDY)
+    assert isinstance(result.error, UsageError)
+
+
 def test_stream_gives_the_same_as_generate(llm):
     params = SamplingParams(temperature=0, max_tokens=30, logprobs=0)
     whole = llm.generate("stream", params)

@@ -145,7 +145,7 @@ class LLM:
         params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> GenerationResult | list[GenerationResult]:
         """Answer one conversation, or several together, through the model's chat template; else as `generate`."""
-        if _is_conversation(conversations):
+        if _is_one(conversations):
             return self._run(self._batch([conversations], params, self._encode_conversation))[0]
         return self._run(self._batch(conversations, params, self._encode_conversation))
 
@@ -204,7 +204,7 @@ class LLM:
         params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> GenerationResult | list[GenerationResult]:
         """`chat` for an event loop."""
-        if _is_conversation(conversations):
+        if _is_one(conversations):
             return (await self._arun(self._batch([conversations], params, self._encode_conversation)))[0]
         return await self._arun(self._batch(conversations, params, self._encode_conversation))
 
@@ -384,6 +384,10 @@ def _is_list(value: object) -> TypeGuard[Sequence[object]]:
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
+def _is_one(conversations: object) -> bool:
+    """Whether this is one conversation and not a list of them; text, which is none, is refused once, not by letter."""
+    return isinstance(conversations, str) or _is_conversation(conversations)
+
+
 def _is_conversation(value: object) -> bool:
-    """Whether this is one conversation and not a list of them."""
     return _is_list(value) and len(value) > 0 and all(isinstance(item, Mapping | Message) for item in value)
