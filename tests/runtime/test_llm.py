@@ -88,6 +88,17 @@ def test_a_prompt_that_cannot_run_fails_alone(llm):
     assert results[4].token_ids == llm.generate("c", GREEDY).token_ids
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("stop_token_ids", (7, 99999)), ("logit_bias", {99999: 1.0}), ("logprobs", 99999), ("prompt_logprobs", 99999)],
+)
+def test_a_parameter_beyond_the_vocabulary_is_named(llm, name, value):
+    error = llm.generate("a", SamplingParams(max_tokens=1, **{name: value})).error
+    assert isinstance(error, UsageError)
+    assert error.message.startswith(name)
+    assert "99999" in error.message
+
+
 def test_max_tokens_defaults_to_the_end_of_the_context(llm):
     result = llm.generate("x" * 250, SamplingParams(temperature=0, ignore_eos=True))
     assert len(result.token_ids) == 6

@@ -90,6 +90,7 @@ class LLM:
                 GenerationDefaults.from_metadata(metadata),
                 self.tokenizer.end_token_ids,
                 self._model.cache.context_length,
+                self._model.spec.vocab_size,
             )
         except BaseException:
             self._model.close()

@@ -65,9 +65,15 @@ class RequestRules:
     defaults: GenerationDefaults
     end_token_ids: frozenset[int]
     context_length: int
+    vocab_size: int
 
     def resolve(self, params: SamplingParams, prompt_token_ids: Sequence[int], request_id: str) -> GenerationRequest:
-        """A request with every gap filled. Raises ContextLengthError where the prompt leaves no room for an answer."""
+        """A request with every gap filled.
+
+        Raises ContextLengthError where the prompt leaves no room for an answer, UsageError for parameters that name
+        tokens the model does not have.
+        """
+        self._check_tokens(params)
         max_tokens = params.max_tokens
         if max_tokens is None:
             max_tokens = self.context_length - len(prompt_token_ids)
@@ -97,6 +103,14 @@ class RequestRules:
             num_logprobs=params.logprobs,
             num_prompt_logprobs=params.prompt_logprobs,
         )
+
+    def _check_tokens(self, params: SamplingParams) -> None:
+        for name, token_ids in (("stop_token_ids", params.stop_token_ids), ("logit_bias", params.logit_bias)):
+            for token_id in token_ids:
+                if token_id >= self.vocab_size:
+                    raise UsageError(f"{name}: {token_id} is outside the vocabulary of {self.vocab_size} tokens")
+        _check_integer("logprobs", params.logprobs, 0, self.vocab_size)
+        _check_integer("prompt_logprobs", params.prompt_logprobs, 0, self.vocab_size)
 
 
 def check_params(params: SamplingParams) -> None:
