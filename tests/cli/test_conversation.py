@@ -141,6 +141,17 @@ def test_a_failed_question_is_shown_and_forgotten(converse: Callable[..., Conver
     assert conversation.model.asked[1][0] == [user("second")]
 
 
+def test_a_conversation_too_long_for_the_context_is_told_how_to_go_on(
+    converse: Callable[..., Conversation], screen: Screen
+) -> None:
+    failure = ContextLengthError("the prompt has 200 tokens, the context 128", hint="Shorten the prompt.")
+    conversation = converse(["A."], [failure], ["C."])
+    conversation.run(lines_of("first", "second", "third"))
+    [error] = screen.errors
+    assert (error.message, error.hint) == (failure.message, "/clear makes room: the whole conversation is read")
+    assert conversation.model.asked[2][0] == [user("first"), assistant("A."), user("third")]
+
+
 def test_stats_repeats_the_figures(converse: Callable[..., Conversation], screen: Screen) -> None:
     converse(["A."]).run(lines_of("/stats", "first", "/stats"))
     assert screen.said == ["no answer yet", "figures of A.", "figures of A."]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from abaci.cli.answer import Answer, AnswerWriter, StreamingModel, stream_answer
-from abaci.errors import AbaciError, UsageError
+from abaci.errors import AbaciError, ContextLengthError, UsageError
 from abaci.generation import SamplingParams
 
 HELP = """\
@@ -76,7 +76,12 @@ class Conversation:
 
     def _ask(self, question: str) -> None:
         asked = {"role": "user", "content": question}
-        answer = stream_answer(self.model, [*self.messages(), asked], self.params, self.new_writer())
+        try:
+            answer = stream_answer(self.model, [*self.messages(), asked], self.params, self.new_writer())
+        except ContextLengthError as error:
+            if not self._turns:
+                raise
+            raise ContextLengthError(error.message, hint="/clear makes room: the whole conversation is read") from error
         self._turns += [asked, {"role": "assistant", "content": answer.text}]
         self._last = self.describe(answer)
         self.say(self._last)
