@@ -61,6 +61,24 @@ def test_help_loads_nothing_heavy() -> None:
     assert not [module for module in loaded if module.startswith(("abaci.kernels", "abaci.engine", "abaci.runtime"))]
 
 
+def test_numpy_gets_no_threads_unless_the_user_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = (
+        "import os, sys\n"
+        "from abaci.cli import main\n"
+        "os._exit = lambda code: print(os.environ['OPENBLAS_NUM_THREADS'])\n"
+        "sys.argv = ['abaci', 'list', '--json']\n"
+        "main()"
+    )
+
+    def num_threads() -> str:
+        return subprocess.check_output([sys.executable, "-c", program], text=True).splitlines()[-1]
+
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    assert num_threads() == "1"
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
+    assert num_threads() == "3"
+
+
 def test_output_that_cannot_be_written_is_an_error() -> None:
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", "abaci", "list"]
