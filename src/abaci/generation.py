@@ -10,6 +10,46 @@ from enum import StrEnum
 from typing import Protocol
 
 
+class ConstraintKind(StrEnum):
+    """Languages in which the form of an answer can be prescribed."""
+
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    LARK = "lark"
+    """A context-free grammar in llguidance's dialect of Lark."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """A form the answer must have: every sample is a text of the language that `source` describes.
+
+    With a `Thinking` it begins after the thought.
+    """
+
+    kind: ConstraintKind
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """The thought that precedes an answer, and what it may cost.
+
+    The thought ends where its tokens end with `end_token_ids`. Once it is `budget_tokens` long without that, the tokens
+    `closing_token_ids` (which end with `end_token_ids`) are given in place of drawn ones. None: no budget.
+    """
+
+    end_token_ids: tuple[int, ...]
+    budget_tokens: int | None = None
+    closing_token_ids: tuple[int, ...] = ()
+
+
+class Pooling(StrEnum):
+    """How the final hidden states of a prompt become one vector."""
+
+    MEAN = "mean"
+    LAST = "last"
+
+
 class FinishReason(StrEnum):
     """Why a sample ended; the values are OpenAI's where one exists."""
 
@@ -35,6 +75,7 @@ class SamplingParams:
     max_tokens       None: to the end of the context. min_tokens: no end before that many.
     logprobs         None: none; k >= 0: of the chosen token and of the k likeliest at each step.
     prompt_logprobs  the same for the prompt's tokens.
+    constraint       a form every sample must have; None leaves it free.
     """
 
     temperature: float | None = None
@@ -56,6 +97,7 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     skip_special_tokens: bool = True
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +126,18 @@ class GenerationRequest:
     num_samples: int = 1
     num_logprobs: int | None = None
     num_prompt_logprobs: int | None = None
+    constraint: Constraint | None = None
+    thinking: Thinking | None = None
+    pooling: Pooling | None = None
+    """Asks for an embedding of the prompt instead of a continuation; `max_tokens` is 0 then."""
+    tenant: str = ""
+    """Whose request it is: tenants share the machine evenly, by tokens."""
+    priority: int = 0
+    """Lower runs earlier among the requests of one tenant."""
+    is_background: bool = False
+    """Runs only in what interactive requests leave over."""
+    cache_salt: str = ""
+    """Prefixes are found in the cache only by requests with the same salt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +169,8 @@ class TokenEvent:
     num_cached_tokens: int = 0
     """Prompt tokens found in the prefix cache (set on a sample's first event)."""
     error: Exception | None = None
+    embedding: tuple[float, ...] | None = None
+    """Of a request with `pooling`: the pooled hidden state, not normalised."""
 
 
 @dataclass(frozen=True, slots=True)

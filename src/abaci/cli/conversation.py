@@ -122,7 +122,7 @@ def with_setting(params: SamplingParams, name: str, value: str) -> SamplingParam
     parse = _SETTINGS.get(name)
     if parse is None:
         raise UsageError(f"there is no setting {name!r}", hint=f"settings: {', '.join(_SETTINGS)}")
-    from abaci.runtime.requests import check_params
+    from abaci.chat.requests import check_params
 
     try:
         change: dict[str, Any] = {name: None if value == "none" else parse(value)}

@@ -100,7 +100,7 @@ def _check(question: str | None, system: str | None, *, raw: bool, as_json: bool
 
 def _check_params(params: SamplingParams) -> None:
     """Before the model is loaded, which takes longer than reading why it was in vain."""
-    from abaci.runtime.requests import check_params
+    from abaci.chat.requests import check_params
 
     check_params(params)
 

@@ -13,6 +13,7 @@ from typing import Any, Self, TypeGuard, overload
 from abaci import hub
 from abaci.chat.messages import Conversation, Message
 from abaci.chat.prompt import chat_template, encode_chat
+from abaci.chat.requests import GenerationDefaults, RequestRules, check_params, stop_strings
 from abaci.chat.text import TextAssembler
 from abaci.engine.loader import LoadedModel, LoadOptions, load
 from abaci.errors import AbaciError, UsageError
@@ -22,7 +23,6 @@ from abaci.formats.gguf import GgufCheckpoint
 from abaci.formats.tokenizer import Tokenizer
 from abaci.generation import GenerationRequest, SamplingParams
 from abaci.runtime.batch import Batch, TextRequest
-from abaci.runtime.requests import GenerationDefaults, RequestRules, check_params, stop_strings
 from abaci.runtime.results import GenerationResult, Score, StreamEvent, TimedEvent, failed, score_of
 
 Prompt = str | Sequence[int]

@@ -102,6 +102,7 @@ class RequestRules:
             num_samples=params.n,
             num_logprobs=params.logprobs,
             num_prompt_logprobs=params.prompt_logprobs,
+            constraint=params.constraint,
         )
 
     def _check_tokens(self, params: SamplingParams) -> None:

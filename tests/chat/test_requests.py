@@ -2,9 +2,9 @@
 
 import pytest
 
+from abaci.chat.requests import GenerationDefaults, check_params
 from abaci.errors import FileFormatError, UsageError
 from abaci.generation import SamplingParams
-from abaci.runtime.requests import GenerationDefaults, check_params
 
 
 def test_defaults_of_a_file():
