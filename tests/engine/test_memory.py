@@ -49,6 +49,14 @@ def test_window_groups_get_what_their_windows_need():
     assert cache.num_pages == (2048, 64 * 17 + 16)
 
 
+def test_a_granted_cache_is_used_up_to_what_all_sequences_can_fill():
+    assert size(cache_bytes=2 * GIB).num_pages == (2 * GIB // (32 * 12288),)
+    assert size(cache_bytes=2 * GIB, available_bytes=GIB).num_bytes <= GIB
+    assert size(cache_bytes=8 * GIB, requested_context=1024, max_sequences=4).num_pages == (4 * 32,)
+    with pytest.raises(ResourceError, match="402,653,184 bytes of KV cache, which may have 100,000,000"):
+        size(cache_bytes=100_000_000, requested_context=32768)
+
+
 @pytest.mark.parametrize("context", [0, -5, 32769])
 def test_a_context_the_model_lacks_is_refused(context):
     with pytest.raises(UsageError, match="1 to 32768"):

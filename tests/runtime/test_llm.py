@@ -208,13 +208,13 @@ def test_stream_raises_what_cannot_run(llm):
 
 
 def test_closing_a_stream_cancels_its_request(llm):
-    before = llm._model.engine.stats().generated_tokens
+    before = llm._model.generator.stats().generated_tokens
     events = llm.stream("forever", SamplingParams(max_tokens=240, ignore_eos=True))
     next(events)
     events.close()
     llm.generate("after", GREEDY)
-    assert llm._model.engine.stats().running == 0
-    assert llm._model.engine.stats().generated_tokens - before < 200
+    assert llm._model.generator.stats().running == 0
+    assert llm._model.generator.stats().generated_tokens - before < 200
 
 
 def test_the_async_twins_agree_and_sync_calls_work_inside_a_loop(llm):
@@ -243,11 +243,11 @@ def test_cancelling_a_task_cancels_its_request(llm):
         await asyncio.gather(task, return_exceptions=True)
         return task.cancelled()
 
-    before = llm._model.engine.stats().generated_tokens
+    before = llm._model.generator.stats().generated_tokens
     assert asyncio.run(give_up())
     llm.generate("after", GREEDY)
-    assert llm._model.engine.stats().running == 0
-    assert llm._model.engine.stats().generated_tokens - before < 200
+    assert llm._model.generator.stats().running == 0
+    assert llm._model.generator.stats().generated_tokens - before < 200
 
 
 @pytest.fixture
@@ -273,7 +273,7 @@ def test_ctrl_c_stops_the_request_and_not_the_model(reciting):
     with pytest.raises(KeyboardInterrupt):
         llm.generate("x", SamplingParams(max_tokens=3))
     interrupted.set()
-    assert ("llm-0", None) in llm._model.engine._cancelled
+    assert ("llm-0", None) in llm._model.generator._cancelled
     assert llm.generate("y", SamplingParams(max_tokens=3)).text == "aaa"
 
 
@@ -317,7 +317,7 @@ def test_a_stop_string_cancels_the_sample_at_the_generator(reciting):
     llm = reciting(endless(ord("a")))
     result = llm.generate("x", SamplingParams(stop="aaa", max_tokens=200))
     assert (result.text, len(result.token_ids)) == ("", 3)
-    assert llm._model.engine._cancelled == {("llm-0", 0)}
+    assert llm._model.generator._cancelled == {("llm-0", 0)}
 
 
 def test_half_a_character_is_never_streamed(reciting):
@@ -348,12 +348,12 @@ def test_what_fails_on_the_way_is_an_error_of_its_result(reciting):
 def test_defaults_come_from_the_model_and_give_way_to_the_caller(reciting):
     llm = reciting(b"ok")
     llm.generate(["a", "b"], [SamplingParams(), SamplingParams(temperature=0.9, top_k=3)])
-    first, second = llm._model.engine.requests
+    first, second = llm._model.generator.requests
     assert (first.temperature, first.top_p, first.top_k, first.max_tokens) == (0.5, 1.0, 0, CONTEXT - 1)
     assert (second.temperature, second.top_k) == (0.9, 3)
     assert first.end_token_ids == {IM_END}
     llm.generate("a", SamplingParams(ignore_eos=True, stop_token_ids=(65,)))
-    assert llm._model.engine.requests[-1].end_token_ids == {65}
+    assert llm._model.generator.requests[-1].end_token_ids == {65}
 
 
 def test_use_after_close_is_a_clear_error(tiny_model):
@@ -366,7 +366,7 @@ def test_use_after_close_is_a_clear_error(tiny_model):
 
 def test_a_model_nobody_holds_is_released(tiny_model):
     llm = LLM(tiny_model, loader=partial(load, backend=reference_backend))
-    thread = llm._model.engine._thread
+    thread = llm._model.generator._thread
     del llm
     gc.collect()
     thread.join(30)

@@ -47,6 +47,10 @@ class EngineStats:
     waiting: int
     free_pages: tuple[int, ...]
     """Per cache group; cached pages, which can be had too, are not counted."""
+    cache_tokens: int
+    """What the KV cache holds at most."""
+    cache_used_fraction: float
+    """Of its pages that sequences hold now, in the group that is fullest."""
     step_seconds: float
     """Inside the executor."""
     loop_seconds: float
@@ -181,6 +185,8 @@ class _Loop:
             running=self._scheduler.num_running,
             waiting=self._scheduler.num_waiting,
             free_pages=tuple(self._cache.num_free(group) for group in range(len(self._cache.num_pages))),
+            cache_tokens=max(self._cache.num_pages) * self._cache.page_tokens,
+            cache_used_fraction=self._cache.used_fraction(),
             step_seconds=self._runner.step_seconds,
             loop_seconds=self._loop_seconds,
         )

@@ -96,6 +96,11 @@ class KVCache:
         """Pages that hold nothing."""
         return len(self._free[group])
 
+    def used_fraction(self) -> float:
+        """Share of the pages that sequences hold, in the group where it is greatest. Any thread."""
+        groups = enumerate(self.num_pages)
+        return max(1 - self.num_available(group) / count for group, count in groups)
+
     def pages_needed(self, num_tokens: int, group: int) -> int:
         """Most pages that a sequence of `num_tokens` holds at a time in `group`, if it advances page by page."""
         pages = -(-num_tokens // self.page_tokens)

@@ -23,14 +23,17 @@ class LoadOptions:
     num_threads: int | None = None
     max_sequences: int = 64
     max_step_tokens: int = 512
+    cache_bytes: int | None = None
+    """For the KV cache, at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """An executor, and the name of the kernel that runs each weight format the model has."""
+    """An executor, the name of the kernel that runs each weight format the model has, and what the weights take."""
 
     executor: Executor
     kernels: Mapping[str, str]
+    weight_bytes: int = 0
 
 
 BackendFactory = Callable[[ModelSpec, Checkpoint, LoadOptions, ThreadPlan], Backend]
@@ -46,6 +49,8 @@ class LoadedModel:
     kernels: Mapping[str, str]
     threads: ThreadPlan
     cache: CacheSize
+    weight_bytes: int = 0
+    """Of the weights in memory, all of which a step reads."""
 
     @property
     def metadata(self) -> Mapping[str, MetadataValue]:
@@ -65,7 +70,7 @@ def native_backend(spec: ModelSpec, checkpoint: Checkpoint, options: LoadOptions
     pool = native.thread_pool(threads.num_threads, threads.cores if threads.is_pinned else ())
     tensors = CheckpointTensors(checkpoint)
     executor = native.NativeExecutor(spec, tensors, max_step_tokens=options.max_step_tokens, pool=pool)
-    return Backend(executor, executor.kernels())
+    return Backend(executor, executor.kernels(), executor.weight_bytes)
 
 
 def reference_backend(spec: ModelSpec, checkpoint: Checkpoint, options: LoadOptions, threads: ThreadPlan) -> Backend:
@@ -123,7 +128,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions, backend: BackendFactory =
     except BaseException:
         checkpoint.close()
         raise
-    return LoadedModel(engine, spec, checkpoint, built.kernels, threads, cache)
+    return LoadedModel(engine, spec, checkpoint, built.kernels, threads, cache, built.weight_bytes)
 
 
 def _allocate_cache(spec: ModelSpec, executor: Executor, options: LoadOptions) -> CacheSize:
@@ -137,6 +142,7 @@ def _allocate_cache(spec: ModelSpec, executor: Executor, options: LoadOptions) -
         max_sequences=options.max_sequences,
         max_step_tokens=options.max_step_tokens,
         available_bytes=available_memory_bytes(),
+        cache_bytes=options.cache_bytes,
     )
     executor.allocate_cache(cache.num_pages)
     return cache

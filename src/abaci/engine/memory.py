@@ -39,11 +39,13 @@ def size_cache(
     max_sequences: int,
     max_step_tokens: int,
     available_bytes: int,
+    cache_bytes: int | None = None,
 ) -> CacheSize:
     """Room for two sequences of full length or MIN_CACHE_TOKENS, within a share of the memory available.
 
-    Groups with a window get what `max_sequences` windows take, if that is less. Without a request the context is the
-    model's, or what fits. Raises UsageError for a context beyond the model's, ResourceError for one beyond memory.
+    With `cache_bytes` it is instead as much as that holds, up to what `max_sequences` of full length can use. Groups
+    with a window get what `max_sequences` windows take, if that is less. Without a request the context is the model's,
+    or what fits. Raises UsageError for a context beyond the model's, ResourceError for one beyond memory.
     """
     context = model_context if requested_context is None else requested_context
     if not 1 <= context <= model_context:
@@ -60,9 +62,20 @@ def size_cache(
         return sum(pages * size for pages, size in zip(pages_of(count), page_bytes, strict=True))
 
     needed = -(-context // page_tokens)
-    wanted = max(NUM_FULL_CONTEXTS * needed, MIN_CACHE_TOKENS // page_tokens)
-    fitting = bisect_right(range(wanted + 1), int(available_bytes * DEFAULT_SHARE), key=bytes_of) - 1
+    if cache_bytes is None:
+        wanted = max(NUM_FULL_CONTEXTS * needed, MIN_CACHE_TOKENS // page_tokens)
+        limit_bytes = int(available_bytes * DEFAULT_SHARE)
+    else:
+        wanted = max_sequences * needed
+        limit_bytes = min(cache_bytes, available_bytes)
+    fitting = bisect_right(range(wanted + 1), limit_bytes, key=bytes_of) - 1
     if fitting < needed and requested_context is not None:
+        if cache_bytes is not None:
+            raise ResourceError(
+                f"a context of {context} tokens takes {bytes_of(needed):,} bytes of KV cache, which may have "
+                f"{limit_bytes:,}",
+                hint="Ask for a shorter context, or give the KV cache more memory.",
+            )
         if bytes_of(needed) > available_bytes * REQUESTED_SHARE:
             raise ResourceError(
                 f"a context of {context} tokens takes {bytes_of(needed):,} bytes of KV cache; "
@@ -73,6 +86,7 @@ def size_cache(
     if fitting < 1:
         raise ResourceError(
             f"no memory for a KV cache: a page takes {bytes_of(1):,} bytes, {available_bytes:,} are available"
+            + ("" if cache_bytes is None else f", {cache_bytes:,} were granted")
         )
     return CacheSize(min(context, fitting * page_tokens), pages_of(fitting), bytes_of(fitting))
 

@@ -5,49 +5,24 @@ import itertools
 import queue
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeGuard, overload
 
 from abaci import hub
 from abaci.chat.messages import Conversation, Message
-from abaci.chat.prompt import chat_template, encode_chat
-from abaci.chat.requests import GenerationDefaults, RequestRules, check_params, stop_strings
+from abaci.chat.prompt import encode_chat
+from abaci.chat.requests import check_params, stop_strings
 from abaci.chat.text import TextAssembler
-from abaci.engine.loader import LoadedModel, LoadOptions, load
+from abaci.engine.loader import LoadOptions, load
 from abaci.errors import AbaciError, UsageError
-from abaci.formats.chat_template import ChatTemplate
-from abaci.formats.checkpoint import Checkpoint
-from abaci.formats.gguf import GgufCheckpoint
-from abaci.formats.tokenizer import Tokenizer
 from abaci.generation import GenerationRequest, SamplingParams
 from abaci.runtime.batch import Batch, TextRequest
+from abaci.runtime.open_model import Loader, open_model
 from abaci.runtime.results import GenerationResult, Score, StreamEvent, TimedEvent, failed, score_of
 
 Prompt = str | Sequence[int]
 """Text, in which names of special tokens stand for them, or token ids."""
-Loader = Callable[[Checkpoint, LoadOptions], LoadedModel]
-
 _PLAIN = SamplingParams()
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """What is running and how."""
-
-    name: str
-    path: Path
-    architecture: str
-    licence: str | None
-    """None where neither catalog nor file says."""
-    context_length: int
-    num_threads: int
-    threads_pinned: bool
-    kernels: Mapping[str, str]
-    """Weight format -> the kernel that runs it."""
-    cache_bytes: int
-    """Of the KV cache, when all of it is in use."""
 
 
 class LLM:
@@ -75,38 +50,14 @@ class LLM:
         chat_template: str | None = None,
         loader: Loader = load,
     ) -> None:
-        resolved = hub.resolve(str(model), download=True)
-        checkpoint = GgufCheckpoint.open(resolved.path)
-        metadata = checkpoint.metadata
         options = LoadOptions(context, threads, max_sequences, max_step_tokens)
-        with ThreadPoolExecutor(1) as background:  # the vocabulary is read while weights are packed
-            tokenizer = background.submit(Tokenizer.from_gguf, metadata)
-            self._model = loader(checkpoint, options)
-        try:
-            self.tokenizer = tokenizer.result()
-            """Encodes and decodes as the model was trained to."""
-            self._template = self._make_template(chat_template, resolved)
-            self._rules = RequestRules(
-                GenerationDefaults.from_metadata(metadata),
-                self.tokenizer.end_token_ids,
-                self._model.cache.context_length,
-                self._model.spec.vocab_size,
-            )
-        except BaseException:
-            self._model.close()
-            raise
-        licence = metadata.get("general.license")
-        self.info = ModelInfo(
-            name=resolved.name,
-            path=resolved.path,
-            architecture=self._model.spec.architecture,
-            licence=resolved.licence or (licence if isinstance(licence, str) else None),
-            context_length=self._model.cache.context_length,
-            num_threads=self._model.threads.num_threads,
-            threads_pinned=self._model.threads.is_pinned,
-            kernels=self._model.kernels,
-            cache_bytes=self._model.cache.num_bytes,
-        )
+        resolved = hub.resolve(str(model), download=True)
+        self._model = open_model(resolved, options, template=chat_template, loader=loader)
+        for note in self._model.notes:
+            warnings.warn(f"{resolved.name}: {note}", stacklevel=2)
+        self.info = self._model.info
+        self.tokenizer = self._model.text.tokenizer
+        """Encodes and decodes as the model was trained to."""
         self._request_numbers = itertools.count()
 
     @overload
@@ -236,14 +187,6 @@ class LLM:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _make_template(self, given: str | None, resolved: hub.ResolvedModel) -> ChatTemplate:
-        in_file = self._model.metadata.get("tokenizer.chat_template")
-        source = given or (in_file if isinstance(in_file, str) else None) or resolved.chat_template
-        template, note = chat_template(source, self.tokenizer)
-        if note is not None:
-            warnings.warn(f"{resolved.name}: {note}", stacklevel=3)
-        return template
-
     def _encode_prompt(self, prompt: Any) -> Sequence[int]:
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt, allow_special=True)
@@ -254,7 +197,7 @@ class LLM:
     def _encode_conversation(self, conversation: Any) -> Sequence[int]:
         if not _is_conversation(conversation):
             raise UsageError("a conversation is a list of messages, mappings with role and content")
-        return encode_chat(self._template, self.tokenizer, conversation)
+        return encode_chat(self._model.text.template, self.tokenizer, conversation)
 
     def _batch(
         self,
@@ -266,7 +209,7 @@ class LLM:
         for one in {id(one): one for one in each}.values():
             check_params(one)
         pairs = zip(prompts, each, strict=True)
-        return Batch(self._model.engine, [self._text_request(prompt, one, encode) for prompt, one in pairs])
+        return Batch(self._model.generator, [self._text_request(prompt, one, encode) for prompt, one in pairs])
 
     def _stream_batch(self, prompt: Prompt | Conversation, params: SamplingParams | None) -> Batch:
         encode = self._encode_conversation if _is_conversation(prompt) else self._encode_prompt
@@ -283,7 +226,7 @@ class LLM:
                 raise UsageError("score takes token ids", hint="llm.score(llm.tokenizer.encode(text))")
             request = GenerationRequest(self._new_id(), tuple(text), 0, num_prompt_logprobs=top_k)
             requests.append(TextRequest(request, self._new_assembler))
-        return Batch(self._model.engine, requests)
+        return Batch(self._model.generator, requests)
 
     def _text_request(
         self, prompt: Any, params: SamplingParams, encode: Callable[[Any], Sequence[int]]
@@ -291,7 +234,7 @@ class LLM:
         token_ids: Sequence[int] = ()
         try:
             token_ids = encode(prompt)
-            request = self._rules.resolve(params, token_ids, self._new_id())
+            request = self._model.text.rules.resolve(params, token_ids, self._new_id())
         except AbaciError as error:
             return failed(error, token_ids)
         # What follows a prompt goes on with its last word; an answer in a conversation is a text of its own.

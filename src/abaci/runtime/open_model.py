@@ -1,0 +1,196 @@
+"""From a name to a model that runs: file, tokenizer, template, rules and engine, put together in one place.
+
+`LLM` opens one, a pool opens many. Knows no prompts and no results.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from abaci import hub
+from abaci.chat.prompt import chat_template
+from abaci.chat.requests import GenerationDefaults, RequestRules
+from abaci.chat.served import EngineFigures, TextModel
+from abaci.engine.loader import LoadedModel, LoadOptions, load
+from abaci.formats.checkpoint import Checkpoint
+from abaci.formats.gguf import GgufCheckpoint
+from abaci.formats.tokenizer import Tokenizer
+from abaci.generation import Generator
+
+Loader = Callable[[Checkpoint, LoadOptions], LoadedModel]
+"""How an open file becomes a running engine."""
+
+FileIdentity = tuple[int, int, int, int]
+"""Device, inode, bytes and time of the last change in nanoseconds: other values mean other contents."""
+
+_FILE_TYPES = {
+    0: "F32",
+    1: "F16",
+    2: "Q4_0",
+    3: "Q4_1",
+    7: "Q8_0",
+    8: "Q5_0",
+    9: "Q5_1",
+    14: "Q4_K_S",
+    15: "Q4_K_M",
+    16: "Q5_K_S",
+    17: "Q5_K_M",
+    18: "Q6_K",
+    32: "BF16",
+}
+"""`general.file_type` of GGUF, which names the mixture of formats that a quantiser chose."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What is running and how."""
+
+    name: str
+    path: Path
+    architecture: str
+    licence: str | None
+    """None where neither catalog nor file says."""
+    context_length: int
+    num_threads: int
+    threads_pinned: bool
+    kernels: Mapping[str, str]
+    """Weight format -> the kernel that runs it."""
+    cache_bytes: int
+    """Of the KV cache, when all of it is in use."""
+    weight_bytes: int
+    """Of the weights in memory."""
+    num_parameters: int
+    quantisation: str
+    """As the file calls its mixture of formats, else the format of most of its bytes."""
+    sha256: str | None
+    """None for a file that came from no catalog."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenModel:
+    """A running model with its text side. `close` stops it and lets go of the file."""
+
+    info: ModelInfo
+    text: TextModel
+    files: frozenset[FileIdentity]
+    """Those that hold tensors, as they were when they were opened."""
+    notes: tuple[str, ...]
+    """What its user should know."""
+    loaded: LoadedModel
+
+    @property
+    def generator(self) -> Generator:
+        """Its engine."""
+        return self.loaded.engine
+
+    @property
+    def reads_file(self) -> bool:
+        """Whether steps read rows of the embedding from the file, so that overwriting it would change answers."""
+        spec = self.loaded.spec
+        return spec.embedding.weight != spec.head.weight
+
+    def figures(self) -> EngineFigures:
+        """Counters of its engine, as of about now. Any thread."""
+        stats = self.loaded.engine.stats()
+        return EngineFigures(
+            steps=stats.steps,
+            computed_tokens=stats.computed_tokens,
+            generated_tokens=stats.generated_tokens,
+            preemptions=stats.preemptions,
+            prefix_query_tokens=stats.prefix_query_tokens,
+            prefix_hit_tokens=stats.prefix_hit_tokens,
+            num_running=stats.running,
+            num_waiting=stats.waiting,
+            cache_tokens=stats.cache_tokens,
+            cache_used_fraction=stats.cache_used_fraction,
+            num_threads=self.info.num_threads,
+            kernels=dict(self.info.kernels),
+            step_seconds=stats.step_seconds,
+            weight_bytes=self.info.weight_bytes,
+        )
+
+    def close(self) -> None:
+        """Requests under way end with EngineClosedError. Idempotent."""
+        self.loaded.close()
+
+
+def open_model(
+    resolved: hub.ResolvedModel, options: LoadOptions, *, template: str | None = None, loader: Loader = load
+) -> OpenModel:
+    """Load a model that is on this machine. `template` is Jinja source to use instead of the model's.
+
+    Raises ModelNotFoundError, FileFormatError, UnsupportedModelError, ResourceError, UsageError.
+    """
+    checkpoint = GgufCheckpoint.open(resolved.path)
+    files = _opened_files(checkpoint)
+    metadata = checkpoint.metadata
+    with ThreadPoolExecutor(1) as background:  # the vocabulary is read while weights are packed
+        reading = background.submit(Tokenizer.from_gguf, metadata)
+        loaded = loader(checkpoint, options)
+    try:
+        tokenizer = reading.result()
+        in_file = metadata.get("tokenizer.chat_template")
+        source = template or (in_file if isinstance(in_file, str) else None) or resolved.chat_template
+        rendered, note = chat_template(source, tokenizer)
+        rules = RequestRules(
+            GenerationDefaults.from_metadata(metadata),
+            tokenizer.end_token_ids,
+            loaded.cache.context_length,
+            loaded.spec.vocab_size,
+        )
+    except BaseException:
+        loaded.close()
+        raise
+    return OpenModel(
+        info=_describe(resolved, loaded),
+        text=TextModel(tokenizer, rendered, rules),
+        files=files,
+        notes=() if note is None else (note,),
+        loaded=loaded,
+    )
+
+
+def has_changed(model: OpenModel) -> bool:
+    """Whether the model's files are not those any more that it was loaded from."""
+    try:
+        return not model.files <= {_identity(path.stat()) for path in model.loaded.checkpoint.paths}
+    except OSError:
+        return True
+
+
+def _opened_files(checkpoint: Checkpoint) -> frozenset[FileIdentity]:
+    descriptors = {checkpoint.descriptor(tensor) for tensor in checkpoint.tensors.values()}
+    return frozenset(_identity(os.fstat(descriptor)) for descriptor in descriptors)
+
+
+def _identity(status: os.stat_result) -> FileIdentity:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _describe(resolved: hub.ResolvedModel, loaded: LoadedModel) -> ModelInfo:
+    metadata, tensors = loaded.metadata, loaded.checkpoint.tensors
+    licence = metadata.get("general.license")
+    bytes_by_format: dict[str, int] = {}
+    for tensor in tensors.values():
+        label = tensor.format.label
+        bytes_by_format[label] = bytes_by_format.get(label, 0) + tensor.num_bytes
+    file_type = metadata.get("general.file_type")
+    named = _FILE_TYPES.get(file_type) if isinstance(file_type, int) else None
+    return ModelInfo(
+        name=resolved.name,
+        path=resolved.path,
+        architecture=loaded.spec.architecture,
+        licence=resolved.licence or (licence if isinstance(licence, str) else None),
+        context_length=loaded.cache.context_length,
+        num_threads=loaded.threads.num_threads,
+        threads_pinned=loaded.threads.is_pinned,
+        kernels=loaded.kernels,
+        cache_bytes=loaded.cache.num_bytes,
+        weight_bytes=loaded.weight_bytes,
+        num_parameters=sum(prod(tensor.shape) for tensor in tensors.values()),
+        quantisation=named or max(bytes_by_format, key=lambda label: bytes_by_format[label]),
+        sha256=resolved.sha256,
+    )
