@@ -2,8 +2,14 @@
 
     AbaciError                      exit 1, HTTP 500
     ├── UsageError                  exit 2, HTTP 400   a flag, parameter or request that cannot be honoured
-    │   └── ContextLengthError      exit 2, HTTP 400   a prompt that does not fit, with the numbers
-    ├── ModelNotFoundError          exit 3, HTTP 404   no such model; names near ones
+    │   ├── ContextLengthError      exit 2, HTTP 400   a prompt that does not fit, with the numbers
+    │   └── PayloadTooLargeError    exit 2, HTTP 413   a body or file above a limit, with the numbers
+    ├── AuthenticationError         exit 1, HTTP 401   no API key, or not one of ours
+    ├── ForbiddenError              exit 1, HTTP 403   a good key that may not do this
+    ├── NotFoundError               exit 3, HTTP 404   no such file, batch, key or response
+    │   └── ModelNotFoundError      exit 3, HTTP 404   no such model; names near ones
+    ├── RateLimitedError            exit 1, HTTP 429   a key's limit is reached; says when to come back
+    │   └── OverloadedError         exit 1, HTTP 429   the server has all it can take, whoever asks
     ├── FileFormatError             exit 4, HTTP 500   a model file that breaks its format; names file and offset
     │   └── UnsupportedModelError   exit 4, HTTP 500   a sound file we cannot run; names what is missing
     ├── DownloadError               exit 5, HTTP 502   no source could deliver
@@ -40,11 +46,48 @@ class ContextLengthError(UsageError):
     """Prompt and requested output do not fit the context; the message holds the numbers."""
 
 
-class ModelNotFoundError(AbaciError):
-    """No model of that name, file or folder."""
+class PayloadTooLargeError(UsageError):
+    """A body or file above a limit; the message holds the numbers."""
+
+    http_status = 413
+
+
+class AuthenticationError(AbaciError):
+    """No API key was given where one is needed, or one that is unknown or revoked."""
+
+    http_status = 401
+    usual_hint = "Send a key as `Authorization: Bearer ...`; `abaci key create NAME` on the server makes one."
+
+
+class ForbiddenError(AbaciError):
+    """The key is good, but does not allow this; the message names what."""
+
+    http_status = 403
+
+
+class NotFoundError(AbaciError):
+    """Nothing of that name is there, or nothing that this key may see."""
 
     exit_code = 3
     http_status = 404
+
+
+class ModelNotFoundError(NotFoundError):
+    """No model of that name, file or folder."""
+
+
+class RateLimitedError(AbaciError):
+    """A limit of the key is reached; after `retry_after_seconds` (more than 0) the same request may succeed."""
+
+    http_status = 429
+
+    def __init__(self, message: str, *, retry_after_seconds: float, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class OverloadedError(RateLimitedError):
+    """The server has as much waiting as it can hold, whoever asks."""
 
 
 class FileFormatError(AbaciError):
