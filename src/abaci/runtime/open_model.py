@@ -153,12 +153,17 @@ def open_model(
     )
 
 
-def has_changed(model: OpenModel) -> bool:
-    """Whether the model's files are not those any more that it was loaded from."""
+def is_replaced(model: OpenModel) -> bool:
+    """Whether other files stand now where the model was loaded from."""
     try:
         return not model.files <= {_identity(path.stat()) for path in model.loaded.checkpoint.paths}
     except OSError:
         return True
+
+
+def is_corrupted(model: OpenModel) -> bool:
+    """Whether steps read from a file that was written over since it was opened."""
+    return model.reads_file and _opened_files(model.loaded.checkpoint) != model.files
 
 
 def _opened_files(checkpoint: Checkpoint) -> frozenset[FileIdentity]:
