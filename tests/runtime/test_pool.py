@@ -192,7 +192,7 @@ def test_a_model_that_never_fits_leaves_the_others_alone(models):
     async def scenario(pool):
         async with pool.lease("a"):
             pass
-        with pytest.raises(ResourceError, match="b takes 1,000,.* but all models together may take 100,000,000"):
+        with pytest.raises(ResourceError, match=r"b takes 1,000,.* but all models together may take 100,000,000"):
             async with pool.lease("b"):
                 pass
         assert loaded_names(pool) == ["a"]
@@ -221,16 +221,17 @@ def test_unload_waits_for_leases_and_newcomers_get_a_fresh_one(models):
 
 def test_a_load_waits_for_a_model_that_is_about_to_go(models):
     async def scenario(pool):
-        async def use(name, until):
-            async with pool.lease(name):
-                await until.wait()
-
         release = asyncio.Event()
-        using = [asyncio.create_task(use("a", release))]
-        await until(pool.loaded)
+
+        async def use(name):
+            async with pool.lease(name):
+                await release.wait()
+
+        using = [asyncio.create_task(use("a"))]
+        await until(lambda: pool.models()[0].num_active)
         unloading = asyncio.create_task(pool.unload("a"))
         await asyncio.sleep(0)
-        using.append(asyncio.create_task(use("b", release)))
+        using.append(asyncio.create_task(use("b")))
         await asyncio.sleep(0.01)
         assert states(pool) == {"a": "unloaded", "b": "loading"} and loaded_names(pool) == ["a"]
         release.set()
