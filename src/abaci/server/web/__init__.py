@@ -1,0 +1,144 @@
+"""The web page as the server hands it out: the built files under `static/`, read once, with headers that keep it closed.
+
+Knows nothing of models, keys or the API; the pages speak to those as any other client does. `web/` at the root of the
+repository holds the sources, `make web` builds them.
+"""
+
+import gzip
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+STATIC_DIRECTORY: Final = Path(__file__).parent / "static"
+
+PAGES: Final[Mapping[str, str]] = MappingProxyType({"/": "index.html", "/dashboard": "dashboard.html"})
+"""Address of each page, and its file."""
+
+CONTENT_SECURITY_POLICY: Final = "; ".join(
+    (
+        "default-src 'self'",
+        "img-src 'self' data:",
+        "object-src 'none'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types dompurify",
+    )
+)
+"""Nothing is loaded from elsewhere, no inline script or style runs, and text becomes markup only through the sanitiser."""
+
+SECURITY_HEADERS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "content-security-policy": CONTENT_SECURITY_POLICY,
+        "cross-origin-opener-policy": "same-origin",
+        "cross-origin-resource-policy": "same-origin",
+        "permissions-policy": "camera=(), geolocation=(), microphone=()",
+        "referrer-policy": "no-referrer",
+        "x-content-type-options": "nosniff",
+        "x-frame-options": "DENY",
+    }
+)
+
+_CONTENT_TYPES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        ".css": "text/css; charset=utf-8",
+        ".html": "text/html; charset=utf-8",
+        ".js": "text/javascript; charset=utf-8",
+        ".svg": "image/svg+xml",
+    }
+)
+_HASHED_NAMES: Final = "/assets/"
+"""Files below it carry a hash of their content in their names, so a copy of them never goes stale."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """A file of the page with what HTTP says about it."""
+
+    content: bytes
+    gzipped: bytes
+    content_type: str
+    etag: str
+    cache_control: str
+
+
+def web_assets() -> Mapping[str, Asset]:
+    """Every file of the web page by the path it is served under, pages under their addresses."""
+    addresses = {file: address for address, file in PAGES.items()}
+    assets = {}
+    for file in sorted(STATIC_DIRECTORY.rglob("*")):
+        if file.suffix in _CONTENT_TYPES:
+            name = file.relative_to(STATIC_DIRECTORY).as_posix()
+            address = addresses.get(name, f"/{name}")
+            assets[address] = _read_asset(file, address)
+    return MappingProxyType(assets)
+
+
+def asset_response(asset: Asset, request_headers: Mapping[str, str]) -> Response:
+    """The asset as an answer to a request with these headers (names in lower case): 304 if the client has it already."""
+    headers = dict(SECURITY_HEADERS)
+    headers |= {"etag": asset.etag, "cache-control": asset.cache_control, "vary": "Accept-Encoding"}
+    if asset.etag in _listed(request_headers.get("if-none-match", "")):
+        return Response(status_code=304, headers=headers)
+    headers["content-type"] = asset.content_type
+    if "gzip" in _listed(request_headers.get("accept-encoding", "")):
+        headers["content-encoding"] = "gzip"
+        return Response(asset.gzipped, headers=headers)
+    return Response(asset.content, headers=headers)
+
+
+def web_routes() -> list[Route]:
+    """Routes of the page, public by nature: they hold no data. GET and HEAD.
+
+    At `/` only a client that asks for HTML gets the page; the others get the sentence by which Ollama's clients know
+    that somebody is there.
+    """
+    return [
+        Route(address, _front_door(asset) if address == "/" else _serve(asset), methods=["GET"], include_in_schema=False)
+        for address, asset in web_assets().items()
+    ]
+
+
+def _front_door(page: Asset) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        if "text/html" in request.headers.get("accept", ""):
+            return asset_response(page, request.headers)
+        return PlainTextResponse("Ollama is running", headers={"vary": "Accept"})
+
+    return answer
+
+
+def _serve(asset: Asset) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        return asset_response(asset, request.headers)
+
+    return answer
+
+
+def _read_asset(file: Path, address: str) -> Asset:
+    content = file.read_bytes()
+    return Asset(
+        content=content,
+        gzipped=gzip.compress(content, compresslevel=9, mtime=0),
+        content_type=_CONTENT_TYPES[file.suffix],
+        etag=f'"{hashlib.sha256(content).hexdigest()[:32]}"',
+        cache_control="public, max-age=31536000, immutable" if address.startswith(_HASHED_NAMES) else "no-cache",
+    )
+
+
+def _listed(header: str) -> set[str]:
+    """The members of a header that is a list, without weights and weakness marks; what is refused (`q=0`) left out."""
+    members = set()
+    for member in header.split(","):
+        name, _, weight = member.strip().partition(";")
+        if weight.strip().removeprefix("q=") not in {"0", "0.0", "0.00", "0.000"}:
+            members.add(name.strip().removeprefix("W/"))
+    return members
