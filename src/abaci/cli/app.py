@@ -10,6 +10,7 @@ from abaci.cli.list import list_models
 from abaci.cli.pull import pull
 from abaci.cli.rm import rm
 from abaci.cli.run import run
+from abaci.cli.serve import serve
 from abaci.cli.show import show
 from abaci.cli.terminal import print_error, print_line
 from abaci.cli.verify import verify
@@ -69,6 +70,7 @@ def abaci(
 
 
 app.command()(run)
+app.command()(serve)
 app.command()(pull)
 app.command("list")(list_models)
 app.command()(show)

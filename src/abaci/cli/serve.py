@@ -1,0 +1,145 @@
+"""`abaci serve`: the server, put together. The one place where HTTP and engines meet."""
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from abaci.cli.terminal import print_line
+from abaci.errors import UsageError
+
+if TYPE_CHECKING:
+    from abaci.chat.served import ServedModel
+    from abaci.server.config import ServerConfig
+    from abaci.server.services import Services
+
+
+def serve(
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODEL]...", help="Catalog names, .gguf files or folders.")
+    ] = None,
+    *,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; beyond loopback a key is needed.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.")] = None,
+    api_key: Annotated[str | None, typer.Option(help="A key that clients must send.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file with further settings.")] = None,
+    context: Annotated[int | None, typer.Option(help="Tokens of context per model.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads; else all cores this process may use.")] = None,
+    state_dir: Annotated[Path | None, typer.Option(help="Folder of the server's database and files.")] = None,
+    keep_alive_seconds: Annotated[float | None, typer.Option(help="Unload a model unused for so long.")] = None,
+    hourly_price: Annotated[float | None, typer.Option(help="Dollars per hour, to put a price on tokens.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+) -> None:
+    """Serve models over HTTP: OpenAI's, Anthropic's and Ollama's APIs, and a page to chat on.
+
+    Every setting may also stand in the config file, or in the environment as ABACI_ and its name in capitals.
+    """
+    from abaci.server.config import read_config
+    from abaci.server.listening import listen
+    from abaci.server.logs import set_up_logs
+
+    flags = {
+        "models": tuple(models) if models else None,
+        "host": host,
+        "port": port,
+        "api_key": api_key,
+        "context": context,
+        "threads": threads,
+        "state_dir": state_dir,
+        "keep_alive_seconds": keep_alive_seconds,
+        "hourly_price": hourly_price,
+        "log_level": log_level,
+    }
+    settings = read_config(config, flags)
+    set_up_logs(settings.log_level)
+    composition = _Composition(settings)
+    listen(settings, composition.make_services, composition.announce)
+
+
+class _Composition:
+    """Builds the services of one server and says what was decided."""
+
+    def __init__(self, config: "ServerConfig") -> None:
+        self._config = config
+
+    async def make_services(self) -> "Services":
+        """Resolve and load the default model, open the database, measure the machine."""
+        from abaci.server.auth import Authenticator
+        from abaci.server.bridge import EventBridge
+        from abaci.server.metrics import Metrics
+        from abaci.server.services import RequestQueue, Services
+
+        config = self._config
+        authenticator = Authenticator(config.api_key)
+        if not config.is_loopback and not authenticator.needs_key:
+            raise UsageError(
+                f"--host {config.host} lets other machines in, and no key keeps them out",
+                hint="Give --api-key, or make one: abaci key create NAME",
+            )
+        pool = await asyncio.to_thread(_make_pool, config)
+        try:
+            async with pool.lease(pool.default_name) as model:
+                for line in _decisions(model, pool.memory_bytes):
+                    print_line(line)
+        except BaseException:
+            await pool.close()
+            raise
+        return Services(
+            config=config,
+            pool=pool,
+            bridge=EventBridge(asyncio.get_running_loop()),
+            authenticator=authenticator,
+            metrics=Metrics(pool.loaded),
+            queue=RequestQueue(config.max_sequences, config.max_queued_requests),
+        )
+
+    def announce(self, services: "Services", url: str) -> None:
+        """The last lines before the first request."""
+        print_line(f"keys: {'needed' if services.authenticator.needs_key else 'none, this machine only'}")
+        print_line(f"chat: {url}/   API: {url}/v1")
+
+
+def _make_pool(config: "ServerConfig"):  # type: ignore[no-untyped-def]  # EnginePool, imported below
+    from abaci import hub
+    from abaci.cli.terminal import DownloadProgress
+    from abaci.runtime.pool import EnginePool, PoolConfig, PooledModel
+
+    names = config.models or (hub.load_catalog().default,)
+    for name in names:
+        with DownloadProgress(name) as progress:
+            hub.resolve(name, download=True, progress=progress)
+    unknown = set(config.aliases.values()) - set(names)
+    if unknown:
+        raise UsageError(f"aliases: {', '.join(sorted(unknown))} is not served", hint="Name it among the models.")
+    models = tuple(PooledModel(name, names=_names_of(name, config), context=config.context) for name in names)
+    return EnginePool(
+        PoolConfig(
+            models,
+            memory_bytes=config.memory_bytes,
+            keep_alive_seconds=config.keep_alive_seconds,
+            allow_any=config.any_model,
+            threads=config.threads,
+            max_sequences=config.max_sequences,
+        )
+    )
+
+
+def _names_of(model: str, config: "ServerConfig") -> tuple[str, ...]:
+    """The model's own name and its aliases."""
+    from abaci import hub
+
+    aliases = tuple(alias for alias, target in config.aliases.items() if target == model)
+    return (hub.resolve(model, download=False).name, *aliases)
+
+
+def _decisions(model: "ServedModel", budget_bytes: int) -> list[str]:
+    """What was decided, and why, for people."""
+    status, figures = model.status, model.figures()
+    kernels = sorted(set(figures.kernels.values()))
+    return [
+        f"model: {status.name} ({status.architecture}, {status.quantisation}, {status.file_bytes / 1e6:,.0f} MB)",
+        f"cores: {figures.num_threads} threads, kernels {', '.join(kernels)}",
+        f"memory: {figures.weight_bytes / 1e6:,.0f} MB of weights and {figures.cache_tokens:,} tokens of KV cache "
+        f"of a budget of {budget_bytes / 1e6:,.0f} MB; a request may have {status.context_length:,} tokens",
+    ]

@@ -1,0 +1,160 @@
+"""The application: routes bound to handlers, and the guard around them. Nothing is decided here."""
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.types import ASGIApp
+
+from abaci.server import tokens
+from abaci.server.guard import Access, Guard
+from abaci.server.openai import chat, completions, embeddings, models
+from abaci.server.openai.bodies import (
+    ApplyTemplateBody,
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    EmbeddingBody,
+    TokenizeBody,
+)
+from abaci.server.services import Services
+from abaci.server.web import web_routes
+from abaci.server.wire import REQUEST_ID_HEADER, WARNING_HEADER, WireBody
+from abaci.version import __version__
+
+_LOG = logging.getLogger("abaci.server")
+
+Handler = Callable[[Request, Services], Awaitable[Response]]
+
+
+def create_app(services: Services) -> ASGIApp:
+    """The whole server as an ASGI application; `services` are used from its event loop only."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await services.close()
+
+    api = FastAPI(
+        title="Abaci", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
+    for path, methods, handler, body in _HANDLERS:
+        _add(api, services, path, methods, handler, body)
+    api.router.routes.extend(web_routes())
+    inner: ASGIApp = api
+    if services.config.allowed_origins:
+        inner = CORSMiddleware(
+            api,
+            allow_origins=services.config.allowed_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=[REQUEST_ID_HEADER, WARNING_HEADER, "retry-after"],
+        )
+    return Guard(inner, services.config, services.authenticator, _log_access)
+
+
+async def health(request: Request, services: Services) -> Response:
+    """Whether requests are taken: 503 while the server drains."""
+    if services.is_draining:
+        return JSONResponse({"status": "draining"}, status_code=503)
+    return JSONResponse({"status": "ok"})
+
+
+async def version(request: Request, services: Services) -> Response:
+    """The version of this server."""
+    return JSONResponse({"version": __version__})
+
+
+async def metrics(request: Request, services: Services) -> Response:
+    """Prometheus' text format."""
+    text = services.metrics.exposition(with_vllm_names=services.config.vllm_metrics)
+    return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+_HANDLERS: tuple[tuple[str, tuple[str, ...], Handler, type[WireBody] | None], ...] = (
+    ("/health", ("GET", "HEAD"), health, None),
+    ("/ping", ("GET", "POST"), health, None),
+    ("/version", ("GET",), version, None),
+    ("/metrics", ("GET",), metrics, None),
+    ("/v1/chat/completions", ("POST",), chat.chat_completions, ChatBody),
+    ("/v1/completions", ("POST",), completions.completions, CompletionBody),
+    ("/v1/embeddings", ("POST",), embeddings.embeddings, EmbeddingBody),
+    ("/v1/models", ("GET",), models.list_models, None),
+    ("/v1/models/{name:path}", ("GET",), models.retrieve_model, None),
+    ("/tokenize", ("POST",), tokens.tokenize, TokenizeBody),
+    ("/detokenize", ("POST",), tokens.detokenize, DetokenizeBody),
+    ("/apply-template", ("POST",), tokens.apply_template, ApplyTemplateBody),
+)
+
+
+def _add(
+    api: FastAPI,
+    services: Services,
+    path: str,
+    methods: tuple[str, ...],
+    handler: Handler,
+    body: type[WireBody] | None,
+) -> None:
+    """Bind a handler. It reads its body itself, strictly, so the schema in the OpenAPI document is given here."""
+
+    async def endpoint(request: Request) -> Response:
+        return await handler(request, services)
+
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+        for name in _path_parameters(path)
+    ]
+    extra: dict[str, Any] = {"parameters": parameters} if parameters else {}
+    if body is not None:
+        schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
+        extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": _inlined(schema)}}}
+    api.add_api_route(
+        path,
+        endpoint,
+        methods=list(methods),
+        name=handler.__name__,
+        description=handler.__doc__,
+        openapi_extra=extra or None,
+        response_model=None,
+    )
+
+
+def _path_parameters(path: str) -> list[str]:
+    return [part.strip("{}").split(":")[0] for part in path.split("/") if part.startswith("{")]
+
+
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with its definitions where they are used: it stands alone in the document."""
+    definitions = schema.pop("$defs", {})
+
+    def resolve(value: Any) -> Any:
+        if isinstance(value, dict):
+            if "$ref" in value:
+                return resolve(definitions[value["$ref"].rsplit("/", 1)[-1]])
+            return {key: resolve(item) for key, item in value.items()}
+        return [resolve(item) for item in value] if isinstance(value, list) else value
+
+    resolved: dict[str, Any] = resolve(schema)
+    return resolved
+
+
+def _log_access(access: Access) -> None:
+    _LOG.info(
+        "%s %s %d",
+        access.method,
+        access.path,
+        access.status,
+        extra={
+            "request_id": access.request_id,
+            "status": access.status,
+            "seconds": round(access.seconds, 6),
+            "key": access.key,
+        },
+    )

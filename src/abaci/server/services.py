@@ -1,0 +1,81 @@
+"""The parts of a server, put together once and handed to whoever needs them. No part knows this module's callers."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from abaci.chat.served import ModelPool, ModelStatus, ServedModel
+from abaci.errors import ForbiddenError, OverloadedError
+from abaci.server.auth import Authenticator, Caller
+from abaci.server.bridge import EventBridge
+from abaci.server.config import ServerConfig
+from abaci.server.metrics import Metrics
+
+if TYPE_CHECKING:
+    from abaci.server.generating import RequestRecord
+
+
+class RequestQueue:
+    """Counts requests that run or wait, and refuses those beyond what may wait."""
+
+    def __init__(self, max_running: int, max_waiting: int) -> None:
+        self._limit = max_running + max_waiting
+        self._num_inside = 0
+
+    @property
+    def num_inside(self) -> int:
+        """Requests running or waiting."""
+        return self._num_inside
+
+    def enter(self, model: ServedModel) -> None:
+        """Raises OverloadedError when the queue is full."""
+        if self._num_inside >= self._limit:
+            raise OverloadedError(
+                f"{model.status.name}: {self._num_inside} requests are running or waiting", retry_after_seconds=5.0
+            )
+        self._num_inside += 1
+
+    def leave(self, model: ServedModel) -> None:
+        """A request has ended."""
+        self._num_inside -= 1
+
+
+@dataclass(slots=True)
+class Services:
+    """What handlers use."""
+
+    config: ServerConfig
+    pool: ModelPool
+    bridge: EventBridge
+    authenticator: Authenticator
+    metrics: Metrics
+    queue: RequestQueue
+    is_draining: bool = False
+    """Running requests end, new ones are refused."""
+
+    def reload(self) -> None:
+        """Read keys and limits again."""
+
+    async def close(self) -> None:
+        """Unload the models and write down what is still to be written."""
+        await self.pool.close()
+
+    def model_name(self, caller: Caller, asked: str | None) -> str:
+        """The model to use. Raises ForbiddenError where the caller's key is not for it."""
+        name = asked or self.pool.default_name
+        if caller.models is not None and name not in caller.models:
+            raise ForbiddenError(f"the key {caller.name!r} may not use {name[:200]}")
+        return name
+
+    def visible_models(self, caller: Caller) -> list[ModelStatus]:
+        """The models a caller may use."""
+        return [status for status in self.pool.models() if caller.models is None or status.name in caller.models]
+
+    @asynccontextmanager
+    async def admitted(self, caller: Caller) -> AsyncIterator[None]:
+        """While the caller's call runs."""
+        yield
+
+    def book(self, caller: Caller, model: ServedModel, record: "RequestRecord") -> None:
+        """Account for a finished request."""
