@@ -81,6 +81,8 @@ struct Arena {
     std::shared_ptr<WeightArena> memory;
 };
 
+constexpr size_t kArenaPage = 4096;
+
 Format format_of(int format) {
     require(format >= 0 && format < kNumFormats, "no such weight format");
     return static_cast<Format>(format);
@@ -107,11 +109,25 @@ Matrix allocate(Arena& arena, int format, int64_t rows, int64_t columns) {
         {arena.memory->take(needed), packed_panel_bytes(format_of(format), columns), rows, columns, format_of(format)}};
 }
 
+bool spill(Arena& arena, int descriptor, size_t begin, size_t end) {
+    require(!arena.memory->is_mapped(), "the arena lies in a file");
+    require(begin <= end && end <= arena.memory->size(), "range out of the arena");
+    require(begin % kArenaPage == 0 && end % kArenaPage == 0, "not whole pages");
+    const nb::gil_scoped_release release;
+    return arena.memory->spill(descriptor, begin, end);
+}
+
+bool map_arena(Arena& arena, int descriptor) {
+    const nb::gil_scoped_release release;
+    return arena.memory->map(descriptor);
+}
+
 // Rows [first_row, first_row + those in the source), which begin a panel, of a matrix that nothing uses yet.
 SourceRows source_rows(const Matrix& matrix, const Bytes& bytes, int64_t first_row) {
     const PackedMatrix& m = matrix.packed;
     const size_t row_bytes = source_row_bytes(m.format, m.columns);
     const auto num_rows = static_cast<int64_t>(bytes.size() / row_bytes);
+    require(!matrix.arena->is_mapped(), "the matrix lies in a file");
     require(bytes.size() % row_bytes == 0 && num_rows > 0, "source is not whole rows");
     require(first_row >= 0 && first_row % kPanel == 0 && first_row <= m.rows - num_rows, "rows out of range");
     require(num_rows % kPanel == 0 || first_row + num_rows == m.rows, "only the last rows may be part of a panel");
@@ -584,6 +600,8 @@ NB_MODULE(_native, m) {
         .def_prop_ro("rows", [](const Matrix& x) { return x.packed.rows; })
         .def_prop_ro("columns", [](const Matrix& x) { return x.packed.columns; })
         .def_prop_ro("format", [](const Matrix& x) { return static_cast<int>(x.packed.format); })
+        .def_prop_ro("panel_bytes", [](const Matrix& x) { return x.packed.panel_bytes; })
+        .def_prop_ro("offset", [](const Matrix& x) { return x.packed.data - x.arena->data(); })
         .def("pack", &pack, "pool"_a, "source"_a, "first_row"_a = 0)
         .def("unpack_row", &unpack, "row"_a);
 
@@ -591,11 +609,15 @@ NB_MODULE(_native, m) {
         .def(
             "__init__",
             [](Arena* self, size_t num_bytes) {
-                // Room for reads and prefetches past the last matrix.
-                new (self) Arena{std::make_shared<WeightArena>(num_bytes + 4096)};
+                // Room for reads and prefetches past the last matrix; whole pages.
+                new (self)
+                    Arena{std::make_shared<WeightArena>((num_bytes + 2 * kArenaPage - 1) / kArenaPage * kArenaPage)};
             },
             "num_bytes"_a)
-        .def("allocate", &allocate, "format"_a, "rows"_a, "columns"_a);
+        .def_prop_ro("num_bytes", [](const Arena& x) { return x.memory->size(); })
+        .def("allocate", &allocate, "format"_a, "rows"_a, "columns"_a)
+        .def("spill", &spill, "descriptor"_a, "begin"_a, "end"_a)
+        .def("map", &map_arena, "descriptor"_a);
 
     nb::class_<Kernels>(m, "Kernels")
         .def(

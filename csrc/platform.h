@@ -17,10 +17,18 @@ int process_id();
 void* allocate_large(size_t num_bytes);
 void free_large(void* memory, size_t num_bytes);
 
-// Files by descriptor. read_at is true when all bytes came.
+// Lets go of what was written to whole pages of such memory; they read as zeros again.
+void release_pages(void* memory, size_t num_bytes);
+
+// Puts a file's first bytes, read-only and shared with all who map it, in place of such memory. False where the file
+// is shorter or the system refuses.
+bool map_file_over(void* memory, size_t num_bytes, int descriptor);
+
+// Files by descriptor. read_at and write_at are true when all bytes went.
 int duplicate_file(int descriptor);  // -1 where the system refuses
 void close_file(int descriptor);
 bool read_at(int descriptor, void* to, size_t num_bytes, int64_t offset);
+bool write_at(int descriptor, const void* from, size_t num_bytes, int64_t offset);
 
 // Gives memory that was freed back to the system.
 void trim_memory();

@@ -3,8 +3,10 @@
 #include <pthread.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdint>
 
 #include "platform.h"
@@ -45,6 +47,18 @@ void free_large(void* memory, size_t num_bytes) {
     if (memory) munmap(memory, num_bytes ? num_bytes : 1);
 }
 
+void release_pages(void* memory, size_t num_bytes) {
+    madvise(memory, num_bytes, MADV_DONTNEED);
+}
+
+bool map_file_over(void* memory, size_t num_bytes, int descriptor) {
+    struct stat status;
+    if (fstat(descriptor, &status) != 0 || static_cast<uint64_t>(status.st_size) < num_bytes) return false;
+    if (mmap(memory, num_bytes, PROT_READ, MAP_SHARED | MAP_FIXED, descriptor, 0) == MAP_FAILED) return false;
+    madvise(memory, num_bytes, MADV_HUGEPAGE);
+    return true;
+}
+
 int process_id() {
     return getpid();
 }
@@ -65,6 +79,19 @@ bool read_at(int descriptor, void* to, size_t num_bytes, int64_t offset) {
         next += got;
         num_bytes -= static_cast<size_t>(got);
         offset += got;
+    }
+    return true;
+}
+
+bool write_at(int descriptor, const void* from, size_t num_bytes, int64_t offset) {
+    auto* next = static_cast<const uint8_t*>(from);
+    while (num_bytes > 0) {
+        const ssize_t written = pwrite(descriptor, next, num_bytes, offset);
+        if (written < 0 && errno == EINTR) continue;
+        if (written <= 0) return false;
+        next += written;
+        num_bytes -= static_cast<size_t>(written);
+        offset += written;
     }
     return true;
 }

@@ -25,6 +25,16 @@ uint8_t* WeightArena::take(size_t num_bytes) {
     return memory_ + begin;
 }
 
+bool WeightArena::spill(int descriptor, size_t begin, size_t end) {
+    if (!write_at(descriptor, memory_ + begin, end - begin, static_cast<int64_t>(begin))) return false;
+    release_pages(memory_ + begin, end - begin);
+    return true;
+}
+
+bool WeightArena::map(int descriptor) {
+    return mapped_ = map_file_over(memory_, size_, descriptor);
+}
+
 int64_t pack_rows(ThreadPool& pool, const std::vector<SourceRows>& parts) {
     constexpr int64_t panels_per_piece = 8;
     struct Job {

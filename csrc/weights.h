@@ -11,7 +11,7 @@
 
 namespace abaci {
 
-// One allocation for all packed matrices of a model.
+// One range of addresses for all packed matrices of a model: memory to pack into, later perhaps a file's in its place.
 class WeightArena {
   public:
     explicit WeightArena(size_t num_bytes);
@@ -20,10 +20,19 @@ class WeightArena {
     WeightArena& operator=(const WeightArena&) = delete;
     uint8_t* take(size_t num_bytes);
     uint8_t* data() { return memory_; }
+    size_t size() const { return size_; }
+    bool is_mapped() const { return mapped_; }
+
+    // Writes whole pages [begin, end) to the same place of a file and lets go of them. False where that fails.
+    bool spill(int descriptor, size_t begin, size_t end);
+
+    // From now on the arena is what the file begins with, and read-only. False where that fails: then nothing is in it.
+    bool map(int descriptor);
 
   private:
     uint8_t* memory_;
     size_t size_, used_ = 0;
+    bool mapped_ = false;
 };
 
 // Rows of a matrix as stored in the file, beginning with a panel.

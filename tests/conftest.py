@@ -1,9 +1,10 @@
-"""What every test may count on: no network, and the real weights that `make test` fetched beforehand.
+"""What every test may count on: no network, no weights kept by earlier runs, the real models that `make test` fetched.
 
 Standing here, it also makes the support modules beside it importable from every test folder.
 """
 
 import ipaddress
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,12 @@ import pytest
 
 from abaci import hub
 from abaci.errors import AbaciError
+from abaci.kernels.packed_store import SIZE_VARIABLE
+
+
+def pytest_configure() -> None:
+    """Keep no packed weights, in this process and those it starts: what is loaded is packed."""
+    os.environ[SIZE_VARIABLE] = "0"
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """From an open model file to a running engine. Knows files, not names: those are resolved by the runtime."""
 
 import importlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from abaci.engine.memory import CacheSize, available_memory_bytes, size_cache
 from abaci.engine.threads import ThreadPlan, plan_threads
 from abaci.formats.checkpoint import Checkpoint, MetadataValue
 from abaci.kernels.batch import PAGE_TOKENS, Executor
+from abaci.kernels.packed_store import KeptWeights, packed_store
 from abaci.kernels.reference import ReferenceExecutor
 from abaci.kernels.weights import FileRange, RawTensor
 from abaci.models.families import spec_from_gguf
@@ -34,6 +36,8 @@ class Backend:
     executor: Executor
     kernels: Mapping[str, str]
     weight_bytes: int = 0
+    mapped_bytes: int = 0
+    """Of these, what is pages of a file: the system counts them as available."""
 
 
 BackendFactory = Callable[[ModelSpec, Checkpoint, LoadOptions, ThreadPlan], Backend]
@@ -69,8 +73,18 @@ def native_backend(spec: ModelSpec, checkpoint: Checkpoint, options: LoadOptions
     native = importlib.import_module("abaci.kernels.native")
     pool = native.thread_pool(threads.num_threads, threads.cores if threads.is_pinned else ())
     tensors = CheckpointTensors(checkpoint)
-    executor = native.NativeExecutor(spec, tensors, max_step_tokens=options.max_step_tokens, pool=pool)
-    return Backend(executor, executor.kernels(), executor.weight_bytes)
+    store = packed_store()
+    kept = None if store is None else KeptWeights(store, _identity(checkpoint))
+    executor = native.NativeExecutor(spec, tensors, max_step_tokens=options.max_step_tokens, pool=pool, kept=kept)
+    mapped_bytes = executor.weight_bytes if executor.weights_are_mapped else 0
+    return Backend(executor, executor.kernels(), executor.weight_bytes, mapped_bytes)
+
+
+def _identity(checkpoint: Checkpoint) -> str:
+    """Changes whenever one of the checkpoint's files does."""
+    descriptors = {tensor.file_index: checkpoint.descriptor(tensor) for tensor in checkpoint.tensors.values()}
+    states = [os.fstat(descriptors[index]) for index in sorted(descriptors)]
+    return repr([(s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in states])
 
 
 def reference_backend(spec: ModelSpec, checkpoint: Checkpoint, options: LoadOptions, threads: ThreadPlan) -> Backend:
@@ -109,7 +123,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions, backend: BackendFactory =
         spec = spec_from_gguf(checkpoint.metadata, checkpoint.tensors)
         built = backend(spec, checkpoint, options, threads)
         try:
-            cache = _allocate_cache(spec, built.executor, options)
+            cache = _allocate_cache(spec, built, options)
             engine = Engine(
                 built.executor,
                 EngineConfig(
@@ -131,7 +145,8 @@ def load(checkpoint: Checkpoint, options: LoadOptions, backend: BackendFactory =
     return LoadedModel(engine, spec, checkpoint, built.kernels, threads, cache, built.weight_bytes)
 
 
-def _allocate_cache(spec: ModelSpec, executor: Executor, options: LoadOptions) -> CacheSize:
+def _allocate_cache(spec: ModelSpec, built: Backend, options: LoadOptions) -> CacheSize:
+    executor = built.executor
     groups = spec.cache_groups()
     cache = size_cache(
         windows=[group.window for group in groups],
@@ -141,7 +156,7 @@ def _allocate_cache(spec: ModelSpec, executor: Executor, options: LoadOptions) -
         requested_context=options.context_length,
         max_sequences=options.max_sequences,
         max_step_tokens=options.max_step_tokens,
-        available_bytes=available_memory_bytes(),
+        available_bytes=available_memory_bytes() - built.mapped_bytes,
         cache_bytes=options.cache_bytes,
     )
     executor.allocate_cache(cache.num_pages)

@@ -4,7 +4,8 @@ Numpy only moves data here; every number is computed in csrc.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -15,6 +16,7 @@ from abaci.errors import FileFormatError, ResourceError, UsageError
 from abaci.kernels import _native
 from abaci.kernels.batch import BIAS, HISTORY, LOGIT_ROW, PAGE_TOKENS, StepBatch, StepOutput
 from abaci.kernels.dequantise import dequantise
+from abaci.kernels.packed_store import KeptWeights, PackedDraft, PackedKey
 from abaci.kernels.recording import (
     AddStep,
     AttentionStep,
@@ -40,6 +42,7 @@ TARGET_VARIABLE = "ABACI_TARGET"
 _ROUND_BYTES = 32 << 20
 """Weights are packed in rounds of this size, so that little of the file is in memory beside the packed copy."""
 _PANEL_ROWS = 32
+_HUGE_PAGE_BYTES = 2 << 20
 _DAMAGED_HINT = "The file is damaged or was converted wrongly; fetch it again or run `abaci verify`."
 
 _FORMAT_NUMBERS = {weight_format: number for number, weight_format in enumerate(WeightFormat)}
@@ -78,7 +81,7 @@ class NativeExecutor:
     """Runs steps of one model (`kernels.batch.Executor`).
 
     Packs every tensor that `spec` names, one after another, letting go of the source's pages as it goes;
-    `progress(bytes packed, bytes in all)` is called after each.
+    `progress(bytes packed, bytes in all)` is called after each. With `kept`, what was packed once is mapped.
     Raises FileFormatError for scales that are not finite, ResourceError where memory is short.
     """
 
@@ -91,12 +94,13 @@ class NativeExecutor:
         pool: ThreadPool,
         target: str | None = None,
         progress: Callable[[int, int], None] | None = None,
+        kept: KeptWeights | None = None,
     ) -> None:
         _check_layout()
         self.spec = spec
         self.target = choose_target(target)
         self._groups = spec.cache_groups()
-        self._weights = _PackedWeights(spec, source, pool, progress)
+        self._weights = _PackedWeights(spec, source, pool, progress, kept)
         self._no_top = np.empty(0, np.int32), np.empty(0, np.float32)
         try:
             program = _native.StepProgram(
@@ -130,6 +134,11 @@ class NativeExecutor:
     def weight_bytes(self) -> int:
         """Bytes of packed weights."""
         return self._weights.num_bytes
+
+    @property
+    def weights_are_mapped(self) -> bool:
+        """Whether they are pages of a file, which the system counts as available."""
+        return self._weights.are_mapped
 
     def allocate_cache(self, num_pages: tuple[int, ...]) -> None:
         """Make room for that many pages per group; once, before the first step."""
@@ -192,35 +201,25 @@ class _PackedWeights:
         source: TensorSource,
         pool: ThreadPool,
         progress: Callable[[int, int], None] | None,
+        kept: KeptWeights | None,
     ) -> None:
         self.matrices: dict[str, _native.Matrix] = {}
         self.vectors: dict[str, NDArray[np.float32]] = {}
-        self.formats: set[WeightFormat] = set()
         self.embedding_rows: RawTensor | None = None
         """The embedding, where its rows are read from the file as they are needed: untied, and in a file."""
         names = [name for name, _ in spec.tensors()]
         raw = {name: source.tensor(name) for name in names}
         if spec.embedding.weight != spec.head.weight and raw[spec.embedding.weight].file is not None:
             self.embedding_rows = raw.pop(spec.embedding.weight)
-            names.remove(spec.embedding.weight)
-        self.num_bytes = sum(_packed_bytes(tensor) for tensor in raw.values() if len(tensor.shape) == 2)
-        try:
-            arena = _native.WeightArena(self.num_bytes + 64 * len(names))
-        except MemoryError as error:
-            raise _no_memory(f"{self.num_bytes:,} bytes of weights", error) from error
-        packing = _Packing(pool, sum(tensor.data.nbytes for tensor in raw.values()), progress)
-        for name in names:
-            tensor = raw.pop(name)
-            if len(tensor.shape) == 2:
-                matrix = arena.allocate(_FORMAT_NUMBERS[tensor.format], *tensor.shape)
-                self.matrices[name] = matrix
-                self.formats.add(tensor.format)
-                packing.add(name, tensor, matrix)
-            else:
-                self.vectors[name] = dequantise(tensor.format, tensor.shape, tensor.data)
-                if not np.isfinite(self.vectors[name]).all():
-                    raise _not_finite(name)
-        packing.flush()
+        self._tensors = {name: tensor for name, tensor in raw.items() if len(tensor.shape) == 2}
+        self.formats = {tensor.format for tensor in self._tensors.values()}
+        self.num_bytes = sum(map(_packed_bytes, self._tensors.values()))
+        for name in raw.keys() - self._tensors.keys():
+            self.vectors[name] = _vector(name, raw[name])
+        self.are_mapped = kept is not None and self._map(kept)
+        if not self.are_mapped:
+            self.are_mapped = self._pack(pool, progress, kept)
+        self._tensors.clear()
         _native.trim_memory()
 
     def quantised_names(self) -> frozenset[str]:
@@ -230,6 +229,39 @@ class _PackedWeights:
     def clear(self) -> None:
         self.matrices.clear()
         self.vectors.clear()
+
+    def _map(self, kept: KeptWeights) -> bool:
+        """Whether the packed weights were found as an earlier load left them."""
+        arena = self._allocate()
+        with kept.store.opened(self._key(kept, arena)) as descriptor:
+            return descriptor is not None and arena.map(descriptor)
+
+    def _pack(self, pool: ThreadPool, progress: Callable[[int, int], None] | None, kept: KeptWeights | None) -> bool:
+        """Pack, if possible by way of a file for later loads: whether it is that file's pages that are used now."""
+        arena = self._allocate()
+        draft = None if kept is None else kept.store.begin(self._key(kept, arena))
+        packing = _Packing(pool, sum(tensor.data.nbytes for tensor in self._tensors.values()), progress)
+        if draft is not None:
+            spilling = _Spilling(arena, draft)
+            if packing.run(self._tensors, self.matrices, spilling.spill) and spilling.finish():
+                return True
+            self._allocate()  # nothing is left of what was spilled
+        packing.run(self._tensors, self.matrices)
+        return False
+
+    def _allocate(self) -> _native.WeightArena:
+        """An arena, and every matrix's place in it."""
+        try:
+            arena = _native.WeightArena(self.num_bytes)
+        except MemoryError as error:
+            raise _no_memory(f"{self.num_bytes:,} bytes of weights", error) from error
+        for name, tensor in self._tensors.items():
+            self.matrices[name] = arena.allocate(_FORMAT_NUMBERS[tensor.format], *tensor.shape)
+        return arena
+
+    def _key(self, kept: KeptWeights, arena: _native.WeightArena) -> PackedKey:
+        tensors = [(name, tensor.format.label, *tensor.shape) for name, tensor in self._tensors.items()]
+        return PackedKey(repr((_native.LAYOUT_VERSION, kept.source, tensors)), arena.num_bytes)
 
 
 class _Packing:
@@ -243,38 +275,93 @@ class _Packing:
         self._pool = pool
         self._total_bytes = total_bytes
         self._progress = progress
-        self._done_bytes = 0
-        self._round: list[tuple[_native.Matrix, memoryview, int]] = []
-        self._round_bytes = 0
-        self._tensors: list[tuple[str, RawTensor]] = []
-        """Whose rows the parts of the round are."""
 
-    def add(self, name: str, tensor: RawTensor, matrix: _native.Matrix) -> None:
-        """Queue a matrix, in parts of whole panels that fit a round."""
-        row_bytes = tensor.data.nbytes // matrix.rows
-        part_rows = max(1, _ROUND_BYTES // (row_bytes * _PANEL_ROWS)) * _PANEL_ROWS
-        source = tensor.data.cast("B")
-        for first_row in range(0, matrix.rows, part_rows):
-            part = source[first_row * row_bytes : (first_row + part_rows) * row_bytes]
-            if self._round_bytes + part.nbytes > _ROUND_BYTES:
-                self.flush()
-            self._round.append((matrix, part, first_row))
-            self._tensors.append((name, tensor))
-            self._round_bytes += part.nbytes
+    def run(
+        self,
+        tensors: Mapping[str, RawTensor],
+        matrices: Mapping[str, _native.Matrix],
+        after_round: Callable[[int], bool] = lambda end: True,
+    ) -> bool:
+        """Pack them all, in order; `after_round` is told up to which byte of the arena, and may end it with False.
 
-    def flush(self) -> None:
-        """Pack what is queued. Raises FileFormatError for scales that are not finite."""
-        if not self._round:
-            return
-        failed = _native.pack_all(self._pool, self._round)
-        if failed >= 0:
-            raise _not_finite(self._tensors[failed][0])
-        for _, tensor in self._tensors:
-            tensor.release()
-        self._done_bytes += self._round_bytes
-        self._round, self._tensors, self._round_bytes = [], [], 0
-        if self._progress is not None:
-            self._progress(self._done_bytes, self._total_bytes)
+        Raises FileFormatError for scales that are not finite.
+        """
+        done_bytes = 0
+        for parts in _rounds(tensors, matrices):
+            failed = _native.pack_all(self._pool, [(part.matrix, part.source, part.first_row) for part in parts])
+            if failed >= 0:
+                raise _not_finite(parts[failed].name)
+            for part in parts:
+                tensors[part.name].release()
+            if not after_round(parts[-1].packed_end):
+                return False
+            done_bytes += sum(part.source.nbytes for part in parts)
+            if self._progress is not None:
+                self._progress(done_bytes, self._total_bytes)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Some rows of a matrix, whole panels of it."""
+
+    name: str
+    matrix: _native.Matrix
+    source: memoryview
+    first_row: int
+    packed_end: int
+    """Where it ends in the arena."""
+
+
+def _rounds(tensors: Mapping[str, RawTensor], matrices: Mapping[str, _native.Matrix]) -> Iterator[list[_Part]]:
+    parts: list[_Part] = []
+    num_bytes = 0
+    for name, tensor in tensors.items():
+        for part in _parts(name, tensor, matrices[name]):
+            if parts and num_bytes + part.source.nbytes > _ROUND_BYTES:
+                yield parts
+                parts, num_bytes = [], 0
+            parts.append(part)
+            num_bytes += part.source.nbytes
+    if parts:
+        yield parts
+
+
+def _parts(name: str, tensor: RawTensor, matrix: _native.Matrix) -> Iterator[_Part]:
+    """The rows of a matrix, in parts that fit a round."""
+    row_bytes = tensor.data.nbytes // matrix.rows
+    part_rows = max(1, _ROUND_BYTES // (row_bytes * _PANEL_ROWS)) * _PANEL_ROWS
+    source = tensor.data.cast("B")
+    for first_row in range(0, matrix.rows, part_rows):
+        end_row = min(first_row + part_rows, matrix.rows)
+        packed_end = matrix.offset + -(-end_row // _PANEL_ROWS) * matrix.panel_bytes
+        yield _Part(name, matrix, source[first_row * row_bytes : end_row * row_bytes], first_row, packed_end)
+
+
+class _Spilling:
+    """Moves what is packed from the arena to a file, round by round, so that the same little memory is used again."""
+
+    def __init__(self, arena: _native.WeightArena, draft: PackedDraft) -> None:
+        self._arena = arena
+        self._draft = draft
+        self._end = 0
+
+    def spill(self, packed_end: int) -> bool:
+        """Whole huge pages up to there; the rest is not complete. False where the file cannot be written."""
+        return self._spill_to(packed_end // _HUGE_PAGE_BYTES * _HUGE_PAGE_BYTES)
+
+    def finish(self) -> bool:
+        """The rest; then the arena is the file. False where that fails, and nothing is in the arena."""
+        is_mapped = (
+            self._spill_to(self._arena.num_bytes) and self._draft.seal() and self._arena.map(self._draft.descriptor)
+        )
+        if is_mapped:
+            self._draft.publish()
+        return is_mapped
+
+    def _spill_to(self, end: int) -> bool:
+        begin, self._end = self._end, end
+        return self._arena.spill(self._draft.descriptor, begin, end)
 
 
 class _Emitter:
@@ -381,6 +468,13 @@ class _Emitter:
 def _slot(value: Value) -> int:
     assert value.slot is not None
     return value.slot
+
+
+def _vector(name: str, tensor: RawTensor) -> NDArray[np.float32]:
+    values = dequantise(tensor.format, tensor.shape, tensor.data)
+    if not np.isfinite(values).all():
+        raise _not_finite(name)
+    return values
 
 
 def _packed_bytes(tensor: RawTensor) -> int:
