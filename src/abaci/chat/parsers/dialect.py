@@ -1,0 +1,56 @@
+"""What a tool dialect is: how a model writes calls, read (`read`) and prescribed (`grammar`)."""
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from abaci.chat.parsers.scanner import Scanner, Steps
+
+
+def _openai_call_id() -> str:
+    return f"call_{secrets.token_hex(12)}"
+
+
+@dataclass(frozen=True, slots=True)
+class CallRule:
+    """A function as a rule of a grammar: its name, and the name of the rule of its arguments."""
+
+    name: str
+    arguments_rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallGrammar:
+    """Lark expressions of a dialect: what stands before the calls, each call, what stands between and after them."""
+
+    call: str
+    begin: str = '""'
+    separator: str = '""'
+    end: str = '""'
+
+
+@dataclass(frozen=True, slots=True)
+class ToolDialect:
+    """One way to write tool calls.
+
+    markers        that may be tokens of their own, which the text must then show.
+    is_spoken_by   whether a chat template teaches this dialect, from its source.
+    read           splits an answer into content and calls.
+    grammar        of a call of any of the given functions; the function it is given quotes a text, or names the token
+                   that the text is in this vocabulary.
+    new_call_id    an id as the dialect's template wants it back.
+    has_parallel   whether one answer may hold several calls.
+    """
+
+    markers: tuple[str, ...]
+    is_spoken_by: Callable[[str], bool]
+    read: Callable[[Scanner], Steps[None]]
+    grammar: Callable[[Sequence[CallRule], Callable[[str], str]], CallGrammar]
+    new_call_id: Callable[[], str] = _openai_call_id
+    has_parallel: bool = True
+
+
+def object_calls(functions: Sequence[CallRule], quote: Callable[[str], str], arguments_key: str = "arguments") -> str:
+    """The Lark expression of one call written as an object with name and arguments."""
+    heads = ((f'{{"name": "{function.name}", "{arguments_key}": ', function.arguments_rule) for function in functions)
+    return " | ".join(f"{quote(head)} {rule} {quote('}')}" for head, rule in heads)

@@ -1,0 +1,1 @@
+"""Tool dialects: one module each, with a `DIALECT`, found by being here."""

@@ -1,0 +1,30 @@
+"""Hermes and Qwen: `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, one pair of tags for each call.
+
+A call counts once its object is complete: models forget the closing tag at the end of an answer.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from abaci.chat.parsers.dialect import CallGrammar, CallRule, ToolDialect, object_calls
+from abaci.chat.parsers.scanner import Scanner, Steps
+
+_OPEN: Final = "<tool_call>"
+_CLOSE: Final = "</tool_call>"
+
+
+def _read(scanner: Scanner) -> Steps[None]:
+    while (yield from scanner.content_until(_OPEN)):
+        yield from scanner.skip_space()
+        if (yield from scanner.call_object()):
+            yield from scanner.close(_CLOSE)
+
+
+def _grammar(functions: Sequence[CallRule], quote: Callable[[str], str]) -> CallGrammar:
+    call = f"{quote(_OPEN)} {quote(chr(10))} ({object_calls(functions, quote)}) {quote(chr(10))} {quote(_CLOSE)}"
+    return CallGrammar(call, separator=quote("\n"))
+
+
+DIALECT: Final = ToolDialect(
+    markers=(_OPEN, _CLOSE), is_spoken_by=lambda source: _OPEN in source, read=_read, grammar=_grammar
+)
