@@ -1,4 +1,4 @@
-"""The web page as the server hands it out: the built files under `static/`, read once, with headers that keep it closed.
+"""The web page as the server hands it out: the built files under `static/`, read once, with closing headers.
 
 Knows nothing of models, keys or the API; the pages speak to those as any other client does. `web/` at the root of the
 repository holds the sources, `make web` builds them.
@@ -6,12 +6,13 @@ repository holds the sources, `make web` builds them.
 
 import gzip
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -33,7 +34,7 @@ CONTENT_SECURITY_POLICY: Final = "; ".join(
         "trusted-types dompurify",
     )
 )
-"""Nothing is loaded from elsewhere, no inline script or style runs, and text becomes markup only through the sanitiser."""
+"""Nothing is loaded from elsewhere, no inline script or style runs, text becomes markup only through the sanitiser."""
 
 SECURITY_HEADERS: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -83,7 +84,7 @@ def web_assets() -> Mapping[str, Asset]:
 
 
 def asset_response(asset: Asset, request_headers: Mapping[str, str]) -> Response:
-    """The asset as an answer to a request with these headers (names in lower case): 304 if the client has it already."""
+    """The asset in answer to a request with these headers (names in lower case); 304 if the client has it already."""
     headers = dict(SECURITY_HEADERS)
     headers |= {"etag": asset.etag, "cache-control": asset.cache_control, "vary": "Accept-Encoding"}
     if asset.etag in _listed(request_headers.get("if-none-match", "")):
@@ -101,26 +102,22 @@ def web_routes() -> list[Route]:
     At `/` only a client that asks for HTML gets the page; the others get the sentence by which Ollama's clients know
     that somebody is there.
     """
-    return [
-        Route(address, _front_door(asset) if address == "/" else _serve(asset), methods=["GET"], include_in_schema=False)
-        for address, asset in web_assets().items()
-    ]
+    assets = web_assets()
 
-
-def _front_door(page: Asset) -> Callable[[Request], Awaitable[Response]]:
-    async def answer(request: Request) -> Response:
+    async def front_door(request: Request) -> Response:
         if "text/html" in request.headers.get("accept", ""):
-            return asset_response(page, request.headers)
+            return asset_response(assets["/"], request.headers)
         return PlainTextResponse("Ollama is running", headers={"vary": "Accept"})
 
-    return answer
+    async def asset(request: Request) -> Response:
+        found = assets.get(request.url.path)
+        if found is None:
+            raise HTTPException(404, f"there is no file {request.url.path}")
+        return asset_response(found, request.headers)
 
-
-def _serve(asset: Asset) -> Callable[[Request], Awaitable[Response]]:
-    async def answer(request: Request) -> Response:
-        return asset_response(asset, request.headers)
-
-    return answer
+    paths = ("/dashboard", "/favicon.svg", f"{_HASHED_NAMES}{{path:path}}")
+    routes = [Route("/", front_door, methods=["GET"], include_in_schema=False)]
+    return routes + [Route(path, asset, methods=["GET"], include_in_schema=False) for path in paths]
 
 
 def _read_asset(file: Path, address: str) -> Asset:
