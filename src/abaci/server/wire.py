@@ -4,6 +4,7 @@ Knows bytes and JSON, not what is asked for.
 """
 
 import json
+import math
 import re
 import secrets
 from collections.abc import Mapping
@@ -134,7 +135,7 @@ def error_response(error: Exception, path: str, headers: Mapping[str, str] | Non
     sent = dict(headers or {})
     retry_after = getattr(error, "retry_after_seconds", None)
     if retry_after is not None:
-        sent["retry-after"] = str(max(1, round(retry_after)))
+        sent["retry-after"] = str(max(1, math.ceil(retry_after)))
     if error_status(error) == 401:
         sent["www-authenticate"] = "Bearer"
     return JSONResponse(error_document(error, path), status_code=error_status(error), headers=sent)
