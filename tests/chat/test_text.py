@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_vocabulary import IM_END, IM_START, small_tokenizer
+from small_vocabulary import BOS, IM_END, IM_START, small_tokenizer
 
 from abaci.chat.text import TextAssembler, TextDelta
 from abaci.errors import UsageError
@@ -39,7 +39,9 @@ def test_the_head_of_a_stop_string_is_held_back():
     assert assembler.push(event(b"a s")).text == "a "
     assert assembler.push(event(b"t")).text == ""
     assert assembler.push(event(b"art s")).text == "start "
-    assert assembler.push(event(b"top more")) == TextDelta("", FinishReason.STOP, stopped_by_string=True)
+    assert assembler.push(event(b"top more")) == TextDelta(
+        "", FinishReason.STOP, stopped_by_string=True, stop_string="stop"
+    )
 
 
 def test_what_was_held_back_comes_at_the_end():
@@ -51,7 +53,9 @@ def test_what_was_held_back_comes_at_the_end():
 def test_the_stop_string_is_kept_on_request():
     assembler = TextAssembler(TOKENIZER, ["\n\n"], include_stop=True)
     assert assembler.push(event(b"a\n")).text == "a"
-    assert assembler.push(event(b"\nb")) == TextDelta("\n\n", FinishReason.STOP, stopped_by_string=True)
+    assert assembler.push(event(b"\nb")) == TextDelta(
+        "\n\n", FinishReason.STOP, stopped_by_string=True, stop_string="\n\n"
+    )
 
 
 def test_after_a_stop_string_there_is_nothing():
@@ -67,6 +71,11 @@ def test_the_end_token_is_not_text():
     assert assembler.push(event([IM_END], FinishReason.STOP, ended_by_token=True)) == TextDelta("", FinishReason.STOP)
     ended_by_letter = TextAssembler(TOKENIZER).push(event(b"ab", FinishReason.STOP, ended_by_token=True))
     assert ended_by_letter == TextDelta("a", FinishReason.STOP)
+
+
+def test_special_tokens_that_a_reader_needs_are_shown():
+    assembler = TextAssembler(TOKENIZER, shown_special=[IM_START])
+    assert assembler.push(event([BOS, IM_START, *b"x"])).text == "<|im_start|>x"
 
 
 @pytest.mark.parametrize(

@@ -33,12 +33,14 @@ class ToolChoice:
 class ReasoningOptions:
     """How much to think. None leaves it to the model's template.
 
-    `effort` is passed to templates that know one. `budget_tokens` ends the thought by force.
+    `effort` is passed to templates that know one, and is a budget for others. `budget_tokens` ends the thought by
+    force, with `closing_sentence` (None: a plain one).
     """
 
     is_enabled: bool | None = None
     effort: str | None = None
     budget_tokens: int | None = None
+    closing_sentence: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,8 @@ class AnswerDelta:
     """What is new in one sample of an answer. The last delta of a sample has its `finish_reason`.
 
     `token_ids` and `logprobs` are those of the event this came from, the token that ended the sample included.
-    `stopped_by_string` says that the generator does not know yet that the sample has ended: cancel it there.
+    `stopped_by_string` says that the generator does not know yet that the sample has ended: cancel it there. Set too
+    where the only call that was wanted is complete.
     """
 
     sample_index: int
@@ -86,6 +89,8 @@ class AnswerDelta:
     has_tool_calls: bool = False
     """With a `finish_reason`: the sample called tools, and OpenAI's reason is "tool_calls" where this one is STOP."""
     stopped_by_string: bool = False
+    stop_string: str | None = None
+    """The stop string that ended the sample, if one did."""
     error: Exception | None = None
 
     @property

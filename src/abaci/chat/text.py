@@ -3,7 +3,7 @@
 One assembler per sample. Knows nothing of engines; whoever drives it cancels the request when a stop string ended it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from abaci.errors import UsageError
@@ -19,6 +19,8 @@ class TextDelta:
     finish_reason: FinishReason | None = None
     stopped_by_string: bool = False
     """A stop string ended the sample, and the generator does not know it yet."""
+    stop_string: str | None = None
+    """Which one."""
 
 
 class TextAssembler:
@@ -28,7 +30,17 @@ class TextAssembler:
     longer one.
     """
 
-    __slots__ = ("_decoder", "_finished", "_held", "_include_stop", "_longest_stop", "_stop")
+    __slots__ = (
+        "_decoder",
+        "_finished",
+        "_held",
+        "_include_stop",
+        "_longest_stop",
+        "_shown_special",
+        "_skip_special",
+        "_stop",
+        "_tokenizer",
+    )
 
     def __init__(
         self,
@@ -37,15 +49,22 @@ class TextAssembler:
         *,
         include_stop: bool = False,
         skip_special: bool = True,
+        shown_special: Collection[int] = (),
         continuation: bool = False,
     ) -> None:
-        """With `continuation` the text continues a prompt, so that a leading space is kept. Raises UsageError."""
+        """`shown_special` are special tokens that are text here, even with `skip_special`: whoever reads on needs them.
+
+        With `continuation` the text continues a prompt, so that a leading space is kept. Raises UsageError.
+        """
         self._stop = (stop,) if isinstance(stop, str) else tuple(stop)
         if "" in self._stop:
             raise UsageError("stop: an empty string would end every answer at once")
         self._longest_stop = max(map(len, self._stop), default=0)
         self._include_stop = include_stop
-        self._decoder = StreamingDecoder(tokenizer, skip_special=skip_special, continuation=continuation)
+        self._tokenizer = tokenizer
+        self._skip_special = skip_special
+        self._shown_special = frozenset(shown_special)
+        self._decoder = StreamingDecoder(tokenizer, skip_special=False, continuation=continuation)
         self._held = ""
         self._finished = False
 
@@ -53,17 +72,22 @@ class TextAssembler:
         """Text of the event's tokens. After a stop string, further events are empty: the generator had run ahead."""
         if self._finished:
             return TextDelta("")
-        shown = event.token_ids[:-1] if event.ended_by_token else event.token_ids
+        token_ids = event.token_ids[:-1] if event.ended_by_token else event.token_ids
+        shown = filter(self._is_shown, token_ids)
         ended = event.finish_reason is not None
         text = self._held + self._decoder.push(shown) + (self._decoder.flush() if ended else "")
         if found := self._find_stop(text):
             begin, end = found
             self._finished = True
-            return TextDelta(text[: end if self._include_stop else begin], FinishReason.STOP, stopped_by_string=True)
+            shown_end = end if self._include_stop else begin
+            return TextDelta(text[:shown_end], FinishReason.STOP, stopped_by_string=True, stop_string=text[begin:end])
         self._finished = ended
         certain = len(text) if ended else self._certain_length(text)
         self._held = text[certain:]
         return TextDelta(text[:certain], event.finish_reason)
+
+    def _is_shown(self, token_id: int) -> bool:
+        return not (self._skip_special and self._tokenizer.is_special(token_id)) or token_id in self._shown_special
 
     def _find_stop(self, text: str) -> tuple[int, int] | None:
         """Range of the stop string that is complete first."""
