@@ -11,11 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 
+from abaci.engine.grammar import GrammarCompiler, Vocabulary
+from abaci.engine.guide import check_guidance
 from abaci.engine.kv_cache import KVCache
 from abaci.engine.runner import Runner
 from abaci.engine.scheduler import Scheduler, SchedulerConfig
 from abaci.errors import EngineClosedError, UsageError
-from abaci.generation import GenerationRequest, TokenEvent, TokenSink
+from abaci.generation import Constraint, GenerationRequest, TokenEvent, TokenSink
 from abaci.kernels.batch import PAGE_TOKENS, Executor
 
 
@@ -61,13 +63,18 @@ class Engine:
     """A `Generator` over an executor, whose cache must be allocated. Owns the executor: `close` closes it.
 
     `on_thread_start` runs first on the engine's thread, for example to pin it. An engine that nobody refers to any more
-    closes itself.
+    closes itself. `vocabulary` is called when the first request with a constraint comes; without it they are refused.
     """
 
     def __init__(
-        self, executor: Executor, config: EngineConfig, *, on_thread_start: Callable[[], None] | None = None
+        self,
+        executor: Executor,
+        config: EngineConfig,
+        *,
+        on_thread_start: Callable[[], None] | None = None,
+        vocabulary: Callable[[], Vocabulary] | None = None,
     ) -> None:
-        self._loop = _Loop(executor, config)
+        self._loop = _Loop(executor, config, GrammarCompiler(vocabulary, config.vocab_size))
         self._thread = threading.Thread(
             target=self._loop.run, args=(on_thread_start,), name="abaci-engine", daemon=True
         )
@@ -77,6 +84,13 @@ class Engine:
     def submit(self, request: GenerationRequest, sink: TokenSink) -> None:
         """Queue a request. Raises as `Generator.submit` says, and UsageError for a request id in use."""
         self._loop.submit(request, sink)
+
+    def check_constraint(self, constraint: Constraint) -> None:
+        """Raise UsageError for a constraint that `submit` would refuse; one that is accepted need not be read again.
+
+        May take a second, as `submit` of a new constraint may. Any thread.
+        """
+        self._loop.check_constraint(constraint)
 
     def cancel(self, request_id: str, sample_index: int | None = None) -> None:
         """Stop a request, or one sample of it, within a step."""
@@ -108,11 +122,13 @@ class _Subscription:
 class _Loop:
     """What the thread works on. Refers to no Engine, so that the Engine can be collected while it runs.
 
-    `_inbox`, `_wake` and `_is_closed` are shared with callers; everything else belongs to the thread.
+    `_inbox`, `_wake`, `_is_closed` and `_grammars` are shared with callers; everything else belongs to the thread.
     """
 
-    def __init__(self, executor: Executor, config: EngineConfig) -> None:
+    def __init__(self, executor: Executor, config: EngineConfig, grammars: GrammarCompiler) -> None:
         self._process_id = os.getpid()
+        self._grammars = grammars
+        self._vocab_size = config.vocab_size
         self._executor = executor
         self._cache = KVCache(config.windows, config.num_pages, PAGE_TOKENS)
         self._scheduler = Scheduler(
@@ -147,19 +163,24 @@ class _Loop:
 
     def submit(self, request: GenerationRequest, sink: TokenSink) -> None:
         self._scheduler.check(request)
+        check_guidance(request, self._vocab_size)
         if not self.is_own_process():
             raise EngineClosedError(
                 "the engine was made before this process was forked and lives in its parent",
                 hint="Load the model in the process that uses it.",
             )
+        grammar = None if request.constraint is None else self._grammars.compile(request.constraint)
         with self._lock:
             if self._is_closed:
                 raise EngineClosedError("the engine is closed", hint="Load the model again.")
             if request.request_id in self._subscriptions:
                 raise UsageError(f"request id {request.request_id!r} is in use", hint="Give every request its own id.")
             self._subscriptions[request.request_id] = _Subscription(sink, request.num_samples)
-            self._inbox.append(lambda: self._scheduler.submit(request))
+            self._inbox.append(lambda: self._scheduler.submit(request, grammar))
         self._wake.set()
+
+    def check_constraint(self, constraint: Constraint) -> None:
+        self._grammars.compile(constraint)
 
     def cancel(self, request_id: str, sample_index: int | None) -> None:
         if self.is_own_process():

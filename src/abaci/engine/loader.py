@@ -4,11 +4,14 @@ import importlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from abaci.engine.engine import Engine, EngineConfig
+from abaci.engine.grammar import Vocabulary
 from abaci.engine.memory import CacheSize, available_memory_bytes, size_cache
 from abaci.engine.threads import ThreadPlan, plan_threads
 from abaci.formats.checkpoint import Checkpoint, MetadataValue
+from abaci.formats.tokenizer import Tokenizer
 from abaci.kernels.batch import PAGE_TOKENS, Executor
 from abaci.kernels.packed_store import KeptWeights, packed_store
 from abaci.kernels.reference import ReferenceExecutor
@@ -135,6 +138,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions, backend: BackendFactory =
                     max_step_tokens=options.max_step_tokens,
                 ),
                 on_thread_start=lambda: threads.pin_current_thread(0),
+                vocabulary=partial(_vocabulary, checkpoint.metadata),
             )
         except BaseException:
             built.executor.close()
@@ -143,6 +147,10 @@ def load(checkpoint: Checkpoint, options: LoadOptions, backend: BackendFactory =
         checkpoint.close()
         raise
     return LoadedModel(engine, spec, checkpoint, built.kernels, threads, cache, built.weight_bytes)
+
+
+def _vocabulary(metadata: Mapping[str, MetadataValue]) -> Vocabulary:
+    return Vocabulary.from_tokenizer(Tokenizer.from_gguf(metadata))
 
 
 def _allocate_cache(spec: ModelSpec, built: Backend, options: LoadOptions) -> CacheSize:

@@ -9,8 +9,11 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
+from abaci.engine.grammar import GrammarError
+from abaci.engine.guide import Guide, needs_guide
 from abaci.engine.kv_cache import NO_PAGE, PageTable
 from abaci.engine.step import Sequence, StepPlan, StepResult
+from abaci.errors import AbaciError
 from abaci.generation import GenerationRequest, TokenLogprob
 from abaci.kernels.batch import BIAS, HISTORY, LOGIT_ROW, PAGE_TOKENS, SAMPLE, Executor, StepBatch, StepOutput
 
@@ -19,9 +22,9 @@ AFTER_PROMPT = -1
 
 
 class _SampleState:
-    """What the runner knows of one sequence: its logit row but for the moving parts, its biases and its history."""
+    """What the runner knows of a sequence: its logit row but for the moving parts, its biases, history and guide."""
 
-    __slots__ = ("bans", "biases", "history", "is_plain", "template")
+    __slots__ = ("bans", "biases", "guide", "has_lists", "history", "is_plain", "template")
 
     def __init__(self, sequence: Sequence) -> None:
         request = sequence.request
@@ -29,7 +32,10 @@ class _SampleState:
         self.biases = _bias_entries(dict(request.logit_bias))
         self.bans = _bias_entries(dict(request.logit_bias) | dict.fromkeys(request.end_token_ids, float("-inf")))
         self.history = _History(sequence) if _has_penalties(request) else None
-        self.is_plain = self.history is None and not request.logit_bias and not request.min_tokens
+        self.guide = Guide(request, sequence.grammar) if needs_guide(request) else None
+        self.has_lists = bool(self.history is not None or request.logit_bias or request.min_tokens)
+        """Whether its rows refer to a history or to biases."""
+        self.is_plain = self.guide is None and not self.has_lists
         """Whether nothing but position and token index changes from step to step."""
 
 
@@ -88,31 +94,33 @@ class Runner:
         self._token_index = self._logit_rows["token_index"]
         self._row_numbers = np.arange(max_step_tokens, dtype=np.int32)
         self._masks = np.zeros((0, -(-vocab_size // 32)), np.uint32)
+        """A row for every sequence from the first on that needs one."""
         self._no_history = np.zeros(0, HISTORY)
         self._no_bias = np.zeros(0, BIAS)
         self._states: dict[Sequence, _SampleState] = {}
         self._tables: list[PageTable | None] = [None] * max_sequences
         self._table_versions = [0] * max_sequences
         self._row_owners: list[Sequence | None] = [None] * max_step_tokens
-        self._shape = (0, 0, 0)
+        self._shape = (0, 0, 0, 0)
         self._batch: StepBatch | None = None
 
     def run(self, plan: StepPlan) -> StepResult:
         """One step. Whatever the executor raises comes through."""
         asked: list[int] = []
-        batch = self._build(plan, asked)
+        errors: dict[int, AbaciError] = {}
+        batch = self._build(plan, asked, errors)
         begin = perf_counter()
         output = self._executor.step(batch)
         self.step_seconds += perf_counter() - begin
-        return _read(plan, output, asked)
+        return _read(plan, output, asked, errors)
 
-    def _build(self, plan: StepPlan, asked: list[int]) -> StepBatch:
-        """The batch; appends to `asked` how many logit rows each sequence has."""
+    def _build(self, plan: StepPlan, asked: list[int], errors: dict[int, AbaciError]) -> StepBatch:
+        """The batch; appends to `asked` how many logit rows each sequence has, and notes whose constraint failed."""
         if len(self._states) > 2 * len(self._tables):
-            self._states = {sequence: self._states[sequence] for sequence in plan.sequences if sequence in self._states}
+            self._states = {sequence: state for sequence, state in self._states.items() if not sequence.is_finished}
         histories: list[NDArray[np.void]] = []
         biases: list[NDArray[np.void]] = []
-        token = row = 0
+        token = row = num_masks = 0
         for index, sequence in enumerate(plan.sequences):
             start, count = plan.starts[index], plan.counts[index]
             state = self._states.get(sequence)
@@ -134,10 +142,19 @@ class Runner:
             if end == len(token_ids):
                 self._add_sample_row(sequence, state, row, token - 1)
                 if not state.is_plain:
-                    self._add_penalties(sequence, state, row, histories, biases)
+                    is_masked = False
+                    if state.guide is not None:
+                        try:
+                            is_masked = self._add_mask(sequence, state.guide, row, num_masks)
+                        except GrammarError as error:
+                            errors[index] = error
+                            is_masked = self._forbid_all(row, num_masks)
+                        num_masks += is_masked
+                    if state.has_lists:
+                        self._add_penalties(sequence, state, row, histories, biases, is_masked=is_masked)
                 row += 1
             asked.append(row - first_row)
-        return self._view(len(plan.sequences), token, row, histories, biases)
+        return self._view((len(plan.sequences), token, row, num_masks), histories, biases)
 
     def _copy_pages(self, index: int, table: PageTable | None) -> None:
         assert table is not None
@@ -173,6 +190,20 @@ class Runner:
         self._row_owners[row : row + count] = [None] * count
         return count
 
+    def _add_mask(self, sequence: Sequence, guide: Guide, row: int, index: int) -> bool:
+        """Write which tokens the row may draw into mask `index`; False where all may, and the mask is free."""
+        if not len(self._masks):
+            self._masks = np.zeros((len(self._positions), self._masks.shape[1]), np.uint32)
+        is_masked = guide.allow(sequence.token_ids, sequence.num_prompt, self._masks[index])
+        self._logit_rows["mask_row"][row] = index if is_masked else -1
+        return is_masked
+
+    def _forbid_all(self, row: int, index: int) -> bool:
+        """The row cannot draw, and the executor will say so; nobody else notices."""
+        self._masks[index] = 0
+        self._logit_rows["mask_row"][row] = index
+        return True
+
     def _add_penalties(
         self,
         sequence: Sequence,
@@ -180,8 +211,10 @@ class Runner:
         row: int,
         histories: list[NDArray[np.void]],
         biases: list[NDArray[np.void]],
+        *,
+        is_masked: bool,
     ) -> None:
-        """Append the row's history and biases, and write their ranges into it."""
+        """Append the row's history and biases, and write their ranges into it. A mask has banned ends already."""
         entry = self._logit_rows[row]
         if state.history is not None:
             history = state.history.entries(sequence)
@@ -189,21 +222,23 @@ class Runner:
             entry["history_end"] = entry["history_begin"] + len(history)
             histories.append(history)
         num_generated = len(sequence.token_ids) - sequence.num_prompt
-        bias = state.bans if num_generated < sequence.request.min_tokens else state.biases
+        has_bans = num_generated < sequence.request.min_tokens and not is_masked
+        bias = state.bans if has_bans else state.biases
         entry["bias_begin"] = sum(map(len, biases))
         entry["bias_end"] = entry["bias_begin"] + len(bias)
         biases.append(bias)
 
     def _view(
         self,
-        num_sequences: int,
-        num_tokens: int,
-        num_rows: int,
+        shape: tuple[int, int, int, int],
         histories: list[NDArray[np.void]],
         biases: list[NDArray[np.void]],
     ) -> StepBatch:
-        """The filled part of the arrays; the views of the step before where their size is the same."""
-        shape = (num_sequences, num_tokens, num_rows)
+        """The filled part of the arrays, which is the view of the step before where the sizes are the same.
+
+        `shape` counts sequences, tokens, logit rows and masks.
+        """
+        num_sequences, num_tokens, num_rows, num_masks = shape
         batch = self._batch
         if batch is not None and shape == self._shape and not histories and not biases:
             return batch
@@ -215,7 +250,7 @@ class Runner:
             logit_rows=self._logit_rows[:num_rows],
             history=np.concatenate(histories) if histories else self._no_history,
             bias=np.concatenate(biases) if biases else self._no_bias,
-            masks=self._masks,
+            masks=self._masks[:num_masks],
         )
         is_reusable = not histories and not biases
         self._batch = batch if is_reusable else None
@@ -223,11 +258,11 @@ class Runner:
         return batch
 
 
-def _read(plan: StepPlan, output: StepOutput, asked: list[int]) -> StepResult:
+def _read(plan: StepPlan, output: StepOutput, asked: list[int], errors: dict[int, AbaciError]) -> StepResult:
     drawn: list[int] = output.token_ids.tolist()
     if len(drawn) == len(asked) and 0 not in asked and not _wants_logprobs(plan):
-        return StepResult(plan, drawn, {}, {})
-    return _read_rows(plan, output, drawn, asked)
+        return StepResult(plan, drawn, {}, {}, errors)
+    return _read_rows(plan, output, drawn, asked, errors)
 
 
 def _wants_logprobs(plan: StepPlan) -> bool:
@@ -237,7 +272,9 @@ def _wants_logprobs(plan: StepPlan) -> bool:
     return False
 
 
-def _read_rows(plan: StepPlan, output: StepOutput, drawn: list[int], asked: list[int]) -> StepResult:
+def _read_rows(
+    plan: StepPlan, output: StepOutput, drawn: list[int], asked: list[int], errors: dict[int, AbaciError]
+) -> StepResult:
     token_ids: list[int | None] = []
     logprobs: dict[int, TokenLogprob] = {}
     prompt_logprobs: dict[int, list[TokenLogprob]] = {}
@@ -258,7 +295,7 @@ def _read_rows(plan: StepPlan, output: StepOutput, drawn: list[int], asked: list
             if is_drawn:
                 entries.append(TokenLogprob(AFTER_PROMPT, 0.0, _logprob(output, rows[-1], AFTER_PROMPT, num_top).top))
             prompt_logprobs[index] = entries
-    return StepResult(plan, token_ids, logprobs, prompt_logprobs)
+    return StepResult(plan, token_ids, logprobs, prompt_logprobs, errors)
 
 
 def _logprob(output: StepOutput, row: int, token_id: int, num_top: int) -> TokenLogprob:

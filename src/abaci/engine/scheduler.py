@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import attrgetter
 
+from abaci.engine.grammar import Grammar
 from abaci.engine.kv_cache import KVCache
 from abaci.engine.step import Sequence, StepPlan, StepResult
 from abaci.errors import AbaciError, ContextLengthError, UsageError
@@ -110,11 +111,11 @@ class Scheduler:
                     hint="Shorten the prompt, ask for fewer tokens, or give the KV cache more memory.",
                 )
 
-    def submit(self, request: GenerationRequest) -> None:
+    def submit(self, request: GenerationRequest, grammar: Grammar | None = None) -> None:
         """Queue a request that `check` has passed."""
         arrival = self._num_arrivals
         self._num_arrivals += request.num_samples
-        samples = [Sequence(request, index, arrival + index) for index in range(request.num_samples)]
+        samples = [Sequence(request, index, arrival + index, grammar) for index in range(request.num_samples)]
         samples[0].followers = samples[1:]
         self._requests[request.request_id] = samples
         self._waiting.append(samples[0])
@@ -182,7 +183,8 @@ class Scheduler:
             if sequence.followers:
                 self._release_followers(sequence)
             if token_id < 0:
-                events.extend(self.fail_request(sequence.request.request_id, _nothing_to_draw(sequence)))
+                error = result.errors.get(index) or _nothing_to_draw(sequence)
+                events.extend(self.fail_request(sequence.request.request_id, error))
                 continue
             events.append(self._accept(sequence, token_id, result.logprobs.get(index) if result.logprobs else None))
         return events

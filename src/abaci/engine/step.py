@@ -4,9 +4,11 @@ A Sequence is written by the scheduler alone; the runner reads it.
 """
 
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from abaci.engine.grammar import Grammar
 from abaci.engine.kv_cache import PageTable
+from abaci.errors import AbaciError
 from abaci.generation import GenerationRequest, TokenLogprob
 
 
@@ -20,6 +22,7 @@ class Sequence:
     __slots__ = (
         "arrival",
         "followers",
+        "grammar",
         "is_finished",
         "num_cached",
         "num_computed",
@@ -31,8 +34,12 @@ class Sequence:
         "token_ids",
     )
 
-    def __init__(self, request: GenerationRequest, sample_index: int, arrival: int) -> None:
+    def __init__(
+        self, request: GenerationRequest, sample_index: int, arrival: int, grammar: Grammar | None = None
+    ) -> None:
         self.request = request
+        self.grammar = grammar
+        """Of the request's constraint."""
         self.sample_index = sample_index
         self.arrival = arrival
         self.token_ids = list(request.prompt_token_ids)
@@ -63,12 +70,14 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step gave. All but `plan` parallel to `plan.sequences`, the last two empty where nobody asked for them."""
+    """What a step gave. `token_ids` runs parallel to `plan.sequences`; the others are empty where nobody asked."""
 
     plan: StepPlan
     token_ids: SequenceOf[int | None]
-    """The token drawn, None where the prompt is not finished."""
+    """The token drawn, None where the prompt is not finished, negative where none could be."""
     logprobs: dict[int, TokenLogprob]
     """Index in the plan -> of the token drawn."""
     prompt_logprobs: dict[int, list[TokenLogprob]]
     """Index in the plan -> of the tokens that follow the computed ones; token_id -1 after the prompt's last."""
+    errors: dict[int, AbaciError] = field(default_factory=dict)
+    """Index in the plan -> why no token could be drawn, where that is known."""

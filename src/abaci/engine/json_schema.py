@@ -1,0 +1,106 @@
+"""Which JSON schemas are accepted: what a schema says is enforced or refused by name, never passed over.
+
+llguidance enforces the keywords it knows, refuses those it knows and lacks, and passes over the rest; it is the rest
+that is looked for here, along with what would be too deep or too large to read.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+from abaci.errors import UsageError
+
+MAX_DEPTH: Final = 64
+"""Levels of lists and objects in the text of a schema."""
+
+MAX_PROPERTIES: Final = 1000
+"""Of one object; the work to compile grows with their square."""
+
+# fmt: off
+_ENFORCED: Final = frozenset({
+    "type", "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "$defs", "definitions",
+    "properties", "patternProperties", "additionalProperties", "required", "minProperties", "maxProperties",
+    "items", "prefixItems", "additionalItems", "minItems", "maxItems",
+    "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf",
+    "minLength", "maxLength", "pattern", "format",
+})
+_ANNOTATIONS: Final = frozenset({
+    "$schema", "$id", "$anchor", "$comment", "title", "description", "default", "example", "examples", "deprecated",
+    "readOnly", "writeOnly", "contentEncoding", "contentMediaType", "contentSchema", "discriminator",
+})
+# fmt: on
+_SCHEMAS_BY_NAME: Final = ("properties", "patternProperties", "$defs", "definitions")
+_LISTS_OF_SCHEMAS: Final = ("anyOf", "oneOf", "allOf", "prefixItems")
+_SCHEMAS: Final = ("items", "additionalProperties", "additionalItems")
+
+
+def check_schema(source: str) -> str:
+    """The schema in a form that llguidance takes. Raises UsageError that names the place and the keyword."""
+    try:
+        schema = json.loads(source, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise _too_deep() from None
+    except ValueError as error:
+        raise UsageError(f"the JSON schema is not JSON: {error}") from None
+    if schema is True:
+        schema = {}
+    if not isinstance(schema, dict):
+        raise UsageError("the JSON schema is not an object", hint='For example {"type": "object"}.')
+    _check_depth(schema)
+    for place, keywords in _subschemas("schema", schema):
+        _check_keywords(place, keywords)
+    return json.dumps(schema)
+
+
+def _check_keywords(place: str, keywords: dict[str, Any]) -> None:
+    unknown = sorted(keywords.keys() - _ENFORCED - _ANNOTATIONS)
+    if refused := [name for name in unknown if not _is_extension(name)]:
+        raise UsageError(
+            f"the JSON schema uses what is not supported: {', '.join(map(repr, refused[:10]))} at {place}",
+            hint=f"Supported are {', '.join(sorted(_ENFORCED))}.",
+        )
+    properties = keywords.get("properties")
+    if isinstance(properties, dict) and len(properties) > MAX_PROPERTIES:
+        raise UsageError(f"{place} of the JSON schema has {len(properties)} properties; at most {MAX_PROPERTIES} work")
+
+
+def _is_extension(name: str) -> bool:
+    """Keywords of other tools, but for the one that would set options of the compiler."""
+    return name.startswith("x-") and name != "x-guidance"
+
+
+def _subschemas(place: str, schema: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every object in which keywords stand, with its place; names of properties and values of enums are no keywords."""
+    if not isinstance(schema, dict):
+        return
+    yield place, schema
+    for keyword in _SCHEMAS_BY_NAME:
+        if isinstance(named := schema.get(keyword), dict):
+            for name, item in named.items():
+                yield from _subschemas(f"{place}.{keyword}.{name}", item)
+    for keyword in (*_LISTS_OF_SCHEMAS, *_SCHEMAS):
+        value = schema.get(keyword)
+        for index, item in enumerate(value) if isinstance(value, list) else ():
+            yield from _subschemas(f"{place}.{keyword}[{index}]", item)
+        yield from _subschemas(f"{place}.{keyword}", value)
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            item
+            for outer in level
+            if isinstance(outer, dict | list)
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    if level:
+        raise _too_deep()
+
+
+def _too_deep() -> UsageError:
+    return UsageError(f"the JSON schema is nested more than {MAX_DEPTH} levels deep")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
