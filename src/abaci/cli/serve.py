@@ -69,6 +69,7 @@ class _Composition:
         from abaci.server.bridge import EventBridge
         from abaci.server.metrics import Metrics
         from abaci.server.services import RequestQueue, Services
+        from abaci.server.traces import Traces
 
         config = self._config
         authenticator = Authenticator(config.api_key)
@@ -92,6 +93,7 @@ class _Composition:
             authenticator=authenticator,
             metrics=Metrics(pool.loaded),
             queue=RequestQueue(config.max_sequences, config.max_queued_requests),
+            traces=None if config.otlp_endpoint is None else Traces(config.otlp_endpoint),
         )
 
     def announce(self, services: "Services", url: str) -> None:

@@ -19,6 +19,7 @@ from abaci.generation import FinishReason, GenerationRequest, TokenEvent
 from abaci.server.auth import Caller
 from abaci.server.bridge import EventInbox
 from abaci.server.services import Services
+from abaci.server.traces import TRACE_PARENT
 
 _T = TypeVar("_T")
 
@@ -42,6 +43,7 @@ class RequestRecord:
     open_samples: set[int] = field(default_factory=set)
     sample_seconds: list[float] = field(default_factory=list)
     """When each sample's newest token came."""
+    trace_parent: str | None = None
 
     @property
     def prompt_tokens(self) -> int:
@@ -112,6 +114,7 @@ class Generation:
             self._arrival_seconds,
             open_samples=set(range(request.num_samples)),
             sample_seconds=[0.0] * request.num_samples,
+            trace_parent=TRACE_PARENT.get(),
         )
         sink = self._services.bridge.sink(self._inbox)
         try:
@@ -195,7 +198,6 @@ class Generation:
             return
         self._num_open -= 1
         self._services.queue.leave(self.model)
-        self._services.metrics.finished(self.model, record)
         self._services.book(self.caller, self.model, record)
 
 

@@ -18,6 +18,7 @@ from abaci.errors import AbaciError, ForbiddenError, PayloadTooLargeError
 from abaci.server.auth import Authenticator
 from abaci.server.config import ServerConfig
 from abaci.server.routes import Route, RouteTable, Rule
+from abaci.server.traces import TRACE_PARENT
 from abaci.server.wire import REQUEST_ID_HEADER, error_response, request_id_of
 
 _LOG = logging.getLogger("abaci.server")
@@ -139,6 +140,7 @@ class _Exchange:
         begin = perf_counter()
         scope = self._scope
         scope.setdefault("state", {})["request_id"] = self._request_id
+        TRACE_PARENT.set(self._headers.get("traceparent"))
         try:
             if not _is_preflight(scope, self._headers):
                 self._guard.check(scope, self._headers)

@@ -11,6 +11,7 @@ from abaci.server.auth import Authenticator, Caller
 from abaci.server.bridge import EventBridge
 from abaci.server.config import ServerConfig
 from abaci.server.metrics import Metrics
+from abaci.server.traces import Traces
 
 if TYPE_CHECKING:
     from abaci.server.generating import RequestRecord
@@ -51,6 +52,7 @@ class Services:
     authenticator: Authenticator
     metrics: Metrics
     queue: RequestQueue
+    traces: Traces | None = None
     is_draining: bool = False
     """Running requests end, new ones are refused."""
 
@@ -60,6 +62,8 @@ class Services:
     async def close(self) -> None:
         """Unload the models and write down what is still to be written."""
         await self.pool.close()
+        if self.traces is not None:
+            self.traces.close()
 
     def model_name(self, caller: Caller, asked: str | None) -> str:
         """The model to use. Raises ForbiddenError where the caller's key is not for it."""
@@ -79,3 +83,6 @@ class Services:
 
     def book(self, caller: Caller, model: ServedModel, record: "RequestRecord") -> None:
         """Account for a finished request."""
+        self.metrics.finished(model, record)
+        if self.traces is not None:
+            self.traces.finished(model, record)
