@@ -6,13 +6,17 @@ import typer
 from typer.core import TyperGroup
 
 from abaci.cli.bench import bench
+from abaci.cli.key import key_commands
 from abaci.cli.list import list_models
+from abaci.cli.ps import ps
 from abaci.cli.pull import pull
 from abaci.cli.rm import rm
 from abaci.cli.run import run
 from abaci.cli.serve import serve
 from abaci.cli.show import show
+from abaci.cli.stop import stop
 from abaci.cli.terminal import print_error, print_line
+from abaci.cli.usage import usage
 from abaci.cli.verify import verify
 from abaci.errors import AbaciError, ResourceError
 from abaci.version import __version__
@@ -71,9 +75,13 @@ def abaci(
 
 app.command()(run)
 app.command()(serve)
+app.command()(ps)
+app.command()(stop)
 app.command()(pull)
 app.command("list")(list_models)
 app.command()(show)
 app.command()(rm)
 app.command()(verify)
 app.command()(bench)
+app.add_typer(key_commands, name="key")
+app.command()(usage)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI
@@ -11,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp
 
-from abaci.server import tokens
+from abaci.server import residency, tokens
 from abaci.server.guard import Access, Guard
 from abaci.server.openai import chat, completions, embeddings, models
 from abaci.server.openai.bodies import (
@@ -32,6 +33,16 @@ _LOG = logging.getLogger("abaci.server")
 Handler = Callable[[Request, Services], Awaitable[Response]]
 
 
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A handler and where it is reached. It reads its own body, strictly; `body` is for the OpenAPI document."""
+
+    path: str
+    methods: tuple[str, ...]
+    handler: Handler
+    body: type[WireBody] | None = None
+
+
 def create_app(services: Services) -> ASGIApp:
     """The whole server as an ASGI application; `services` are used from its event loop only."""
 
@@ -45,8 +56,8 @@ def create_app(services: Services) -> ASGIApp:
     api = FastAPI(
         title="Abaci", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
     )
-    for path, methods, handler, body in _HANDLERS:
-        _add(api, services, path, methods, handler, body)
+    for endpoint in ENDPOINTS:
+        _add(api, services, endpoint)
     api.router.routes.extend(web_routes())
     inner: ASGIApp = api
     if services.config.allowed_origins:
@@ -78,49 +89,42 @@ async def metrics(request: Request, services: Services) -> Response:
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-_HANDLERS: tuple[tuple[str, tuple[str, ...], Handler, type[WireBody] | None], ...] = (
-    ("/health", ("GET", "HEAD"), health, None),
-    ("/ping", ("GET", "POST"), health, None),
-    ("/version", ("GET",), version, None),
-    ("/metrics", ("GET",), metrics, None),
-    ("/v1/chat/completions", ("POST",), chat.chat_completions, ChatBody),
-    ("/v1/completions", ("POST",), completions.completions, CompletionBody),
-    ("/v1/embeddings", ("POST",), embeddings.embeddings, EmbeddingBody),
-    ("/v1/models", ("GET",), models.list_models, None),
-    ("/v1/models/{name:path}", ("GET",), models.retrieve_model, None),
-    ("/tokenize", ("POST",), tokens.tokenize, TokenizeBody),
-    ("/detokenize", ("POST",), tokens.detokenize, DetokenizeBody),
-    ("/apply-template", ("POST",), tokens.apply_template, ApplyTemplateBody),
+ENDPOINTS: tuple[Endpoint, ...] = (
+    Endpoint("/health", ("GET", "HEAD"), health),
+    Endpoint("/ping", ("GET", "POST"), health),
+    Endpoint("/version", ("GET",), version),
+    Endpoint("/metrics", ("GET",), metrics),
+    Endpoint("/v1/chat/completions", ("POST",), chat.chat_completions, ChatBody),
+    Endpoint("/v1/completions", ("POST",), completions.completions, CompletionBody),
+    Endpoint("/v1/embeddings", ("POST",), embeddings.embeddings, EmbeddingBody),
+    Endpoint("/v1/models", ("GET",), models.list_models),
+    Endpoint("/v1/models/{name:path}", ("GET",), models.retrieve_model),
+    Endpoint("/models/load", ("POST",), residency.load_model, residency.ResidencyBody),
+    Endpoint("/models/unload", ("POST",), residency.unload_model, residency.ResidencyBody),
+    Endpoint("/tokenize", ("POST",), tokens.tokenize, TokenizeBody),
+    Endpoint("/detokenize", ("POST",), tokens.detokenize, DetokenizeBody),
+    Endpoint("/apply-template", ("POST",), tokens.apply_template, ApplyTemplateBody),
 )
 
 
-def _add(
-    api: FastAPI,
-    services: Services,
-    path: str,
-    methods: tuple[str, ...],
-    handler: Handler,
-    body: type[WireBody] | None,
-) -> None:
-    """Bind a handler. It reads its body itself, strictly, so the schema in the OpenAPI document is given here."""
-
-    async def endpoint(request: Request) -> Response:
-        return await handler(request, services)
+def _add(api: FastAPI, services: Services, endpoint: Endpoint) -> None:
+    async def answer(request: Request) -> Response:
+        return await endpoint.handler(request, services)
 
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-        for name in _path_parameters(path)
+        for name in _path_parameters(endpoint.path)
     ]
     extra: dict[str, Any] = {"parameters": parameters} if parameters else {}
-    if body is not None:
-        schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
+    if endpoint.body is not None:
+        schema = endpoint.body.model_json_schema(ref_template="#/components/schemas/{model}")
         extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": _inlined(schema)}}}
     api.add_api_route(
-        path,
-        endpoint,
-        methods=list(methods),
-        name=handler.__name__,
-        description=handler.__doc__,
+        endpoint.path,
+        answer,
+        methods=list(endpoint.methods),
+        name=endpoint.handler.__name__,
+        description=endpoint.handler.__doc__,
         openapi_extra=extra or None,
         response_model=None,
     )

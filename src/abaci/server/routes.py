@@ -45,6 +45,8 @@ ROUTES: tuple[Route, ...] = (
     Route("/v1/embeddings", ("POST",), Rule.KEY),
     Route("/v1/models", ("GET",), Rule.KEY),
     Route("/v1/models/{name:path}", ("GET",), Rule.KEY),
+    Route("/models/load", ("POST",), Rule.KEY),
+    Route("/models/unload", ("POST",), Rule.KEY),
     Route("/tokenize", ("POST",), Rule.KEY),
     Route("/detokenize", ("POST",), Rule.KEY),
     Route("/apply-template", ("POST",), Rule.KEY),

@@ -46,5 +46,10 @@ def model_document(status: ModelStatus) -> dict[str, Any]:
             "sha256": status.sha256,
         },
         "architecture": {"input_modalities": ["text"], "output_modalities": ["text"]},
-        "status": {"value": status.state.value},
+        "status": {
+            "value": status.state.value,
+            "memory_bytes": status.memory_bytes,
+            "active": status.num_active,
+            "idle_until": status.idle_until_seconds,
+        },
     }
