@@ -1,0 +1,323 @@
+"""The real application in a real HTTP server on a free port, over models that answer from a script.
+
+The vocabulary is bytes, so a token is a byte and answers are written as text.
+"""
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from abaci.chat.requests import GenerationDefaults, RequestRules
+from abaci.chat.served import EngineFigures, ModelState, ModelStatus, TextModel
+from abaci.engine.scripted import ScriptedGenerator
+from abaci.errors import ModelNotFoundError
+from abaci.formats.chat_template import ChatTemplate
+from abaci.formats.tokenizer import Tokenizer
+from abaci.generation import FinishReason, GenerationRequest, TokenEvent, TokenSink
+from abaci.server.app import create_app
+from abaci.server.auth import Authenticator
+from abaci.server.bridge import EventBridge
+from abaci.server.config import ServerConfig
+from abaci.server.metrics import Metrics
+from abaci.server.services import RequestQueue, Services
+
+MODEL = "scripted:1b"
+OTHER_MODEL = "folder/other:2b"
+CONTEXT_LENGTH = 4096
+SPECIAL_TOKENS = ("<|im_start|>", "<|im_end|>")
+IM_END = 257
+EMBEDDING = (3.0, 0.0, 4.0)
+DEADLINE_SECONDS = 10.0
+
+TEMPLATE = """\
+{%- if tools -%}
+<|im_start|>system
+{% for tool in tools %}{{ tool | tojson }}
+{% endfor %}Call them as <tool_call>{"name": ..., "arguments": ...}</tool_call><|im_end|>
+{% endif -%}
+{%- for message in messages -%}
+<|im_start|>{{ message.role }}
+{% if message.reasoning_content %}<think>
+{{ message.reasoning_content }}
+</think>
+
+{% endif -%}
+{{ message.content or '' }}
+{%- for call in message.tool_calls or [] -%}
+<tool_call>{{ {"name": call.function.name, "arguments": call.function.arguments} | tojson }}</tool_call>
+{%- endfor -%}
+<|im_end|>
+{% endfor -%}
+{%- if add_generation_prompt -%}
+<|im_start|>assistant
+{% if enable_thinking is defined and not enable_thinking %}<think>
+
+</think>
+
+{% endif -%}
+{%- endif -%}
+"""
+"""Teaches Hermes' tool calls and Qwen's thoughts."""
+
+
+def call_text(name: str, arguments: str) -> str:
+    """A tool call as the model writes it."""
+    return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
+
+
+class Reciter:
+    """The generator: a ScriptedGenerator that also embeds, and waits between tokens if told to."""
+
+    def __init__(self) -> None:
+        self.answers: Sequence[str | Exception] = ("Hello!",)
+        """Of the samples; an exception fails the sample in its place."""
+        self.pause_seconds = 0.0
+        """Before each token."""
+        self.cancelled: list[tuple[str, int | None]] = []
+        self._inner = ScriptedGenerator(self._script)
+
+    @property
+    def requests(self) -> list[GenerationRequest]:
+        """Everything submitted so far."""
+        return self._inner.requests
+
+    def submit(self, request: GenerationRequest, sink: TokenSink) -> None:
+        if request.pooling is not None:
+            self._inner.requests.append(request)
+            sink(TokenEvent(request.request_id, 0, (), finish_reason=FinishReason.STOP, embedding=EMBEDDING))
+            return
+        self._inner.submit(request, self._paced(sink))
+
+    def cancel(self, request_id: str, sample_index: int | None = None) -> None:
+        self.cancelled.append((request_id, sample_index))
+        self._inner.cancel(request_id, sample_index)
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def _paced(self, sink: TokenSink) -> TokenSink:
+        def put(event: TokenEvent) -> None:
+            if self.pause_seconds:
+                time.sleep(self.pause_seconds)
+            sink(event)
+
+        return put
+
+    def _script(self, request: GenerationRequest, sample_index: int) -> Sequence[int]:
+        answer = self.answers[sample_index % len(self.answers)]
+        if isinstance(answer, Exception):
+            raise answer
+        return (*answer.encode(), IM_END)
+
+
+class ScriptedModel:
+    """A `ServedModel`."""
+
+    def __init__(self, name: str, generator: Reciter) -> None:
+        self.generator = generator
+        self.text = text_model()
+        self.status = ModelStatus(
+            name=name,
+            path=Path("/models/scripted.gguf"),
+            state=ModelState.UNLOADED,
+            created_seconds=1_700_000_000,
+            file_bytes=123_456,
+            architecture="qwen2",
+            context_length=CONTEXT_LENGTH,
+            num_parameters=1_000_000_000,
+            quantisation="Q4_K_M",
+            licence="Apache-2.0",
+            sha256="ab" * 32,
+        )
+
+    def figures(self) -> EngineFigures:
+        return EngineFigures(
+            steps=0,
+            computed_tokens=0,
+            generated_tokens=0,
+            preemptions=0,
+            prefix_query_tokens=0,
+            prefix_hit_tokens=0,
+            num_running=0,
+            num_waiting=0,
+            cache_tokens=CONTEXT_LENGTH,
+            cache_used_fraction=0.0,
+            num_threads=1,
+            kernels={},
+            step_seconds=0.0,
+            weight_bytes=1,
+        )
+
+
+class ScriptedPool:
+    """A `ModelPool` of two models that share one generator."""
+
+    def __init__(self, generator: Reciter) -> None:
+        self._generator = generator
+        self._models = {name: ScriptedModel(name, generator) for name in (MODEL, OTHER_MODEL)}
+        self._loaded: list[str] = []
+
+    @property
+    def default_name(self) -> str:
+        return MODEL
+
+    def models(self) -> list[ModelStatus]:
+        return [model.status for model in self._models.values()]
+
+    def loaded(self) -> list[ScriptedModel]:
+        return [self._models[name] for name in self._loaded]
+
+    @asynccontextmanager
+    async def lease(self, name: str) -> AsyncIterator[ScriptedModel]:
+        model = self._model(name)
+        if name not in self._loaded:
+            self._loaded.append(name)
+            model.status = replace(model.status, state=ModelState.LOADED, memory_bytes=234_567)
+        model.status = replace(model.status, num_active=model.status.num_active + 1)
+        try:
+            yield model
+        finally:
+            model.status = replace(model.status, num_active=model.status.num_active - 1)
+
+    async def unload(self, name: str) -> bool:
+        model = self._model(name)
+        if name not in self._loaded:
+            return False
+        self._loaded.remove(name)
+        model.status = replace(model.status, state=ModelState.UNLOADED, memory_bytes=None)
+        return True
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._generator.close)
+
+    def _model(self, name: str) -> ScriptedModel:
+        if name not in self._models:
+            raise ModelNotFoundError(f"no model is called {name!r}")
+        return self._models[name]
+
+
+class ScriptedServer:
+    """A running server. `settings` are fields of its ServerConfig, `parts` of its Services."""
+
+    def __init__(self, settings: dict[str, Any], parts: dict[str, Any]) -> None:
+        self.generator = Reciter()
+        self.config = ServerConfig(**settings)
+        self.services: Services
+        self._parts = parts
+        self._is_ready = threading.Event()
+        self._failure: BaseException | None = None
+        self._listener = socket.create_server((self.config.host, 0))
+        self._thread = threading.Thread(target=self._run, name="scripted-server")
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://{self.config.host}:{self._listener.getsockname()[1]}"
+
+    @property
+    def requests(self) -> list[GenerationRequest]:
+        """What reached the generator."""
+        return self.generator.requests
+
+    def say(self, *answers: str | Exception) -> None:
+        """Answers of the samples from now on."""
+        self.generator.answers = answers
+
+    def prompt(self, index: int = -1) -> str:
+        """The prompt of a request, special tokens and all."""
+        return text_model().tokenizer.decode(self.requests[index].prompt_token_ids, skip_special=False)
+
+    def wait_until(self, condition: Any) -> None:
+        """Until `condition()` is true. Fails after DEADLINE_SECONDS."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while not condition():
+            assert time.monotonic() < deadline, "it never happened"
+            time.sleep(0.005)
+
+    def start(self) -> None:
+        self._thread.start()
+        assert self._is_ready.wait(DEADLINE_SECONDS)
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(DEADLINE_SECONDS)
+        assert not self._thread.is_alive(), "the server did not stop"
+        self._listener.close()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:
+            self._failure = error
+        finally:
+            self._is_ready.set()
+
+    async def _serve(self) -> None:
+        self.services = self._make_services(asyncio.get_running_loop())
+        app = create_app(self.services)
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                app, http="httptools", ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=1
+            )
+        )
+        serving = asyncio.ensure_future(self._server.serve(sockets=[self._listener]))
+        while not self._server.started and not serving.done():
+            await asyncio.sleep(0.001)
+        self._is_ready.set()
+        await serving
+
+    def _make_services(self, loop: asyncio.AbstractEventLoop) -> Services:
+        pool = ScriptedPool(self.generator)
+        parts = {
+            "config": self.config,
+            "pool": pool,
+            "bridge": EventBridge(loop),
+            "authenticator": Authenticator(self.config.api_key),
+            "metrics": Metrics(pool.loaded),
+            "queue": RequestQueue(self.config.max_sequences, self.config.max_queued_requests),
+        }
+        return Services(**(parts | self._parts))
+
+
+@contextlib.contextmanager
+def scripted_server(parts: dict[str, Any] | None = None, **settings: Any) -> Iterator[ScriptedServer]:
+    """A server for as long as the context lasts."""
+    server = ScriptedServer(settings, parts or {})
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def text_model() -> TextModel:
+    """The text side: bytes, ChatML."""
+    rules = RequestRules(GenerationDefaults(), frozenset({IM_END}), CONTEXT_LENGTH, 256 + len(SPECIAL_TOKENS))
+    return TextModel(_tokenizer(), ChatTemplate(TEMPLATE), rules)
+
+
+def _tokenizer() -> Tokenizer:
+    kept = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = iter(range(256, 512))
+    characters = [chr(byte) if byte in kept else chr(next(others)) for byte in range(256)]
+    return Tokenizer.from_gguf(
+        {
+            "tokenizer.ggml.model": "gpt2",
+            "tokenizer.ggml.pre": "default",
+            "tokenizer.ggml.tokens": [*characters, *SPECIAL_TOKENS],
+            "tokenizer.ggml.token_type": [1] * 256 + [3] * len(SPECIAL_TOKENS),
+            "tokenizer.ggml.merges": [],
+            "tokenizer.ggml.eos_token_id": IM_END,
+        }
+    )
