@@ -89,10 +89,10 @@ class Database:
     async def run(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Call `work` in the database's thread, after all that was handed in before.
 
-        Cancelling the caller does not undo it: work that has begun runs to its end.
+        Cancelling the caller does not stop it: what was handed in is done.
         """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, lambda: work(*args, **kwargs))
+        return await asyncio.shield(loop.run_in_executor(self._executor, lambda: work(*args, **kwargs)))
 
     def close(self) -> None:
         """Finish the work handed in and let go of the database. Idempotent."""

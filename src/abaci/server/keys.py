@@ -118,6 +118,13 @@ class KeyStore:
         with self._database.reading() as connection:
             return [_key_of_row(row) for row in _rows(connection)]
 
+    def find(self, name_or_id: str) -> Key:
+        """The key of that id or name, a valid one before revoked ones. Raises NotFoundError."""
+        named = [key for key in self.all() if name_or_id in (key.id, key.name)]
+        if not named:
+            raise _no_such_key(name_or_id)
+        return max(named, key=lambda key: (key.id == name_or_id, key.is_valid, key.created_seconds))
+
     def revoke(self, name_or_id: str) -> Key:
         """Let a key in no more. It stays in the list. Raises NotFoundError."""
         with self._database.writing() as connection:
@@ -236,11 +243,13 @@ def _find_valid(connection: Connection, name_or_id: str) -> Key:
     query = select(tables.keys).where(of_that_name, columns.revoked_seconds.is_(None)).order_by(columns.number)
     rows = connection.execute(query).mappings().all()
     if not rows:
-        raise NotFoundError(
-            f"there is no valid key named {name_or_id!r}", hint="`abaci key list` shows the keys there are."
-        )
+        raise _no_such_key(name_or_id)
     exact = [row for row in rows if row["id"] == name_or_id]
     return _key_of_row((exact or rows)[0])
+
+
+def _no_such_key(name_or_id: str) -> NotFoundError:
+    return NotFoundError(f"there is no key {name_or_id!r}", hint="`abaci key list` shows the keys there are.")
 
 
 def _update(connection: Connection, key: Key, values: Mapping[str, Any]) -> None:
