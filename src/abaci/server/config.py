@@ -27,7 +27,7 @@ def default_state_dir() -> Path:
 class ServerConfig(BaseModel):
     """Settings of `abaci serve`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     models: tuple[str, ...] = ()
     """Catalog names, files or folders to serve; the first is the default. None named: the catalog's default."""
@@ -37,11 +37,15 @@ class ServerConfig(BaseModel):
     """Whether clients may also ask for models of the catalog that are on this machine but not in `models`."""
 
     host: str = "127.0.0.1"
+    """Address to listen on; beyond loopback a key is needed."""
     port: int = Field(default=8000, ge=0, le=65535)
+    """0 takes a free one."""
     api_key: str | None = None
     """A key that holds beside those of the database, without limits."""
     tls_certificate: Path | None = None
+    """PEM file of the certificate and its chain: serve HTTPS."""
     tls_key: Path | None = None
+    """PEM file of its key."""
     allowed_hosts: tuple[str, ...] = ()
     """Host headers to answer, beside the loopback's own names; `*` for all. Beyond loopback checked only if given."""
     allowed_origins: tuple[str, ...] = ()
@@ -55,6 +59,7 @@ class ServerConfig(BaseModel):
     context: int | None = Field(default=None, ge=1)
     """Tokens of context per model; None: the model's own, or what memory allows."""
     threads: int | None = Field(default=None, ge=1)
+    """That compute; None: the physical cores this process may use."""
     memory_bytes: int | None = Field(default=None, ge=1)
     """For weights and pages of all loaded models; None: what the machine has to give."""
     keep_alive_seconds: float | None = Field(default=None, ge=0)
@@ -65,6 +70,7 @@ class ServerConfig(BaseModel):
     max_queued_requests: int = Field(default=512, ge=0)
     """That wait beyond those running; more are refused with 429."""
     max_body_bytes: int = Field(default=32 << 20, ge=1024)
+    """Larger bodies are refused with 413."""
     max_samples: int = Field(default=32, ge=1)
     """Most `n` of one request."""
     max_prompts: int = Field(default=1024, ge=1)
@@ -80,13 +86,12 @@ class ServerConfig(BaseModel):
     """Where the thought of an answer goes: one field, both, or `<think>` in the content."""
     hourly_price: float | None = Field(default=None, ge=0)
     """Dollars per hour of this machine, to put a price on tokens."""
-    request_templates: bool = False
-    """Whether requests may bring a chat template of their own."""
-
     vllm_metrics: bool = False
     """Also export the metrics under vLLM's prefix."""
     log_prompts: bool = False
+    """Whether the log has the prompts of requests."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """`info` has a line for every request."""
     otlp_endpoint: str | None = None
     """Where OpenTelemetry traces go; None: nowhere."""
 

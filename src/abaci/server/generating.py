@@ -4,6 +4,7 @@ Every dialect uses it; it knows tokens and models, no wire.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from abaci.server.bridge import EventInbox
 from abaci.server.services import Services
 from abaci.server.traces import TRACE_PARENT
 
+_LOG = logging.getLogger("abaci.server")
 _T = TypeVar("_T")
 
 _LONG_TEXT: Final = 16_384
@@ -116,6 +118,9 @@ class Generation:
             sample_seconds=[0.0] * request.num_samples,
             trace_parent=TRACE_PARENT.get(),
         )
+        if self._services.config.log_prompts:
+            prompt = self.model.text.tokenizer.decode(request.prompt_token_ids, skip_special=False)
+            _LOG.info("prompt", extra={"request_id": request.request_id, "prompt": prompt})
         sink = self._services.bridge.sink(self._inbox)
         try:
             if request.constraint is None:

@@ -157,7 +157,6 @@ class ChatBody(SamplingBody):
     reasoning_format: Literal["none", "auto", "deepseek", "deepseek-legacy"] | None = None
     include_reasoning: bool = True
     thinking_token_budget: int | None = Field(default=None, ge=0)
-    chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool = True
     continue_final_message: bool = False
@@ -178,6 +177,7 @@ class ChatBody(SamplingBody):
             "web_search_options": "Give the model a tool that searches.",
             "echo": "Use /v1/completions.",
             "documents": "Put them into a message.",
+            "chat_template": "The model's own template is used; chat_template_kwargs sets its variables.",
             "mm_processor_kwargs": "Only text is supported.",
         }
 

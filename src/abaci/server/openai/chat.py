@@ -28,7 +28,7 @@ _MAX_TEMPLATE_CHARACTERS: Final = 65_536
 async def chat_completions(request: Request, services: Services) -> Response:
     """The handler."""
     body = await read_body(request, ChatBody)
-    asked = chat_request(body, allow_template=services.config.request_templates)
+    asked = chat_request(body)
     call = _Call(services, request, body, asked)
     return Reply(
         call.write,
@@ -37,15 +37,11 @@ async def chat_completions(request: Request, services: Services) -> Response:
     )
 
 
-def chat_request(body: ChatBody, *, allow_template: bool = False) -> ChatRequest:
+def chat_request(body: ChatBody) -> ChatRequest:
     """The neutral form of what a body asks for. Raises ParameterError, UsageError."""
     body.check_stream_options()
     if body.store:
         raise ParameterError("store", "store is not supported here", hint="Use /v1/responses.")
-    if body.chat_template is not None and not allow_template:
-        raise ParameterError(
-            "chat_template", "chat_template is switched off", hint="The server's request_templates allows it."
-        )
     if body.continue_final_message:
         raise ParameterError("continue_final_message", "continue_final_message is not supported")
     if body.max_completion_tokens is not None and body.max_tokens not in (None, body.max_completion_tokens):
