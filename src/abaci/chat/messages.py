@@ -77,7 +77,7 @@ def parse_messages(conversation: Conversation) -> tuple[Message, ...]:
 def _parse_message(place: str, given: Mapping[str, Any]) -> Message:
     if not isinstance(given, Mapping):
         raise UsageError(f"{place} is not a mapping with role and content")
-    present = {key: value for key, value in given.items() if value is not None}
+    present = _with_one_reasoning(place, {key: value for key, value in given.items() if value is not None})
     if unknown := sorted(map(str, present.keys() - _MESSAGE_KEYS)):
         raise UsageError(f"{place} has keys that are not supported: {', '.join(unknown)}")
     role = _ROLE_NAMES.get(present["role"]) if isinstance(present.get("role"), str) else None
@@ -90,9 +90,21 @@ def _parse_message(place: str, given: Mapping[str, Any]) -> Message:
     if calls and role is not Role.ASSISTANT:
         raise UsageError(f"{place}.tool_calls: only the assistant calls tools")
     content = _parse_content(f"{place}.content", present.get("content"))
+    if content is None and "reasoning_content" in present and not calls:
+        content = ""  # an answer that ended within its thought
     if content is None and not calls:
         raise UsageError(f"{place}.content is missing")
     return Message(role, content, tool_calls=calls, **{key: present[key] for key in _TEXT_KEYS if key in present})
+
+
+def _with_one_reasoning(place: str, present: dict[str, Any]) -> dict[str, Any]:
+    """Servers name the thought `reasoning_content`, `reasoning` or both, and clients send back what they got."""
+    if "reasoning" not in present:
+        return present
+    reasoning = present.pop("reasoning")
+    if present.setdefault("reasoning_content", reasoning) != reasoning:
+        raise UsageError(f"{place}.reasoning and {place}.reasoning_content say different things")
+    return present
 
 
 def _parse_content(place: str, given: Any) -> str | None:
@@ -107,7 +119,9 @@ def _parse_content(place: str, given: Any) -> str | None:
 def _parse_part(place: str, part: Any) -> str:
     if not isinstance(part, Mapping) or part.get("type") != "text":
         kind = part.get("type") if isinstance(part, Mapping) else part
-        raise UsageError(f"{place} is of type {kind!r}; only text is supported")
+        raise UsageError(
+            f"{place} is of type {kind!r}; only text is supported", hint="Send parts of type 'text', or plain text."
+        )
     text = part.get("text")
     if not isinstance(text, str):
         raise UsageError(f"{place}.text is not text")

@@ -6,16 +6,20 @@ result is split at the names that are now left, all of them the template's own; 
 as mere text. Where nothing looks like a special token this gives the ids of `apply_chat_template` in `transformers`.
 """
 
+import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from abaci.chat.messages import Conversation, parse_messages
+from abaci.chat.messages import Conversation, Message, parse_messages
 from abaci.errors import UsageError
 from abaci.formats.chat_template import CHATML, ChatTemplate
 from abaci.formats.tokenizer import Tokenizer
 
 _PRIVATE_USE: Final = range(0xF0000, 0xFFFFE)
 _RESERVED: Final = frozenset({"messages", "tools", "add_generation_prompt"})
+_JOINED_ARGUMENTS: Final = re.compile(r"""\barguments['"]?\]?\s*(?:[+~]|-?\}\})|[+~]\s*[\w.\[\]'"]*\barguments\b""")
+_READ_ARGUMENTS: Final = re.compile(r"""\barguments['"]?\]?\s*(?:\||is\b|\.items)""")
 
 
 def chat_template(source: str | None, tokenizer: Tokenizer) -> tuple[ChatTemplate, str | None]:
@@ -39,21 +43,57 @@ def encode_chat(
     The beginning-of-text token comes from the template or not at all. Raises UsageError for messages that are
     malformed or that the template refuses, FileFormatError for a template beyond its limits.
     """
-    messages = [message.to_template() for message in parse_messages(conversation)]
+    options = {"tools": tools, "add_generation_prompt": add_generation_prompt, "variables": variables}
+    pieces = render_chat(template, tokenizer, parse_messages(conversation), **options)  # type: ignore[arg-type]
+    return tokenizer.encode_pieces(pieces, add_bos=False)
+
+
+def render_chat(
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    add_generation_prompt: bool = True,
+    variables: Mapping[str, Any] | None = None,
+) -> list[str | int]:
+    """The prompt in pieces, as for `Tokenizer.encode_pieces`: mere text, and the ids of the template's special tokens.
+
+    Raises as `encode_chat`.
+    """
+    given = [message.to_template() for message in messages]
+    if _wants_text_arguments(template.source):
+        given = [_with_text_arguments(message) for message in given]
     variables = dict(variables or {})
     if reserved := variables.keys() & _RESERVED:
         raise UsageError(f"template variables {', '.join(sorted(reserved))} have parameters of their own")
-    mask = _Mask(tokenizer, [*_texts([messages, tools, variables]), template.source])
+    mask = _Mask(tokenizer, [*_texts([given, tools, variables]), template.source])
     rendered = template.render(
-        [mask.cover_message(message) for message in messages],
+        [mask.cover_message(message) for message in given],
         tools=mask.cover(tools),
         add_generation_prompt=add_generation_prompt,
         **mask.cover(variables),
     )
-    pieces = tokenizer.split_special(rendered)
-    return tokenizer.encode_pieces(
-        (piece if isinstance(piece, int) else mask.uncover(piece) for piece in pieces), add_bos=False
-    )
+    return [piece if isinstance(piece, int) else mask.uncover(piece) for piece in tokenizer.split_special(rendered)]
+
+
+def _wants_text_arguments(template_source: str) -> bool:
+    """Whether a template joins the arguments of calls to other text as they are, and never makes JSON of them."""
+    return bool(_JOINED_ARGUMENTS.search(template_source)) and not _READ_ARGUMENTS.search(template_source)
+
+
+def _with_text_arguments(message: Mapping[str, Any]) -> dict[str, Any]:
+    calls = [
+        {
+            **call,
+            "function": {
+                **call["function"],
+                "arguments": json.dumps(call["function"]["arguments"], ensure_ascii=False),
+            },
+        }
+        for call in message.get("tool_calls", ())
+    ]
+    return {**message, "tool_calls": calls} if calls else dict(message)
 
 
 class _Mask:

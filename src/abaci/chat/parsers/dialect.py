@@ -21,12 +21,17 @@ class CallRule:
 
 @dataclass(frozen=True, slots=True)
 class CallGrammar:
-    """Lark expressions of a dialect: what stands before the calls, each call, what stands between and after them."""
+    """Lark expressions of a dialect. All calls of an answer are: marker begin call (separator call)* end.
 
+    `marker` is the text itself: where it comes, words end and calls begin. None: the answer is calls from its first
+    character on, or has none.
+    """
+
+    marker: str | None
     call: str
-    begin: str = '""'
-    separator: str = '""'
-    end: str = '""'
+    begin: str = ""
+    separator: str = ""
+    end: str = ""
 
 
 @dataclass(frozen=True, slots=True)

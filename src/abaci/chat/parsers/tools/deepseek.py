@@ -48,9 +48,7 @@ def _read_call(scanner: Scanner) -> Steps[bool]:
 def _grammar(functions: Sequence[CallRule], quote: Callable[[str], str]) -> CallGrammar:
     """The newer form, which is shorter."""
     call = " | ".join(f"{quote(function.name)} {quote(_SEPARATOR)} {function.arguments_rule}" for function in functions)
-    return CallGrammar(
-        f"{quote(_CALL_BEGIN)} ({call}) {quote(_CALL_END)}", begin=quote(_CALLS_BEGIN), end=quote(_CALLS_END)
-    )
+    return CallGrammar(_CALLS_BEGIN, f"{quote(_CALL_BEGIN)} ({call}) {quote(_CALL_END)}", end=quote(_CALLS_END))
 
 
 DIALECT: Final = ToolDialect(

@@ -21,8 +21,8 @@ def _read(scanner: Scanner) -> Steps[None]:
 
 
 def _grammar(functions: Sequence[CallRule], quote: Callable[[str], str]) -> CallGrammar:
-    call = f"{quote(_OPEN)} {quote(chr(10))} ({object_calls(functions, quote)}) {quote(chr(10))} {quote(_CLOSE)}"
-    return CallGrammar(call, separator=quote("\n"))
+    call = f"{quote(chr(10))} ({object_calls(functions, quote)}) {quote(chr(10))} {quote(_CLOSE)}"
+    return CallGrammar(_OPEN, call, separator=f"{quote(chr(10))} {quote(_OPEN)}")
 
 
 DIALECT: Final = ToolDialect(

@@ -32,7 +32,7 @@ def _is_spoken_by(source: str) -> bool:
 
 
 def _grammar(functions: Sequence[CallRule], quote: Callable[[str], str]) -> CallGrammar:
-    return CallGrammar(object_calls(functions, quote, "parameters"), separator=quote("; "))
+    return CallGrammar(None, object_calls(functions, quote, "parameters"), separator=quote("; "))
 
 
 DIALECT: Final = ToolDialect(

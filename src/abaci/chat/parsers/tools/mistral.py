@@ -40,10 +40,7 @@ def _read_named(scanner: Scanner) -> Steps[None]:
 def _grammar(functions: Sequence[CallRule], quote: Callable[[str], str]) -> CallGrammar:
     """The older form, which says the same in every version's vocabulary that has the marker."""
     return CallGrammar(
-        f"({object_calls(functions, quote)})",
-        begin=f"{quote(_CALLS)} {quote(' [')}",
-        separator=quote(", "),
-        end=quote("]"),
+        _CALLS, f"({object_calls(functions, quote)})", begin=quote(" ["), separator=quote(", "), end=quote("]")
     )
 
 

@@ -37,7 +37,9 @@ def _read_objects(scanner: Scanner) -> Steps[bool]:
 
 
 def _grammar(functions: Sequence[CallRule], quote: Callable[[str], str]) -> CallGrammar:
-    return CallGrammar(f"({object_calls(functions, quote)})", begin=quote("["), separator=quote(", "), end=quote("]"))
+    return CallGrammar(
+        None, f"({object_calls(functions, quote)})", begin=quote("["), separator=quote(", "), end=quote("]")
+    )
 
 
 DIALECT: Final = ToolDialect(markers=(), is_spoken_by=lambda source: False, read=_read, grammar=_grammar)

@@ -1,0 +1,107 @@
+"""Tool choices as grammars: a call that must be made, in the model's own dialect, with arguments of the right form.
+
+Three situations have one. A call is required; a function is strict, so that calls, if made, keep to its schema; or the
+answer itself must have a form, and a call is the alternative. Knows nothing of messages or templates.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from abaci.chat.parsers.dialect import CallRule, ToolDialect
+from abaci.chat.tools import Function
+from abaci.formats.tokenizer import Tokenizer
+from abaci.generation import Constraint, ConstraintKind
+
+MAX_CALLS: Final = 16
+"""In one answer that a grammar holds to calls: a model that cannot stop would otherwise go on to the end."""
+
+# JSON as templates spell it, without runs of white space that need not end.
+_JSON_STYLE: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_BREAKS: Final = str.maketrans({"\n": "\\n", "\r": "\\r"})
+_UNESCAPED_SLASH: Final = re.compile(r"((?:^|[^\\])(?:\\\\)*)/")
+
+
+class CallConstraints:
+    """The constraints for one set of functions, with one tokenizer.
+
+    With `after_thought` the answer may begin with the empty line models leave there.
+    """
+
+    def __init__(
+        self,
+        dialect: ToolDialect,
+        functions: Sequence[Function],
+        tokenizer: Tokenizer,
+        *,
+        allow_parallel: bool,
+        after_thought: bool,
+    ) -> None:
+        self._functions = functions
+        self._special = tokenizer.special_tokens
+        self._max_calls = MAX_CALLS if allow_parallel and dialect.has_parallel else 1
+        self._space = '"\\n\\n"? ' if after_thought else ""
+        self._rules = [CallRule(function.name, f"arguments_{i}") for i, function in enumerate(functions)]
+        self._grammar = dialect.grammar(self._rules, self._quote)
+
+    def required(self) -> Constraint:
+        """Calls and nothing else."""
+        return _lark(f"{self._space}{self._marker()} section", *self._call_rules(keep_all_schemas=True))
+
+    def or_response(self, response: Constraint) -> Constraint:
+        """Calls, or an answer of the given form."""
+        start = f"{self._space}({self._marker()} section | response)"
+        return _lark(start, _response_rule(response), *self._call_rules(keep_all_schemas=True))
+
+    def strict(self) -> Constraint | None:
+        """Words, or calls after some words; calls of strict functions keep to their schemas.
+
+        None where no function is strict.
+        """
+        if not any(function.is_strict for function in self._functions):
+            return None
+        marker, calls = self._grammar.marker, self._call_rules(keep_all_schemas=False)
+        if marker is None:
+            return _lark("section | WORDS", r"WORDS: /\s{0,2}[^\s{\[`](?s:.*)/", *calls)
+        if marker in self._special:
+            return _lark(f"WORDS? {self._marker()} section | WORDS", "WORDS: /(?s:.+)/", *calls)
+        ahead = f"ahead[suffix={self._quote(marker)}]: /(?s:.*)/"
+        words = f"WORDS: /(?s:.+)/ & ~/(?s:.*){re.escape(marker)}(?s:.*)/"
+        return _lark("ahead section | WORDS", ahead, words, *calls)
+
+    def _call_rules(self, *, keep_all_schemas: bool) -> Iterator[str]:
+        grammar = self._grammar
+        more = f"({grammar.separator} call){{0,{self._max_calls - 1}}}" if self._max_calls > 1 else ""
+        yield f"section: {grammar.begin} call {more} {grammar.end}"
+        yield f"call: {grammar.call}"
+        for rule, function in zip(self._rules, self._functions, strict=True):
+            keeps_schema = keep_all_schemas or function.is_strict
+            yield f"{rule.arguments_rule}: {_json(function.parameters if keeps_schema else {'type': 'object'})}"
+
+    def _marker(self) -> str:
+        return "" if self._grammar.marker is None else self._quote(self._grammar.marker)
+
+    def _quote(self, text: str) -> str:
+        """A text in a grammar: the special token of that name, if there is one."""
+        token_id = self._special.get(text)
+        return json.dumps(text, ensure_ascii=False) if token_id is None else f"<[{token_id}]>"
+
+
+def _lark(start: str, *rules: str) -> Constraint:
+    return Constraint(ConstraintKind.LARK, "\n".join((f"start: {start}", *rules)) + "\n")
+
+
+def _json(schema: Mapping[str, Any]) -> str:
+    return f"%json {json.dumps({**schema, 'x-guidance': _JSON_STYLE})}"
+
+
+def _response_rule(response: Constraint) -> str:
+    match response.kind:
+        case ConstraintKind.JSON_SCHEMA:
+            return f"response: %json {response.source}"
+        case ConstraintKind.REGEX:
+            source = _UNESCAPED_SLASH.sub(r"\1\/", response.source).translate(_BREAKS)
+            return f"response: /{source}/"
+        case ConstraintKind.LARK:
+            return f"response: %lark {{\n{response.source}\n}}"
