@@ -6,6 +6,7 @@ The vocabulary is bytes, so a token is a byte and answers are written as text.
 import asyncio
 import contextlib
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -23,8 +24,8 @@ from abaci.errors import ModelNotFoundError
 from abaci.formats.chat_template import ChatTemplate
 from abaci.formats.tokenizer import Tokenizer
 from abaci.generation import FinishReason, GenerationRequest, TokenEvent, TokenSink
+from abaci.server.accounts import Accounts
 from abaci.server.app import create_app
-from abaci.server.auth import Authenticator
 from abaci.server.bridge import EventBridge
 from abaci.server.config import ServerConfig
 from abaci.server.metrics import Metrics
@@ -153,6 +154,8 @@ class ScriptedModel:
             cache_used_fraction=0.0,
             num_threads=1,
             kernels={},
+            computed_prompt_tokens=0,
+            prompt_seconds=0.0,
             step_seconds=0.0,
             weight_bytes=1,
         )
@@ -283,7 +286,7 @@ class ScriptedServer:
             "config": self.config,
             "pool": pool,
             "bridge": EventBridge(loop),
-            "authenticator": Authenticator(self.config.api_key),
+            "accounts": Accounts.open(self.config, pool.loaded),
             "metrics": Metrics(pool.loaded),
             "queue": RequestQueue(self.config.max_sequences, self.config.max_queued_requests),
         }
@@ -293,12 +296,13 @@ class ScriptedServer:
 @contextlib.contextmanager
 def scripted_server(parts: dict[str, Any] | None = None, **settings: Any) -> Iterator[ScriptedServer]:
     """A server for as long as the context lasts."""
-    server = ScriptedServer(settings, parts or {})
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
+    with tempfile.TemporaryDirectory(prefix="abaci-state-") as folder:
+        server = ScriptedServer({"state_dir": Path(folder), **settings}, parts or {})
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
 
 
 def text_model() -> TextModel:

@@ -76,6 +76,10 @@ class EngineFigures:
     """Of its pages that sequences hold now, 0..1."""
     num_threads: int
     kernels: dict[str, str]
+    computed_prompt_tokens: int
+    """Those of `computed_tokens` that belong to prompts."""
+    prompt_seconds: float
+    """Their part of `step_seconds`: each step's seconds are divided evenly over its tokens."""
     step_seconds: float
     weight_bytes: int
     """Read once by every step."""

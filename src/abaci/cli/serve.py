@@ -65,32 +65,37 @@ class _Composition:
 
     async def make_services(self) -> "Services":
         """Resolve and load the default model, open the database, measure the machine."""
-        from abaci.server.auth import Authenticator
+        from abaci.server.accounts import Accounts
         from abaci.server.bridge import EventBridge
         from abaci.server.metrics import Metrics
         from abaci.server.services import RequestQueue, Services
         from abaci.server.traces import Traces
 
         config = self._config
-        authenticator = Authenticator(config.api_key)
-        if not config.is_loopback and not authenticator.needs_key:
-            raise UsageError(
-                f"--host {config.host} lets other machines in, and no key keeps them out",
-                hint="Give --api-key, or make one: abaci key create NAME",
-            )
         pool = await asyncio.to_thread(_make_pool, config)
         try:
+            accounts = await asyncio.to_thread(Accounts.open, config, pool.loaded)
+        except BaseException:
+            await pool.close()
+            raise
+        try:
+            if not config.is_loopback and not accounts.authenticator.needs_key:
+                raise UsageError(
+                    f"--host {config.host} lets other machines in, and no key keeps them out",
+                    hint="Give --api-key, or make one: abaci key create NAME",
+                )
             async with pool.lease(pool.default_name) as model:
                 for line in _decisions(model, pool.memory_bytes):
                     print_line(line)
         except BaseException:
             await pool.close()
+            await accounts.close()
             raise
         return Services(
             config=config,
             pool=pool,
             bridge=EventBridge(asyncio.get_running_loop()),
-            authenticator=authenticator,
+            accounts=accounts,
             metrics=Metrics(pool.loaded),
             queue=RequestQueue(config.max_sequences, config.max_queued_requests),
             traces=None if config.otlp_endpoint is None else Traces(config.otlp_endpoint),
@@ -98,7 +103,7 @@ class _Composition:
 
     def announce(self, services: "Services", url: str) -> None:
         """The last lines before the first request."""
-        print_line(f"keys: {'needed' if services.authenticator.needs_key else 'none, this machine only'}")
+        print_line(f"keys: {'needed' if services.accounts.authenticator.needs_key else 'none, this machine only'}")
         print_line(f"chat: {url}/   API: {url}/v1")
 
 

@@ -16,6 +16,7 @@ from abaci.engine.guide import check_guidance
 from abaci.engine.kv_cache import KVCache
 from abaci.engine.runner import Runner
 from abaci.engine.scheduler import Scheduler, SchedulerConfig
+from abaci.engine.step import StepPlan
 from abaci.errors import EngineClosedError, UsageError
 from abaci.generation import Constraint, GenerationRequest, TokenEvent, TokenSink
 from abaci.kernels.batch import PAGE_TOKENS, Executor
@@ -53,6 +54,10 @@ class EngineStats:
     """What the KV cache holds at most."""
     cache_used_fraction: float
     """Of its pages that sequences hold now, in the group that is fullest."""
+    computed_prompt_tokens: int
+    """Those of `computed_tokens` that belong to prompts."""
+    prompt_seconds: float
+    """Their part of `step_seconds`: each step's seconds are divided evenly over its tokens."""
     step_seconds: float
     """Inside the executor."""
     loop_seconds: float
@@ -154,6 +159,8 @@ class _Loop:
         self._is_closed = False
         self._subscriptions: dict[str, _Subscription] = {}
         self._num_steps = 0
+        self._num_prompt_tokens = 0
+        self._prompt_seconds = 0.0
         self._loop_seconds = 0.0
 
     # Called on any thread.
@@ -208,6 +215,8 @@ class _Loop:
             free_pages=tuple(self._cache.num_free(group) for group in range(len(self._cache.num_pages))),
             cache_tokens=max(self._cache.num_pages) * self._cache.page_tokens,
             cache_used_fraction=self._cache.used_fraction(),
+            computed_prompt_tokens=self._num_prompt_tokens,
+            prompt_seconds=self._prompt_seconds,
             step_seconds=self._runner.step_seconds,
             loop_seconds=self._loop_seconds,
         )
@@ -240,6 +249,7 @@ class _Loop:
     def _step(self) -> None:
         begin = perf_counter()
         plan = self._scheduler.plan()
+        seconds_before = self._runner.step_seconds
         try:
             result = self._runner.run(plan)
         except Exception as error:
@@ -247,8 +257,19 @@ class _Loop:
         else:
             events = self._scheduler.commit(result)
         self._num_steps += 1
+        self._divide(plan, self._runner.step_seconds - seconds_before)
         self._publish(events)
         self._loop_seconds += perf_counter() - begin
+
+    def _divide(self, plan: StepPlan, step_seconds: float) -> None:
+        """Book a step's seconds, token by token, to prompts or to answers."""
+        num_prompt_tokens = 0
+        for sequence, start, count in zip(plan.sequences, plan.starts, plan.counts, strict=True):
+            if start < sequence.num_prompt:
+                num_prompt_tokens += min(count, sequence.num_prompt - start)
+        if num_prompt_tokens:
+            self._num_prompt_tokens += num_prompt_tokens
+            self._prompt_seconds += step_seconds * num_prompt_tokens / sum(plan.counts)
 
     def _publish(self, events: list[TokenEvent]) -> None:
         for event in events:

@@ -108,6 +108,8 @@ class OpenModel:
             cache_used_fraction=stats.cache_used_fraction,
             num_threads=self.info.num_threads,
             kernels=dict(self.info.kernels),
+            computed_prompt_tokens=stats.computed_prompt_tokens,
+            prompt_seconds=stats.prompt_seconds,
             step_seconds=stats.step_seconds,
             weight_bytes=self.info.weight_bytes,
         )

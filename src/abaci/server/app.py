@@ -24,6 +24,7 @@ from abaci.server.openai.bodies import (
     TokenizeBody,
 )
 from abaci.server.services import Services
+from abaci.server.usage_route import usage
 from abaci.server.web import web_routes
 from abaci.server.wire import REQUEST_ID_HEADER, WARNING_HEADER, WireBody
 from abaci.version import __version__
@@ -48,6 +49,7 @@ def create_app(services: Services) -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        services.accounts.start()
         try:
             yield
         finally:
@@ -68,7 +70,7 @@ def create_app(services: Services) -> ASGIApp:
             allow_headers=["*"],
             expose_headers=[REQUEST_ID_HEADER, WARNING_HEADER, "retry-after"],
         )
-    return Guard(inner, services.config, services.authenticator, _log_access)
+    return Guard(inner, services.config, services.accounts.authenticator, _log_access)
 
 
 async def health(request: Request, services: Services) -> Response:
@@ -94,6 +96,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("/ping", ("GET", "POST"), health),
     Endpoint("/version", ("GET",), version),
     Endpoint("/metrics", ("GET",), metrics),
+    Endpoint("/usage", ("GET",), usage),
     Endpoint("/v1/chat/completions", ("POST",), chat.chat_completions, ChatBody),
     Endpoint("/v1/completions", ("POST",), completions.completions, CompletionBody),
     Endpoint("/v1/embeddings", ("POST",), embeddings.embeddings, EmbeddingBody),

@@ -15,10 +15,11 @@ from abaci.chat.answer import AnswerDelta, ChatRequest
 from abaci.chat.preparing import PreparedChat, prepare
 from abaci.chat.reading import AnswerReader
 from abaci.chat.served import ServedModel
-from abaci.errors import AbaciError, UsageError
+from abaci.errors import AbaciError, OverloadedError, UsageError
 from abaci.generation import FinishReason, GenerationRequest, TokenEvent
 from abaci.server.auth import Caller
 from abaci.server.bridge import EventInbox
+from abaci.server.limits import Ticket
 from abaci.server.services import Services
 from abaci.server.traces import TRACE_PARENT
 
@@ -46,6 +47,8 @@ class RequestRecord:
     sample_seconds: list[float] = field(default_factory=list)
     """When each sample's newest token came."""
     trace_parent: str | None = None
+    ticket: Ticket | None = None
+    """The caller's place within its limits."""
 
     @property
     def prompt_tokens(self) -> int:
@@ -109,7 +112,14 @@ class Generation:
             cache_salt="\n".join(salts),
             is_background=self.is_background,
         )
-        self._services.queue.enter(self.model)
+        ticket = self._services.accounts.enter(
+            self.caller, len(request.prompt_token_ids), request.max_tokens * request.num_samples
+        )
+        try:
+            self._services.queue.enter(self.model)
+        except OverloadedError:
+            _leave(ticket, 0)
+            raise
         self._num_open += 1
         record = self._records[request.request_id] = RequestRecord(
             request,
@@ -117,6 +127,7 @@ class Generation:
             open_samples=set(range(request.num_samples)),
             sample_seconds=[0.0] * request.num_samples,
             trace_parent=TRACE_PARENT.get(),
+            ticket=ticket,
         )
         if self._services.config.log_prompts:
             prompt = self.model.text.tokenizer.decode(request.prompt_token_ids, skip_special=False)
@@ -131,6 +142,7 @@ class Generation:
             self._services.queue.leave(self.model)
             self._num_open -= 1
             record.open_samples.clear()
+            _leave(ticket, 0)
             raise
 
     async def events(self) -> AsyncIterator[TokenEvent | None]:
@@ -203,6 +215,7 @@ class Generation:
             return
         self._num_open -= 1
         self._services.queue.leave(self.model)
+        _leave(record.ticket, record.prompt_tokens + record.completion_tokens)
         self._services.book(self.caller, self.model, record)
 
 
@@ -211,7 +224,7 @@ async def generation(
     services: Services, caller: Caller, model_name: str | None, call_id: str
 ) -> AsyncIterator[Generation]:
     """A model, leased for one call of a caller; what still runs at the end is cancelled."""
-    async with services.pool.lease(services.model_name(caller, model_name)) as model, services.admitted(caller):
+    async with services.pool.lease(services.model_name(caller, model_name)) as model:
         running = Generation(services, caller, model, call_id)
         try:
             yield running
@@ -222,6 +235,12 @@ async def generation(
 async def beside_loop(text_length: int, work: Callable[[], _T]) -> _T:
     """Do it at once if the text is short, on a thread if it would hold up the event loop."""
     return work() if text_length < _LONG_TEXT else await asyncio.to_thread(work)
+
+
+def _leave(ticket: Ticket | None, num_tokens: int) -> None:
+    if ticket is not None:
+        ticket.settle(num_tokens)
+        ticket.leave()
 
 
 class ChatGeneration:

@@ -1,13 +1,12 @@
 """The parts of a server, put together once and handed to whoever needs them. No part knows this module's callers."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from abaci.chat.served import ModelPool, ModelStatus, ServedModel
 from abaci.errors import ForbiddenError, OverloadedError
-from abaci.server.auth import Authenticator, Caller
+from abaci.server.accounts import Accounts
+from abaci.server.auth import Caller
 from abaci.server.bridge import EventBridge
 from abaci.server.config import ServerConfig
 from abaci.server.metrics import Metrics
@@ -49,7 +48,7 @@ class Services:
     config: ServerConfig
     pool: ModelPool
     bridge: EventBridge
-    authenticator: Authenticator
+    accounts: Accounts
     metrics: Metrics
     queue: RequestQueue
     traces: Traces | None = None
@@ -58,10 +57,12 @@ class Services:
 
     def reload(self) -> None:
         """Read keys and limits again."""
+        self.accounts.reload()
 
     async def close(self) -> None:
         """Unload the models and write down what is still to be written."""
         await self.pool.close()
+        await self.accounts.close()
         if self.traces is not None:
             self.traces.close()
 
@@ -76,13 +77,9 @@ class Services:
         """The models a caller may use."""
         return [status for status in self.pool.models() if caller.models is None or status.name in caller.models]
 
-    @asynccontextmanager
-    async def admitted(self, caller: Caller) -> AsyncIterator[None]:
-        """While the caller's call runs."""
-        yield
-
     def book(self, caller: Caller, model: ServedModel, record: "RequestRecord") -> None:
         """Account for a finished request."""
         self.metrics.finished(model, record)
+        self.accounts.record(caller, model, record)
         if self.traces is not None:
             self.traces.finished(model, record)

@@ -1,0 +1,57 @@
+"""`GET /usage`: what was used, as JSON or CSV. A key of the database sees its own figures, everyone else all of them."""
+
+import re
+from datetime import UTC, date, datetime, timedelta
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from abaci.server.services import Services
+from abaci.server.usage_report import Dimension, report_as_csv, report_as_json, report_usage
+from abaci.server.wire import ParameterError
+
+_MAX_DAYS = 36_500
+
+
+async def usage(request: Request, services: Services) -> Response:
+    """Usage and cost by key, model or day: `?by=key&by=model&since=7d&format=csv`."""
+    query = request.query_params
+    unknown = set(query) - {"by", "since", "format"}
+    if unknown:
+        name = min(unknown)
+        raise ParameterError(name[:64], f"unknown parameter {name[:64]!r}", hint="There are by, since and format.")
+    layout = query.get("format", "json")
+    if layout not in ("json", "csv"):
+        raise ParameterError("format", f"format must be json or csv, not {layout[:64]!r}")
+    by = [_dimension(name) for name in query.getlist("by")] or [Dimension.KEY, Dimension.MODEL]
+    database = services.accounts.database
+    report = await database.run(
+        report_usage,
+        database,
+        by,
+        since=_first_day(query.get("since")),
+        key_id=request.state.caller.key_id,
+        hourly_price=services.config.hourly_price,
+    )
+    if layout == "csv":
+        return PlainTextResponse(report_as_csv(report), media_type="text/csv; charset=utf-8")
+    return JSONResponse(report_as_json(report))
+
+
+def _dimension(name: str) -> Dimension:
+    try:
+        return Dimension(name)
+    except ValueError:
+        raise ParameterError("by", f"by must be key, model or day, not {name[:64]!r}") from None
+
+
+def _first_day(text: str | None) -> date | None:
+    """A UTC day, or `7d` for the last seven."""
+    if text is None:
+        return None
+    if (match := re.fullmatch(r"([1-9][0-9]{0,4})d", text)) and int(match[1]) <= _MAX_DAYS:
+        return datetime.now(UTC).date() - timedelta(days=int(match[1]) - 1)
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ParameterError("since", f"since {text[:64]!r} is not a day", hint="2026-01-31, or 7d") from None
