@@ -42,7 +42,7 @@ function Question({ message }: { message: Message }) {
         </ul>
       )}
       {message.content !== "" && <div class="bubble">{message.content}</div>}
-      <div class="actions">
+      <div class="actions on-hover">
         <Branches message={message} />
         <IconButton icon="edit" label="Edit" disabled={session.run.value !== null} onClick={() => (session.editing.value = message.id)} />
         <CopyButton text={message.content} />
@@ -99,7 +99,9 @@ function QuestionEditor({ message }: { message: Message }) {
 function Answer({ message, isLast }: { message: Message; isLast: boolean }) {
   const session = useSession();
   const isStreaming = message.state === "streaming";
-  const isWaiting = isStreaming && message.content === "" && message.reasoning === "" && message.toolCalls.length === 0;
+  const isEmpty = message.content === "" && message.reasoning === "" && message.toolCalls.length === 0;
+  const isWaiting = isStreaming && isEmpty;
+  const hasNothing = message.state === "failed" && isEmpty;
   return (
     <article class={`message answer ${message.state} ${isLast ? "last" : ""}`} aria-label={message.model ?? "Answer"} aria-busy={isStreaming}>
       {message.reasoning !== "" && <Thought message={message} />}
@@ -113,13 +115,13 @@ function Answer({ message, isLast }: { message: Message; isLast: boolean }) {
       )}
       {message.finishReason === "content_filter" && <p class="remark">The answer was ended by a filter of the server.</p>}
       <div class="actions">
-        {!isStreaming && (
+        {!isStreaming && !hasNothing && (
           <>
-            <CopyButton text={message.content} />
+            {message.content !== "" && <CopyButton text={message.content} />}
             <IconButton icon="retry" label="Answer again" disabled={session.run.value !== null} onClick={() => void session.regenerate(message)} />
-            <Branches message={message} />
           </>
         )}
+        {!isStreaming && <Branches message={message} />}
         <Figures measures={message.measures} model={message.model} />
       </div>
     </article>
@@ -256,7 +258,7 @@ function FailureCard({ message }: { message: Message }) {
   return (
     <div class="failure" role="alert">
       <p>
-        <strong>{message.failure?.message ?? "The answer could not be had."}</strong>
+        <strong>{format.sentence(message.failure?.message ?? "the answer could not be had.")}</strong>
       </p>
       {message.failure?.hint && <p>{message.failure.hint}</p>}
       <button type="button" class="button" disabled={session.run.value !== null} onClick={() => void session.regenerate(message)}>

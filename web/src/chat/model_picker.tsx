@@ -2,6 +2,7 @@
 
 import { Icon } from "../shared/icons.tsx";
 import { useSession } from "./context.ts";
+import type { Model } from "./session.ts";
 
 export function ModelPicker() {
   const session = useSession();
@@ -25,14 +26,27 @@ export function ModelPicker() {
       >
         {!models && <option value="">Loading models…</option>}
         {models?.length === 0 && <option value="">No models</option>}
-        {models?.map(({ id, status }) => (
-          <option key={id} value={id}>
-            {id}
-            {status?.value === "loaded" ? "  ·  loaded" : ""}
-          </option>
-        ))}
+        <ModelGroup title="In memory" models={models?.filter(isLoaded) ?? []} />
+        <ModelGroup title="Loaded when asked" models={models?.filter((model) => !isLoaded(model)) ?? []} />
       </select>
-      <Icon name="down" size={14} />
+      <Icon name="open" size={14} />
     </label>
   );
+}
+
+function ModelGroup({ title, models }: { title: string; models: readonly Model[] }) {
+  if (models.length === 0) return null;
+  return (
+    <optgroup label={title}>
+      {models.map(({ id }) => (
+        <option key={id} value={id}>
+          {id}
+        </option>
+      ))}
+    </optgroup>
+  );
+}
+
+function isLoaded({ status }: Model): boolean {
+  return status?.value === "loaded";
 }

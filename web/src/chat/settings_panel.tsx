@@ -57,7 +57,7 @@ export function SettingsPanel({ onClose }: { onClose(): void }) {
 
         <ToolsField text={settings.tools} onChange={(tools) => change({ tools })} />
 
-        <section>
+        <section class="keyboard">
           <h3>Keyboard</h3>
           <dl class="keys">
             {KEYS.map(([keys, meaning]) => (

@@ -84,7 +84,7 @@ function Welcome() {
       <div class="column">
         <Mark size={44} />
         <h1>What shall we work out?</h1>
-        <p class="soft">{model ? `${model.id} answers on this machine. Nothing you write leaves it.` : "Answers come from this machine. Nothing you write leaves it."}</p>
+        <p class="soft">{`${model?.id ?? "The model"} ${whereItRuns(location.hostname)}`}</p>
         <ul class="suggestions">
           {SUGGESTIONS.map(({ title, prompt }) => (
             <li key={title}>
@@ -98,6 +98,11 @@ function Welcome() {
       </div>
     </div>
   );
+}
+
+function whereItRuns(host: string): string {
+  const isHere = host === "localhost" || host === "[::1]" || host.startsWith("127.");
+  return isHere ? "answers on this machine. Nothing you write leaves it." : `answers on ${host}. Nothing you write goes further.`;
 }
 
 /** The copy buttons of code blocks are part of rendered markup, so one listener serves them all. */
