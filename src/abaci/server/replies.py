@@ -4,7 +4,6 @@ Knows ASGI and the framing of streams, no dialect.
 """
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from time import monotonic
@@ -12,6 +11,8 @@ from typing import Any, Final
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+
+from abaci.server.wire import compact_json
 
 EVENT_STREAM: Final = "text/event-stream; charset=utf-8"
 PING: Final = b": ping\n\n"
@@ -33,7 +34,7 @@ class Sender:
 
     async def whole(self, document: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
         """A JSON document, and the end."""
-        body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+        body = compact_json(document).encode()
         await self.start("application/json", status, {"content-length": str(len(body)), **(headers or {})})
         await self.piece(body, is_last=True)
 
@@ -110,9 +111,9 @@ class Reply(Response):
             gone.cancel()
 
 
-def server_sent_event(document: str) -> bytes:
+def server_sent_event(document: Any) -> bytes:
     """One event of a stream."""
-    return f"data: {document}\n\n".encode()
+    return f"data: {compact_json(document)}\n\n".encode()
 
 
 async def _disconnected(receive: Receive) -> None:

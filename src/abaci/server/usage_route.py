@@ -1,4 +1,4 @@
-"""`GET /usage`: what was used, as JSON or CSV. A key of the database sees its own figures, everyone else all of them."""
+"""`GET /usage`: what was used, as JSON or CSV. A key of the database sees its own figures, others see all of them."""
 
 import re
 from datetime import UTC, date, datetime, timedelta

@@ -81,9 +81,17 @@ async def read_json(request: Request) -> Any:
     """The request's body, decoded. Raises ParameterError."""
     body = await request.body()
     try:
-        return json.loads(body, parse_constant=_refuse_constant)
+        value = json.loads(body, parse_constant=_refuse_constant)
+        if b"\\ud" in body or b"\\uD" in body:  # half a surrogate pair is no text, and could not be sent back
+            compact_json(value).encode()
     except (ValueError, RecursionError) as error:
         raise ParameterError(None, f"the body is not valid JSON: {error}") from error
+    return value
+
+
+def compact_json(value: Any) -> str:
+    """JSON without a blank too many."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def explain(error: ValidationError) -> ParameterError:

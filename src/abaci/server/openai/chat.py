@@ -1,6 +1,5 @@
 """`POST /v1/chat/completions`, whole and streamed."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from abaci.server.openai.bodies import ChatBody
 from abaci.server.openai.logprobs import TokenNames
 from abaci.server.replies import DONE, EVENT_STREAM, PING, Reply, Sender, server_sent_event
 from abaci.server.services import Services
-from abaci.server.wire import ParameterError, error_document, read_body, warning_headers
+from abaci.server.wire import ParameterError, compact_json, error_document, read_body, warning_headers
 from abaci.version import __version__
 
 _INLINE: Final = "inline"
@@ -124,7 +123,7 @@ class _Frame:
 
     @classmethod
     def make(cls, identity: Mapping[str, Any], *, has_usage: bool) -> "_Frame":
-        head = json.dumps(identity, ensure_ascii=False)[:-1]
+        head = compact_json(identity)[:-1]
         return cls(f'{head},"choices":[', '],"usage":null}' if has_usage else "]}")
 
     def chunk(self, choice: str) -> bytes:
@@ -191,12 +190,12 @@ class _Call:
         chunks = []
         fields = [f'"{name}":{encode_basestring(text)}' for name, text in texts.items()]
         if delta.tool_calls:
-            calls = json.dumps([_call_delta(call) for call in delta.tool_calls], ensure_ascii=False)
+            calls = compact_json([_call_delta(call) for call in delta.tool_calls])
             fields.append(f'"tool_calls":{calls}')
         wants_logprobs = bool(self._body.logprobs and logprobs)
         if fields or wants_logprobs or (self._body.return_token_ids and delta.token_ids):
             encoded = _logprobs_json(logprobs, names) if wants_logprobs else "null"
-            extra = f',"token_ids":{json.dumps(delta.token_ids)}' if self._body.return_token_ids else ""
+            extra = f',"token_ids":{compact_json(delta.token_ids)}' if self._body.return_token_ids else ""
             chunks.append(
                 frame.chunk(
                     f'{{"index":{delta.sample_index},"delta":{{{",".join(fields)}}},'
@@ -204,7 +203,7 @@ class _Call:
                 )
             )
         if delta.finish_reason is not None:
-            reason = json.dumps(finish_reason(delta))
+            reason = compact_json(finish_reason(delta))
             chunks.append(
                 frame.chunk(f'{{"index":{delta.sample_index},"delta":{{}},"logprobs":null,"finish_reason":{reason}}}')
             )
@@ -214,7 +213,7 @@ class _Call:
         if not self._body.includes_usage:
             return [DONE]
         document = {**self._identity(running, "chat.completion.chunk"), "choices": [], **usage_fields(running.used())}
-        return [server_sent_event(json.dumps(document, ensure_ascii=False)), DONE]
+        return [server_sent_event(document), DONE]
 
     # Whole.
 
@@ -393,9 +392,9 @@ def _call_delta(call: ToolCallDelta) -> dict[str, Any]:
 
 def _logprobs_json(logprobs: Sequence[TokenLogprob], names: TokenNames) -> str:
     content = [names.chat_entry(entry) for entry in logprobs]
-    return json.dumps({"content": content, "refusal": None}, ensure_ascii=False)
+    return compact_json({"content": content, "refusal": None})
 
 
 def error_event(error: Exception, path: str) -> bytes:
     """The event that tells of an error inside a stream."""
-    return server_sent_event(json.dumps(error_document(error, path), ensure_ascii=False))
+    return server_sent_event(error_document(error, path))

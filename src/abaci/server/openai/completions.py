@@ -1,6 +1,5 @@
 """`POST /v1/completions`: text continued as it is, several prompts in one call, the prompt's own log-probabilities."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -182,7 +181,7 @@ class _Call:
                     pieces = []
             if self._body.includes_usage:
                 document = {**self._identity(running), "choices": [], **usage_fields(running.used())}
-                pieces.append(server_sent_event(json.dumps(document, ensure_ascii=False)))
+                pieces.append(server_sent_event(document))
             await sender.piece(b"".join([*pieces, DONE]))
 
     def _push(self, running: Generation, event: TokenEvent) -> tuple[_Sample, TextDelta]:
@@ -214,7 +213,7 @@ class _Call:
         choice = {"index": sample.index, "text": text, "logprobs": logprobs, "finish_reason": sample.finish_reason}
         usage = {"usage": None} if self._body.includes_usage else {}
         document = {**self._identity(running), "choices": [choice], **usage}
-        return server_sent_event(json.dumps(document, ensure_ascii=False))
+        return server_sent_event(document)
 
     def _choice(
         self, sample: _Sample, prompt_logprobs: tuple[TokenLogprob | None, ...] | None, running: Generation
