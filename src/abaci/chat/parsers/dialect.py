@@ -1,5 +1,6 @@
 """What a tool dialect is: how a model writes calls, read (`read`) and prescribed (`grammar`)."""
 
+import json
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,13 @@ class ToolDialect:
 
 
 def object_calls(functions: Sequence[CallRule], quote: Callable[[str], str], arguments_key: str = "arguments") -> str:
-    """The Lark expression of one call written as an object with name and arguments."""
-    heads = ((f'{{"name": "{function.name}", "{arguments_key}": ', function.arguments_rule) for function in functions)
-    return " | ".join(f"{quote(head)} {rule} {quote('}')}" for head, rule in heads)
+    """The Lark expression of one call written as an object with name and arguments.
+
+    Sign by sign, as JSON grammars are made: where an answer may also be other JSON, both begin with the same lexemes.
+    """
+    space, colon, comma = quote(" "), quote(":"), quote(",")
+    return " | ".join(
+        f"{quote('{')} {quote(json.dumps('name'))} {colon} {space} {quote(json.dumps(function.name))} {comma} {space} "
+        f"{quote(json.dumps(arguments_key))} {colon} {space} {function.arguments_rule} {quote('}')}"
+        for function in functions
+    )
