@@ -171,6 +171,8 @@ class TokenEvent:
     error: Exception | None = None
     embedding: tuple[float, ...] | None = None
     """Of a request with `pooling`: the pooled hidden state, not normalised."""
+    scheduled_seconds: float | None = None
+    """When the sample first had a place in a step, on the clock of `time.perf_counter` (set on its first event)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,8 @@ class Bench:
         self.executor.allocate_cache(pools)
         self.cache = KVCache(windows, pools, PAGE_TOKENS)
         config = SchedulerConfig(CONTEXT, VOCAB_SIZE, max_sequences, max_step_tokens)
-        self.scheduler = Scheduler(config, self.cache)
+        self.seconds = 1000.0
+        self.scheduler = Scheduler(config, self.cache, clock=lambda: self.seconds)
         self.runner = Runner(
             self.executor,
             num_groups=len(windows),
@@ -147,7 +148,7 @@ def test_a_window_hit_needs_its_window_resident():
 
 def test_a_newcomer_joins_the_next_step_and_is_answered_first():
     bench = Bench(max_step_tokens=64)
-    running, long, short = a_request("r", max_tokens=100), a_request("l", range(200)), a_request("s", range(90, 105))
+    running, long, short = a_request("r", max_tokens=100), a_request("l", range(200)), a_request("s", range(90, 94))
     bench.submit(running)
     bench.step()
     bench.submit(long)
@@ -343,6 +344,10 @@ def some_requests(draw):
             num_samples=draw(st.integers(1, 3)) if max_tokens else 1,
             num_logprobs=draw(st.sampled_from([None, 0, 2])),
             num_prompt_logprobs=draw(st.sampled_from([None, None, 1])),
+            tenant=draw(st.sampled_from(["", "", "x", "y"])),
+            priority=draw(st.sampled_from([0, 0, 1])),
+            is_background=draw(st.sampled_from([False, False, True])),
+            cache_salt=draw(st.sampled_from(["", "", "x"])),
         )
         requests.append((draw(st.integers(0, 60)), draw(st.none() | st.none() | st.integers(0, 100)), request))
     return requests

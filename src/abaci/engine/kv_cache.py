@@ -134,6 +134,10 @@ class KVCache:
         self._tables.add(table)
         return table
 
+    def ends_where(self, table: PageTable | None, other: PageTable) -> bool:
+        """Whether both have the same full pages, so that the next one may be the same as well."""
+        return table is not None and table._nodes[-1] is other._nodes[-1]
+
     def room_tokens(self, table: PageTable) -> int:
         """How many positions `table` could have pages for, if it took all pages that can be had."""
         pages = min(self.num_available(group) for group in range(len(self._windows)))

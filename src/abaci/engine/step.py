@@ -5,11 +5,15 @@ A Sequence is written by the scheduler alone; the runner reads it.
 
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from abaci.engine.grammar import Grammar
 from abaci.engine.kv_cache import PageTable
 from abaci.errors import AbaciError
 from abaci.generation import GenerationRequest, TokenLogprob
+
+if TYPE_CHECKING:
+    from abaci.engine.lane import Tenant
 
 
 class Sequence:
@@ -21,23 +25,32 @@ class Sequence:
 
     __slots__ = (
         "arrival",
-        "followers",
+        "dependants",
         "grammar",
         "is_finished",
+        "is_parked",
         "num_cached",
         "num_computed",
         "num_prompt",
         "prompt_logprobs",
         "request",
         "sample_index",
+        "scheduled_seconds",
         "table",
+        "tenant",
         "token_ids",
     )
 
     def __init__(
-        self, request: GenerationRequest, sample_index: int, arrival: int, grammar: Grammar | None = None
+        self,
+        request: GenerationRequest,
+        sample_index: int,
+        arrival: int,
+        tenant: "Tenant",
+        grammar: Grammar | None = None,
     ) -> None:
         self.request = request
+        self.tenant = tenant
         self.grammar = grammar
         """Of the request's constraint."""
         self.sample_index = sample_index
@@ -51,9 +64,13 @@ class Sequence:
         self.prompt_logprobs: list[TokenLogprob | None] | None = None
         if sample_index == 0 and request.num_prompt_logprobs is not None:
             self.prompt_logprobs = [None]
-        self.followers: list[Sequence] = []
-        """Other samples of the request, which wait until this one has computed their common prompt."""
+        self.dependants: list[tuple[int, Sequence]] = []
+        """Sequences that wait until this one has computed so many tokens, which they begin with as well."""
+        self.is_parked = False
+        """Whether it is such a dependant of another."""
         self.is_finished = False
+        self.scheduled_seconds: float | None = None
+        """When it began to run first, on the clock of `time.perf_counter`."""
 
 
 @dataclass(frozen=True, slots=True)
