@@ -83,3 +83,27 @@ def test_keys_that_are_none_are_not_there():
 def test_malformed_conversations_are_refused(conversation, problem):
     with pytest.raises(UsageError, match=problem):
         parse_messages(conversation)
+
+
+def test_a_thought_has_two_names():
+    answer = {"role": "assistant", "content": "Yes."}
+    expected = Message(Role.ASSISTANT, "Yes.", reasoning_content="Hm.")
+    assert parse_messages([{**answer, "reasoning": "Hm."}]) == (expected,)
+    assert parse_messages([{**answer, "reasoning": "Hm.", "reasoning_content": "Hm."}]) == (expected,)
+    assert parse_messages([{**answer, "reasoning": None, "reasoning_content": "Hm."}]) == (expected,)
+    with pytest.raises(UsageError, match=r"messages\[0\].reasoning and messages\[0\].reasoning_content"):
+        parse_messages([{**answer, "reasoning": "Hm.", "reasoning_content": "Oh."}])
+    with pytest.raises(UsageError, match="reasoning_content is not text"):
+        parse_messages([{**answer, "reasoning": 1}])
+
+
+def test_an_answer_may_be_all_thought():
+    message = {"role": "assistant", "content": None, "reasoning_content": "Hm."}
+    assert parse_messages([message]) == (Message(Role.ASSISTANT, "", reasoning_content="Hm."),)
+
+
+@pytest.mark.parametrize("kind", ["image_url", "input_audio", "file"])
+def test_other_parts_than_text_are_refused_by_name(kind):
+    with pytest.raises(UsageError, match=rf"messages\[0\].content\[1\] is of type '{kind}'") as error:
+        parse_messages([{"role": "user", "content": [{"type": "text", "text": "x"}, {"type": kind}]}])
+    assert "text" in error.value.hint
