@@ -85,10 +85,13 @@ def pieces(tokenizer, text, **options):
 # Real vocabularies
 
 
-@pytest.fixture(scope="module")
-def smollm2(smollm2_path):
+@pytest.fixture(scope="module", params=["with what it needs", "with the whole table"])
+def smollm2(smollm2_path, request):
     with GgufCheckpoint.open(smollm2_path) as checkpoint:
-        return Tokenizer.from_gguf(checkpoint.metadata)
+        tokenizer = Tokenizer.from_gguf(checkpoint.metadata)
+        if request.param == "with the whole table":
+            tokenizer.prepare()
+        return tokenizer
 
 
 def test_smollm2_gives_the_ids_of_the_original(smollm2):
@@ -136,6 +139,18 @@ def test_merges_apply_in_order():
 )
 def test_word_rules(pre, text, expected):
     assert pieces(Tokenizer.from_gguf(byte_level(pre)), text) == expected
+
+
+@pytest.mark.parametrize("metadata", [byte_level(), sentence_piece(), sentence_piece(unknown_token_id=None)])
+def test_the_whole_table_gives_the_same_ids_as_what_a_text_needs(metadata):
+    whole = Tokenizer.from_gguf(metadata)
+    whole.prepare()
+
+    @given(st.one_of(st.text(max_size=40), st.text("abc hel12!é€\n▁<>", max_size=40)))
+    def check(text):
+        assert Tokenizer.from_gguf(metadata).encode(text) == whole.encode(text)
+
+    check()
 
 
 def test_a_missing_word_rule_is_the_default_one():
@@ -350,7 +365,7 @@ def test_any_stream_joined_is_the_whole(metadata):
 )
 def test_damaged_metadata_is_refused(metadata):
     with pytest.raises(FileFormatError, match="tokenizer") as caught:
-        Tokenizer.from_gguf(metadata)
+        Tokenizer.from_gguf(metadata).prepare()
     assert caught.value.hint
 
 

@@ -13,15 +13,16 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import compress, count
 from types import MappingProxyType
-from typing import Any, Final, NoReturn, Protocol, Self, cast
+from typing import Final, NoReturn, Protocol, Self, cast
 
 import tokenizers
 from tokenizers import Regex, models, normalizers, pre_tokenizers
 
 from abaci.errors import FileFormatError, UnsupportedModelError, UsageError
 from abaci.formats.checkpoint import MetadataValue
-from abaci.formats.implied_merges import implied_merges
+from abaci.formats.merging import ImpliedMerges, ListedMerges, Merger
 
 _HINT: Final = "The file's tokenizer is damaged or of an unknown kind: use a file converted by a recent llama.cpp."
 
@@ -117,6 +118,13 @@ class Tokenizer:
     def adds_space_prefix(self) -> bool:
         """Whether encoding puts a space before the text, which decoding takes away again."""
         return self._spelling.adds_space_prefix
+
+    def prepare(self) -> None:
+        """Make now what else the first few thousand characters of text would bring about: up to seconds of work.
+
+        Raises FileFormatError for merges that do not fit the vocabulary; without it, text that needs them does.
+        """
+        self._spelling.merger.prepare()
 
     def encode(self, text: str, *, add_bos: bool | None = None, allow_special: bool = False) -> list[int]:
         """Token ids of `text`. `add_bos` None does what the model says.
@@ -253,6 +261,10 @@ class _Spelling(Protocol):
     def whole_tokens(self) -> Mapping[str, int]:
         """Names that text is cut at before anything else."""
 
+    @property
+    def merger(self) -> Merger:
+        """Encodes what lies between them, once it is spelled."""
+
     def encode(self, text: str, *, at_start: bool) -> Sequence[int]: ...
 
     def bytes_of(self, name: str) -> bytes: ...
@@ -261,12 +273,12 @@ class _Spelling(Protocol):
 class _ByteLevel:
     """Byte-level BPE: normalise, split into words by a regular expression, spell bytes as characters, merge."""
 
-    __slots__ = ("_backend", "whole_tokens")
+    __slots__ = ("merger", "whole_tokens")
 
     adds_space_prefix = False
 
-    def __init__(self, backend: tokenizers.Tokenizer, whole_tokens: Mapping[str, int]) -> None:
-        self._backend = backend
+    def __init__(self, merger: Merger, whole_tokens: Mapping[str, int]) -> None:
+        self.merger = merger
         self.whole_tokens = whole_tokens
 
     @classmethod
@@ -278,14 +290,12 @@ class _ByteLevel:
                 f"tokenizer.ggml.pre is {name!r}; supported are {', '.join(sorted(_WORD_RULES))}",
                 hint="Choose another model.",
             )
-        merges = [(left, right) for left, _, right in (merge.partition(" ") for merge in keys.texts("merges"))]
-        backend = tokenizers.Tokenizer(_bpe(vocabulary.by_type[_TokenType.NORMAL], merges))
-        _WORD_RULES[name].apply(backend)
-        return cls(backend, vocabulary.by_type[_TokenType.USER_DEFINED])
+        pieces = vocabulary.by_type[_TokenType.NORMAL]
+        merger = Merger(ListedMerges(pieces, keys.texts("merges")), pieces, splitter=_WORD_RULES[name].splitter())
+        return cls(merger, vocabulary.by_type[_TokenType.USER_DEFINED])
 
     def encode(self, text: str, *, at_start: bool) -> Sequence[int]:
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
-        return ids
+        return self.merger.encode(text)
 
     def bytes_of(self, name: str) -> bytes:
         try:
@@ -301,12 +311,15 @@ class _WordRule:
     patterns: tuple[str, ...]
     nfc: bool = False
 
-    def apply(self, backend: tokenizers.Tokenizer) -> None:
+    def splitter(self) -> tokenizers.Tokenizer:
+        """A tokenizer that has these rules and no pieces."""
+        splitter = tokenizers.Tokenizer(models.BPE())
         if self.nfc:
-            backend.normalizer = normalizers.NFC()
+            splitter.normalizer = normalizers.NFC()
         splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in self.patterns]
         spell = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        backend.pre_tokenizer = pre_tokenizers.Sequence([*splits, spell])
+        splitter.pre_tokenizer = pre_tokenizers.Sequence([*splits, spell])
+        return splitter
 
 
 _GPT2_WORDS: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -337,10 +350,10 @@ _BYTES_OF_CHARACTERS: Final = MappingProxyType(_byte_alphabet())
 class _SentencePiece:
     """SentencePiece BPE: spell spaces as "▁", then join, best score first, whatever two pieces make a third."""
 
-    __slots__ = ("_backend", "adds_space_prefix", "whole_tokens")
+    __slots__ = ("adds_space_prefix", "merger", "whole_tokens")
 
-    def __init__(self, backend: tokenizers.Tokenizer, whole_tokens: Mapping[str, int], adds_space_prefix: bool) -> None:
-        self._backend = backend
+    def __init__(self, merger: Merger, whole_tokens: Mapping[str, int], adds_space_prefix: bool) -> None:
+        self.merger = merger
         self.whole_tokens = whole_tokens
         self.adds_space_prefix = adds_space_prefix
 
@@ -357,23 +370,25 @@ class _SentencePiece:
         ranked += sorted(pieces, key=lambda piece: -scores[pieces[piece]])
         mergeable = blanks | pieces
         unknown = keys.token_id("unknown_token_id", vocabulary.tokens)
-        bpe = _bpe(
-            mergeable
-            | vocabulary.by_type[_TokenType.BYTE]
-            | ({} if unknown is None else {vocabulary.tokens[unknown]: unknown}),
-            implied_merges(ranked),
+        fallback = dict(vocabulary.by_type[_TokenType.BYTE])
+        if unknown is not None:
+            fallback[vocabulary.tokens[unknown]] = unknown
+        merger = Merger(
+            ImpliedMerges(mergeable, ranked),
+            mergeable | fallback,
+            always=fallback,
+            splitter=tokenizers.Tokenizer(models.BPE()),
             byte_fallback=True,
             fuse_unk=True,
             unk_token=None if unknown is None else vocabulary.tokens[unknown],
         )
-        return cls(tokenizers.Tokenizer(bpe), whole_tokens, keys.flag("add_space_prefix", default=True))
+        return cls(merger, whole_tokens, keys.flag("add_space_prefix", default=True))
 
     def encode(self, text: str, *, at_start: bool) -> Sequence[int]:
         spelled = text.replace(" ", _SPACE)
         if at_start and self.adds_space_prefix and not spelled.startswith(_SPACE):
             spelled = _SPACE + spelled
-        ids: list[int] = self._backend.encode(spelled, add_special_tokens=False).ids
-        return ids
+        return self.merger.encode(spelled)
 
     def bytes_of(self, name: str) -> bytes:
         if byte := _BYTE_TOKEN.fullmatch(name):
@@ -382,15 +397,6 @@ class _SentencePiece:
 
 
 _BYTE_TOKEN: Final = re.compile(r"<0x([0-9A-F]{2})>")
-
-
-def _bpe(vocabulary: dict[str, int], merges: list[tuple[str, str]], **options: Any) -> models.BPE:
-    try:
-        return models.BPE(vocabulary, merges, **options)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # plain Exception, or a panic of the library, which is no Exception
-        raise FileFormatError(f"tokenizer.ggml.merges does not fit the vocabulary: {error}", hint=_HINT) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,9 +442,11 @@ class _Vocabulary:
 
 
 def _group_by_type(tokens: Sequence[str], types: Sequence[int]) -> dict[int, dict[str, int]]:
+    normal = int(_TokenType.NORMAL)
     by_type: dict[int, dict[str, int]] = {int(kind): {} for kind in _TokenType}
-    for i, name in enumerate(tokens):
-        by_type[types[i]][name] = i
+    by_type[normal] = dict(compress(zip(tokens, count(), strict=False), map(normal.__eq__, types)))  # nearly all
+    for i in compress(count(), map(normal.__ne__, types)):
+        by_type[types[i]][tokens[i]] = i
     return by_type
 
 
