@@ -159,8 +159,8 @@ async def _pieces(said: str) -> AsyncIterator[str]:
             yield _chunk({"tool_calls": [{"index": 0, "function": {"arguments": part}}]})
     else:
         if "think" in said:
-            for word in "The person asks for a prime test. Trial division is simple and clear.".split(" "):
-                yield _chunk({"reasoning_content": word + " ", "reasoning": word + " "})
+            for sentence in ("The person asks for a prime test. ", "Trial division is simple and clear. "):
+                yield _chunk({"reasoning_content": sentence, "reasoning": sentence})
         for start in range(0, len(MARKDOWN), 4):
             yield _chunk({"content": MARKDOWN[start : start + 4]})
 

@@ -21,6 +21,8 @@ interface ChartProps {
   format(value: number): string;
   /** Of the axis; found from the values where it is not given. */
   maximum?: number;
+  /** Values are counts: the axis has no halves. */
+  isWhole?: boolean;
 }
 
 const HEIGHT = 150;
@@ -29,7 +31,7 @@ const RIGHT = 10;
 const TOP = 8;
 const BOTTOM = 22;
 
-export function Chart({ title, unit, lines, ages, windowSeconds, format, maximum }: ChartProps) {
+export function Chart({ title, unit, lines, ages, windowSeconds, format, maximum, isWhole }: ChartProps) {
   const place = useRef<HTMLDivElement>(null);
   const width = useSignal(420);
   const pointed = useSignal<number | null>(null);
@@ -41,7 +43,8 @@ export function Chart({ title, unit, lines, ages, windowSeconds, format, maximum
     return () => observer.disconnect();
   }, []);
 
-  const top = maximum ?? axisTop(Math.max(0, ...lines.flatMap(({ values }) => values.map((value) => value ?? 0))));
+  const largest = Math.max(0, ...lines.flatMap(({ values }) => values.map((value) => value ?? 0)));
+  const top = maximum ?? axisTop(largest, isWhole);
   const right = width.value - RIGHT;
   const x = (index: number) => right - ((ages[index] ?? 0) / windowSeconds) * (right - LEFT);
   const y = (value: number) => HEIGHT - BOTTOM - (Math.min(value, top) / top) * (HEIGHT - BOTTOM - TOP);
@@ -84,7 +87,7 @@ export function Chart({ title, unit, lines, ages, windowSeconds, format, maximum
             <g key={share}>
               <path class="grid" d={`M${LEFT} ${y(share * top)}H${right}`} />
               <text class="axis" x={LEFT - 8} y={y(share * top) + 4} text-anchor="end">
-                {format(share * top)}
+                {share === 0 ? 0 : format(share * top).replace(/\.0+(?=\D|$)/, "")}
               </text>
             </g>
           ))}
@@ -143,9 +146,10 @@ function areaPath(points: readonly Point[], floor: number): string {
   return first && last ? `${linePath(points)}L${last[0].toFixed(1)} ${floor}L${first[0].toFixed(1)} ${floor}Z` : "";
 }
 
-/** The next of 1, 2, 5, 10 … at or above a value. */
-export function axisTop(largest: number): number {
-  if (largest <= 0) return 1;
+/** The next round number at or above a value, one that can be halved where values are whole. */
+export function axisTop(largest: number, isWhole = false): number {
+  if (largest <= 0) return isWhole ? 2 : 1;
   const power = 10 ** Math.floor(Math.log10(largest));
-  return [1, 2, 5, 10].map((step) => step * power).find((top) => top >= largest * 0.999) ?? 10 * power;
+  const steps = isWhole ? [2, 4, 6, 8, 10] : [1, 2, 5, 10];
+  return steps.map((step) => step * power).find((top) => top >= largest * 0.999) ?? 10 * power;
 }

@@ -81,7 +81,8 @@ function Charts({ feed }: { feed: Feed }) {
   const now = history.at(-1)?.atSeconds ?? 0;
   const ages = useMemo(() => history.map(({ atSeconds }) => now - atSeconds), [history]);
   const of = (name: keyof Figures) => history.map((figures) => figures[name]);
-  const common = { ages, windowSeconds: WINDOW_SECONDS };
+  const windowSeconds = [60, 120].find((seconds) => seconds >= (ages[0] ?? 0)) ?? WINDOW_SECONDS;
+  const common = { ages, windowSeconds };
   return (
     <div class="charts">
       <Chart
@@ -99,6 +100,7 @@ function Charts({ feed }: { feed: Feed }) {
         title="Requests"
         unit="at a time"
         format={format.count}
+        isWhole
         lines={[
           { name: "waiting", tone: "two", values: of("waiting") },
           { name: "running", tone: "one", isFilled: true, values: of("running") },
