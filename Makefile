@@ -1,4 +1,4 @@
-# make run | test | check | bench: the only commands to know.
+# make run | test | check | bench: the only commands to know. `make web` builds the web page anew after a change in web/.
 
 PYTHON ?= python3
 MODEL ?= qwen2.5-coder:0.5b
@@ -17,7 +17,7 @@ requirements = $(VENV)/bin/python -c 'import sys, tomllib; \
 	lists.update(settings["project"]["optional-dependencies"]); \
 	print(*(line for name in sys.argv[1:] for line in lists[name]), sep="\n")' $(1)
 
-.PHONY: run test check bench
+.PHONY: run test check bench web test-web
 .DELETE_ON_ERROR:
 
 run: $(VENV)/installed
@@ -36,6 +36,12 @@ check: $(VENV)/check
 
 bench: $(VENV)/bench
 	@$(VENV)/bin/abaci bench "$(MODEL)" --against llama.cpp
+
+web:
+	@cd web && npm ci && npm test && npm run build
+
+test-web: $(VENV)/test
+	@$(VENV)/bin/python -m pytest tests/server/test_web.py tests/server/test_web_pages.py
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
