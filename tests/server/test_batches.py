@@ -3,7 +3,6 @@
 import asyncio
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -184,7 +183,7 @@ def test_failed_requests_go_to_the_error_file(desk: Desk) -> None:
         ([b"\n \n"], "empty_file", None),
         ([line(0), b"{nonsense\n"], "invalid_json_line", 2),
         ([b'{"a": NaN}\n'], "invalid_json_line", 1),
-        ([b"[" * 100_000 + b"\n"], "invalid_json_line", 1),
+        ([b"[" * 1900 + b"\n"], "invalid_json_line", 1),
         ([b"\xff\xfe\n"], "invalid_json_line", 1),
         ([b"[1]\n"], "invalid_json_line", 1),
         ([line(0), b"\n", line(0)], "duplicate_custom_id", 3),
@@ -195,16 +194,14 @@ def test_failed_requests_go_to_the_error_file(desk: Desk) -> None:
         ([line(0) | {"custom_id": "\ud800"}], "invalid_custom_id", 1),
         ([line(0, stream=True)], "invalid_body", 1),
         ([line(i) for i in range(6)], "too_many_lines", None),
-        ([line(0, text="x" * 1000)], "line_too_long", 1),
+        ([line(0, text="x" * 2000)], "line_too_long", 1),
     ],
 )
 def test_a_bad_input_fails_as_a_whole_and_says_where(
     tmp_path: Path, lines: list[Any], code: str, line_number: int | None
 ) -> None:
     database = Database.open(tmp_path)
-    desk = Desk(database, BatchLimits(num_lines=5, line_bytes=500))
-    if code == "invalid_json_line" and lines[0][:1] == b"[":
-        desk = Desk(database)
+    desk = Desk(database, BatchLimits(num_lines=5, line_bytes=2000))
     (batch,) = desk.run_to_end(never, desk.submit(lines))
     assert batch.status is BatchStatus.FAILED
     assert [(error.code, error.line) for error in batch.errors] == [(code, line_number)]
@@ -308,7 +305,7 @@ def test_cancelling_keeps_what_is_answered_and_stops_what_runs(desk: Desk) -> No
     (ended,) = desk.run_to_end(execute, batch, meanwhile=cancel)
     assert ended.status is BatchStatus.CANCELLED
     assert len(desk.outputs(ended)) == 3
-    assert cancelled == [3, 4, 5, 6]
+    assert sorted(cancelled) == [3, 4, 5, 6]
     assert desk.batches.pending_positions(batch.id) == []
     assert desk.batches.cancel("a", batch.id).status is BatchStatus.CANCELLED
 
@@ -500,27 +497,22 @@ asyncio.run(main())
 
 
 def test_killed_again_and_again_every_line_is_answered_exactly_once(tmp_path: Path) -> None:
-    """SIGKILL at moments spread over validation, the lines and the end."""
     database = Database.open(tmp_path / "state")
     desk = Desk(database)
     desk.wall.now = time.time()
-    num_lines = 300
+    num_lines, concurrency = 100, 6
     batches = [desk.submit([line(i) for i in range(num_lines)]) for _ in range(2)]
     log = tmp_path / "executed"
-    num_kills = 0
-    for attempt in range(40):
-        program = [sys.executable, "-c", WORKER_PROGRAM, str(tmp_path / "state"), str(log)]
-        process = subprocess.Popen(program, env=os.environ)
-        try:
-            code = process.wait(0.75 + 0.06 * attempt if attempt < 12 else DEADLINE_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            num_kills += 1
-            continue
-        assert code == 0
-        break
-    assert num_kills >= 2, "the worker was too quick to be killed"
+    log.touch()
+    kill_at = [1, 40, 150]
+    for num_executed in [*kill_at, None]:
+        process = subprocess.Popen([sys.executable, "-c", WORKER_PROGRAM, str(tmp_path / "state"), str(log)])
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while process.poll() is None and time.monotonic() < deadline:
+            if num_executed is not None and log.read_bytes().count(b"\n") >= num_executed:
+                process.send_signal(signal.SIGKILL)
+            time.sleep(0.002)
+        assert process.wait(1) == (0 if num_executed is None else -signal.SIGKILL)
     for batch in batches:
         ended = desk.now(batch)
         assert ended.status is BatchStatus.COMPLETED
@@ -528,7 +520,7 @@ def test_killed_again_and_again_every_line_is_answered_exactly_once(tmp_path: Pa
         answered = [int(result["custom_id"].removeprefix("request-")) for result in (*outputs, *failures)]
         assert sorted(answered) == list(range(num_lines))
         assert all(result["response"]["body"]["echo"] % 10 == 0 for result in failures)
-        assert (ended.num_completed, ended.num_failed) == (len(outputs), len(failures)) == (270, 30)
-    num_executed = len(log.read_text().split())
-    assert 2 * num_lines <= num_executed <= 2 * num_lines + 6 * num_kills  # only lines that ran when killed ran again
+        assert (ended.num_completed, ended.num_failed) == (len(outputs), len(failures)) == (90, 10)
+    # Only what ran when the process was killed ran again.
+    assert 2 * num_lines < log.read_bytes().count(b"\n") <= 2 * num_lines + concurrency * len(kill_at)
     database.close()
