@@ -13,7 +13,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp
 
 from abaci.server import residency, tokens
-from abaci.server.guard import Access, Guard
+from abaci.server.anthropic import messages
+from abaci.server.anthropic.bodies import MessagesBody, PromptBody
+from abaci.server.guard import Access, ErrorCarrier, Guard
 from abaci.server.openai import chat, completions, embeddings, models
 from abaci.server.openai.bodies import (
     ApplyTemplateBody,
@@ -61,6 +63,7 @@ def create_app(services: Services) -> ASGIApp:
     for endpoint in ENDPOINTS:
         _add(api, services, endpoint)
     api.router.routes.extend(web_routes())
+    api.add_middleware(ErrorCarrier)
     inner: ASGIApp = api
     if services.config.allowed_origins:
         inner = CORSMiddleware(
@@ -104,6 +107,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("/v1/models/{name:path}", ("GET",), models.retrieve_model),
     Endpoint("/models/load", ("POST",), residency.load_model, residency.ResidencyBody),
     Endpoint("/models/unload", ("POST",), residency.unload_model, residency.ResidencyBody),
+    Endpoint("/v1/messages", ("POST",), messages.messages, MessagesBody),
+    Endpoint("/v1/messages/count_tokens", ("POST",), messages.count_tokens, PromptBody),
     Endpoint("/tokenize", ("POST",), tokens.tokenize, TokenizeBody),
     Endpoint("/detokenize", ("POST",), tokens.detokenize, DetokenizeBody),
     Endpoint("/apply-template", ("POST",), tokens.apply_template, ApplyTemplateBody),

@@ -21,6 +21,11 @@ class Caller:
     models: frozenset[str] | None = None
     """Names it may use; None: all."""
 
+    @property
+    def is_admin(self) -> bool:
+        """Whether it may change what is on this machine: holders of keys of the database may not."""
+        return self.key_id is None
+
 
 class KeyDirectory(Protocol):
     """The keys of the database."""

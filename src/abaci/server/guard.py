@@ -19,9 +19,10 @@ from abaci.server.auth import Authenticator
 from abaci.server.config import ServerConfig
 from abaci.server.routes import Route, RouteTable, Rule
 from abaci.server.traces import TRACE_PARENT
-from abaci.server.wire import REQUEST_ID_HEADER, error_response, request_id_of
+from abaci.server.wire import ANTHROPIC_REQUEST_ID_HEADER, REQUEST_ID_HEADER, error_response, request_id_of
 
 _LOG = logging.getLogger("abaci.server")
+_FAILURE: Final = "failure"
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 
 
@@ -76,8 +77,13 @@ class Guard:
         self._check_host(headers)
         self._check_origin(scope, headers)
         state = scope.setdefault("state", {})
-        if route.rule is Rule.KEY:
-            state["caller"] = self._authenticator.identify(headers)
+        if route.rule is not Rule.PUBLIC:
+            caller = state["caller"] = self._authenticator.identify(headers)
+            if route.rule is Rule.ADMIN and not caller.is_admin:
+                raise ForbiddenError(
+                    f"the key {caller.name!r} may not change what this server has",
+                    hint="Use the key that the server was started with.",
+                )
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > self.config.max_body_bytes:
             raise self.too_large()
@@ -123,6 +129,20 @@ class Guard:
         self._on_access(access)
 
 
+class ErrorCarrier:
+    """ASGI middleware inside the application: takes errors to the guard, past a framework that would answer itself."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Never raises; the guard does so in its place."""
+        try:
+            await self._app(scope, receive, send)
+        except Exception as error:
+            scope["state"][_FAILURE] = error
+
+
 class _Exchange:
     """One request on its way through the guard."""
 
@@ -145,6 +165,8 @@ class _Exchange:
             if not _is_preflight(scope, self._headers):
                 self._guard.check(scope, self._headers)
             await self._guard.app(scope, self._counted_receive, self._marked_send)
+            if _FAILURE in scope["state"]:
+                raise scope["state"][_FAILURE]
         except Exception as error:
             if not isinstance(error, AbaciError) or error.http_status >= 500:
                 _LOG.error("request %s failed", self._request_id, exc_info=error)
@@ -178,6 +200,7 @@ class _Exchange:
             self._status = message["status"]
             headers = MutableHeaders(scope=message)
             headers[REQUEST_ID_HEADER] = self._request_id
+            headers[ANTHROPIC_REQUEST_ID_HEADER] = self._request_id
             headers.setdefault("x-content-type-options", "nosniff")
         await self._send(message)
 

@@ -16,6 +16,8 @@ class Rule(StrEnum):
     """Anyone who can connect: the pages, and what load balancers ask."""
     KEY = "key"
     """Holders of a key; everyone where no key exists, which is allowed on loopback only."""
+    ADMIN = "admin"
+    """Whoever runs the server: holders of the key it was started with; everyone where no key exists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,10 @@ ROUTES: tuple[Route, ...] = (
     Route("/v1/models/{name:path}", ("GET",), Rule.KEY),
     Route("/models/load", ("POST",), Rule.KEY),
     Route("/models/unload", ("POST",), Rule.KEY),
+    # Anthropic.
+    Route("/v1/messages", ("POST",), Rule.KEY),
+    Route("/v1/messages/count_tokens", ("POST",), Rule.KEY),
+    # What prompts become.
     Route("/tokenize", ("POST",), Rule.KEY),
     Route("/detokenize", ("POST",), Rule.KEY),
     Route("/apply-template", ("POST",), Rule.KEY),

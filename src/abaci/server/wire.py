@@ -18,6 +18,8 @@ from abaci.errors import AbaciError, ContextLengthError, ModelNotFoundError, Usa
 
 WARNING_HEADER = "x-abaci-warning"
 REQUEST_ID_HEADER = "x-request-id"
+ANTHROPIC_REQUEST_ID_HEADER = "request-id"
+"""The same id under the name that Anthropic's clients look for."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 
