@@ -15,7 +15,7 @@ from abaci.chat.prompt import chat_template
 from abaci.chat.requests import GenerationDefaults, RequestRules
 from abaci.chat.served import EngineFigures, TextModel
 from abaci.engine.loader import LoadedModel, LoadOptions, load
-from abaci.formats.checkpoint import Checkpoint
+from abaci.formats.checkpoint import Checkpoint, MetadataValue
 from abaci.formats.gguf import GgufCheckpoint
 from abaci.formats.tokenizer import Tokenizer
 from abaci.generation import Generator
@@ -120,9 +120,16 @@ class OpenModel:
 
 
 def open_model(
-    resolved: hub.ResolvedModel, options: LoadOptions, *, template: str | None = None, loader: Loader = load
+    resolved: hub.ResolvedModel,
+    options: LoadOptions,
+    *,
+    template: str | None = None,
+    loader: Loader = load,
+    prepare: bool = False,
 ) -> OpenModel:
     """Load a model that is on this machine. `template` is Jinja source to use instead of the model's.
+
+    With `prepare` the tokenizer does all its work now, and no later text waits for it.
 
     Raises ModelNotFoundError, FileFormatError, UnsupportedModelError, ResourceError, UsageError.
     """
@@ -130,7 +137,7 @@ def open_model(
     files = _opened_files(checkpoint)
     metadata = checkpoint.metadata
     with ThreadPoolExecutor(1) as background:  # the vocabulary is read while weights are packed
-        reading = background.submit(Tokenizer.from_gguf, metadata)
+        reading = background.submit(_read_tokenizer, metadata, prepare)
         loaded = loader(checkpoint, options)
     try:
         tokenizer = reading.result()
@@ -153,6 +160,13 @@ def open_model(
         notes=() if note is None else (note,),
         loaded=loaded,
     )
+
+
+def _read_tokenizer(metadata: Mapping[str, MetadataValue], prepare: bool) -> Tokenizer:
+    tokenizer = Tokenizer.from_gguf(metadata)
+    if prepare:
+        tokenizer.prepare()
+    return tokenizer
 
 
 def is_replaced(model: OpenModel) -> bool:

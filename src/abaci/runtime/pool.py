@@ -208,7 +208,7 @@ class EnginePool:
                 await self._make_room(entry, entry.file.num_bytes + options.cache_bytes)
                 template = entry.model.chat_template
                 model = await self._on_thread(
-                    lambda: open_model(resolved, options, template=template, loader=self._loader)
+                    lambda: open_model(resolved, options, template=template, loader=self._loader, prepare=True)
                 )
                 entry.info = model.info
                 entry.resident = Resident(entry, model, self._config.keep_alive_seconds)
