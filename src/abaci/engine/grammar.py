@@ -5,33 +5,50 @@ prompts, thoughts or end tokens: those are `guide`'s.
 
 What a constraint may cost is bounded by its size before it is read, and by the fuel of llguidance's parser and lexer
 after; both count work and not seconds, so that the same constraint always fares the same. For that reason requests
-also share no lexer: what one of them made of it would count against the next.
+also share no lexer: what one of them made of it would count against the next. A clock only stops what slips through.
 """
 
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from time import thread_time
 from typing import Final, Self
 
 import numpy as np
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper, regex_to_lark
 from numpy.typing import NDArray
 
-from abaci.engine.json_schema import check_schema
+from abaci.engine.json_schema import read_schema, split_schema
 from abaci.errors import UsageError
 from abaci.formats.tokenizer import Tokenizer
 from abaci.generation import Constraint, ConstraintKind
 
-MAX_SOURCE_CHARACTERS: Final = 100_000
-"""Of a schema, an expression or a grammar."""
+MAX_CHARACTERS: Final = {
+    ConstraintKind.JSON_SCHEMA: 100_000,
+    ConstraintKind.REGEX: 8_000,
+    ConstraintKind.LARK: 100_000,
+}
+"""Of a source. An expression made of many stars costs the square of its length."""
+
+START_SECONDS: Final = 0.25
+TOKEN_SECONDS: Final = 0.01
+"""Processor time that one sample may take at once, and on average. A hundred times the usual: ambiguous grammars get
+there unseen by the parser's own limits."""
 
 NUM_CACHED: Final = 128
 """Constraints whose check is remembered, with one matcher ready for each."""
 
-_JSON_WHITESPACE: Final = r" |\n[ \t]{0,64}"
-"""Between tokens of JSON: a space, or a line break and what indents the next line. All usual styles, none endless."""
+MAX_RULES: Final = 500
+"""Of a grammar: the compiler recurses along them."""
+
+_OPTIONS: Final = '%llguidance {"no_forcing": true}\n'
+"""Where only one text can follow, the model still chooses its tokens: to spell it for the model costs time by its
+length at every token."""
+
+_SIMPLIFY: Final = "Simplify it: fewer alternatives, smaller repetition counts, one way to read each text."
 
 _NAMES: Final = {
     ConstraintKind.JSON_SCHEMA: "JSON schema",
@@ -47,19 +64,12 @@ class Vocabulary:
     token_bytes: Sequence[bytes]
     special_token_ids: frozenset[int]
     """Tokens that no text yields; a grammar reaches them only by name."""
-    encode: Callable[[str], Sequence[int]]
-    """The model's own spelling of a text that goes on with another one."""
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Tokenizer) -> Self:
         """Everything a tokenizer knows."""
         ids = range(tokenizer.vocab_size)
-        # A token before the text, taken away again, makes it a continuation.
-        return cls(
-            [tokenizer.token_bytes(i) for i in ids],
-            frozenset(filter(tokenizer.is_special, ids)),
-            lambda text: tokenizer.encode_pieces([0, text], add_bos=False)[1:],
-        )
+        return cls([tokenizer.token_bytes(i) for i in ids], frozenset(filter(tokenizer.is_special, ids)))
 
 
 class GrammarError(UsageError):
@@ -69,11 +79,12 @@ class GrammarError(UsageError):
 class Matcher:
     """Follows one sample through its grammar. Belongs to one thread at a time."""
 
-    __slots__ = ("_compiler", "_inner")
+    __slots__ = ("_inner", "_seconds_left", "_vocab_size")
 
-    def __init__(self, inner: LLMatcher, compiler: "GrammarCompiler") -> None:
+    def __init__(self, inner: LLMatcher, vocab_size: int) -> None:
         self._inner = inner
-        self._compiler = compiler
+        self._vocab_size = vocab_size
+        self._seconds_left = START_SECONDS
 
     @property
     def is_complete(self) -> bool:
@@ -82,17 +93,36 @@ class Matcher:
 
     def allow(self, row: NDArray[np.uint32]) -> None:
         """Set the bits of exactly the tokens that may come next. Raises GrammarError where that costs too much."""
-        self._compiler.fill(self._inner, row)
+        # One bit more than the model has tokens: llguidance needs an end token, and it shall be none of the model's.
+        wide = np.empty(self._vocab_size // 32 + 1, np.uint32)
+        with self._watched():
+            self._inner.unsafe_compute_mask_ptr(wide.ctypes.data, wide.nbytes)
+        wide[-1] &= (1 << self._vocab_size % 32) - 1
+        row[:] = wide[: len(row)]
 
     def consume(self, token_id: int) -> None:
-        """Go on with a token that was allowed. Raises GrammarError for another."""
-        with _panics_as_errors():
+        """Go on with a token that was allowed. Raises GrammarError for another, and where that costs too much."""
+        self._seconds_left += TOKEN_SECONDS
+        with self._watched():
             self._inner.consume_token(token_id)
-        _raise_error(self._inner)
 
     def copy(self) -> "Matcher":
         """Another one that stands where this one does."""
-        return Matcher(self._inner.deep_copy(), self._compiler)
+        return Matcher(self._inner.deep_copy(), self._vocab_size)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        begin = thread_time()
+        with _panics_as_errors():
+            yield
+        if self._inner.is_error():
+            raise GrammarError(
+                f"the constraint leaves no way on, or asks for too much work: {_brief(self._inner.get_error())}",
+                hint=_SIMPLIFY,
+            )
+        self._seconds_left -= thread_time() - begin
+        if self._seconds_left < 0:
+            raise GrammarError("the constraint takes too long to follow", hint=_SIMPLIFY)
 
 
 class Grammar:
@@ -115,8 +145,8 @@ class Grammar:
 class _Entry:
     __slots__ = ("ready",)
 
-    def __init__(self, ready: LLMatcher | None) -> None:
-        self.ready = ready
+    def __init__(self, ready: Matcher) -> None:
+        self.ready: Matcher | None = ready
         """A matcher nobody has used."""
 
 
@@ -134,7 +164,6 @@ class GrammarCompiler:
         self._compiling = threading.Lock()
         self._tokenizer: LLTokenizer | None = None
         self._limits = LLParserLimits(
-            max_items_in_row=10_000,
             initial_lexer_fuel=300_000,
             max_lexer_states=20_000,
             max_grammar_size=20_000,
@@ -163,17 +192,7 @@ class GrammarCompiler:
             ready = None if entry is None else entry.ready
             if entry is not None:
                 entry.ready = None
-        return Matcher(ready or self._build(constraint), self)
-
-    def fill(self, inner: LLMatcher, row: NDArray[np.uint32]) -> None:
-        """Write which tokens may come next into a row of the vocabulary's width."""
-        # One bit more than the model has tokens: llguidance needs an end token, and it shall be none of the model's.
-        wide = np.empty(self._vocab_size // 32 + 1, np.uint32)
-        with _panics_as_errors():
-            inner.unsafe_compute_mask_ptr(wide.ctypes.data, wide.nbytes)
-        _raise_error(inner)
-        wide[-1] &= (1 << self._vocab_size % 32) - 1
-        row[:] = wide[: len(row)]
+        return ready or self._build(constraint)
 
     def _entry(self, constraint: Constraint) -> _Entry | None:
         with self._lock:
@@ -182,32 +201,36 @@ class GrammarCompiler:
                 self._entries.move_to_end(constraint)
             return entry
 
-    def _remember(self, constraint: Constraint, ready: LLMatcher) -> None:
+    def _remember(self, constraint: Constraint, ready: Matcher) -> None:
         with self._lock:
             self._entries[constraint] = _Entry(ready)
             self._entries.move_to_end(constraint)
             if len(self._entries) > NUM_CACHED:
                 self._entries.popitem(last=False)
 
-    def _build(self, constraint: Constraint) -> LLMatcher:
+    def _build(self, constraint: Constraint) -> Matcher:
         name = _NAMES[constraint.kind]
         source = constraint.source
-        if len(source) > MAX_SOURCE_CHARACTERS:
-            raise UsageError(f"the {name} has {len(source)} characters; at most {MAX_SOURCE_CHARACTERS} are accepted")
+        if len(source) > MAX_CHARACTERS[constraint.kind]:
+            raise UsageError(
+                f"the {name} has {len(source)} characters; at most {MAX_CHARACTERS[constraint.kind]} are accepted"
+            )
         if self._tokenizer is None:
             self._tokenizer = self._make_tokenizer()
+        lark = _to_lark(constraint)
         with _panics_as_errors():
-            inner = LLMatcher(self._tokenizer, _to_grammar(constraint), log_level=0, limits=self._limits)
+            inner = LLMatcher(self._tokenizer, lark, log_level=0, limits=self._limits)
         if inner.is_error():
             raise UsageError(f"the {name} cannot be used: {_brief(inner.get_error())}")
+        matcher = Matcher(inner, self._vocab_size)
         row = np.empty(-(-self._vocab_size // 32), np.uint32)
         try:
-            self.fill(inner, row)
+            matcher.allow(row)
         except GrammarError as error:
             raise UsageError(f"the {name} cannot be used: {error.message}", hint=error.hint) from None
-        if not row.any() and not inner.is_accepting():
+        if not row.any() and not matcher.is_complete:
             raise UsageError(f"the {name} cannot be used: no text of this model's tokens satisfies it")
-        return inner
+        return matcher
 
     def _make_tokenizer(self) -> LLTokenizer:
         assert self._vocabulary is not None
@@ -218,10 +241,8 @@ class GrammarCompiler:
             tokens=[*vocabulary.token_bytes[:end], *padding, b"<end of the answer>"],
             special_token_ids=[*sorted(vocabulary.special_token_ids), end],
             eos_token_id=end,
-            encode=vocabulary.encode,
         )
-        wrapper = TokenizerWrapper(tokens)
-        return LLTokenizer(wrapper, n_vocab=end + 1, eos_token=end, slices=LLTokenizer.json_slices())
+        return LLTokenizer(TokenizerWrapper(tokens), n_vocab=end + 1, eos_token=end, slices=LLTokenizer.json_slices())
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,34 +252,37 @@ class _Tokens:
     tokens: list[bytes]
     special_token_ids: list[int]
     eos_token_id: int
-    encode: Callable[[str], Sequence[int]]
     bos_token_id: int | None = None
 
     def __call__(self, text: bytes) -> list[int]:
-        return list(self.encode(text.decode()))
+        """Tokens that must come would be spelled by this, but no grammar of ours forces tokens (`_OPTIONS`)."""
+        return []
 
 
-def _to_grammar(constraint: Constraint) -> str:
+def _to_lark(constraint: Constraint) -> str:
     match constraint.kind:
         case ConstraintKind.JSON_SCHEMA:
-            try:
-                return LLMatcher.grammar_from_json_schema(
-                    check_schema(constraint.source), overrides={"whitespace_pattern": _JSON_WHITESPACE}
-                )
-            except ValueError as error:
-                raise UsageError(f"the JSON schema cannot be used: {_brief(str(error))}") from None
+            return f"{_OPTIONS}start: %json {read_schema(constraint.source)}\n"
         case ConstraintKind.REGEX:
-            return LLMatcher.grammar_from_regex(constraint.source)
+            return f"{_OPTIONS}start: /(?:{regex_to_lark(constraint.source, '')})/\n"
         case ConstraintKind.LARK:
-            return LLMatcher.grammar_from_lark(constraint.source)
+            return _OPTIONS + _checked_lark(constraint.source)
 
 
-def _raise_error(inner: LLMatcher) -> None:
-    if inner.is_error():
-        raise GrammarError(
-            f"the constraint leaves no way on, or asks for too much work: {_brief(inner.get_error())}",
-            hint="Simplify it: fewer alternatives and smaller repetition counts.",
-        )
+def _checked_lark(source: str) -> str:
+    """The grammar, its schemas checked and its options, which would take precedence over ours, refused."""
+    source = re.sub(r"^\s*%llguidance\s*\{\s*\}", "", source)
+    if "%llguidance" in source:
+        raise UsageError("the grammar sets options with %llguidance, which is not supported")
+    num_rules = len(re.findall(r"^\s*[\w.!?\[\]=-]+\s*:", source, re.MULTILINE))
+    if num_rules > MAX_RULES:
+        raise UsageError(f"the grammar has {num_rules} rules; at most {MAX_RULES} are accepted")
+    before, *embedded = source.split("%json")
+    pieces = [before]
+    for piece in embedded:
+        schema, rest = split_schema(piece)
+        pieces.append(f"%json {schema}{rest}")
+    return "".join(pieces)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ that is looked for here, along with what would be too deep or too large to read.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -13,8 +14,17 @@ from abaci.errors import UsageError
 MAX_DEPTH: Final = 64
 """Levels of lists and objects in the text of a schema."""
 
-MAX_PROPERTIES: Final = 1000
-"""Of one object; the work to compile grows with their square."""
+MAX_PROPERTIES: Final = 400
+"""Of one object."""
+
+MAX_DEFINITIONS: Final = 200
+"""Of a whole schema: the compiler recurses along references."""
+
+MAX_MULTIPLE: Final = 10_000
+"""The product of all that `multipleOf` asks for, without decimal point and zeros: an automaton counts in its size."""
+
+_WHITESPACE: Final = r" |\n[ \t]{0,64}"
+"""Between tokens of JSON: a space, or a line break and what indents the next line. All usual styles, none endless."""
 
 # fmt: off
 _ENFORCED: Final = frozenset({
@@ -34,10 +44,19 @@ _LISTS_OF_SCHEMAS: Final = ("anyOf", "oneOf", "allOf", "prefixItems")
 _SCHEMAS: Final = ("items", "additionalProperties", "additionalItems")
 
 
-def check_schema(source: str) -> str:
+def read_schema(source: str) -> str:
     """The schema in a form that llguidance takes. Raises UsageError that names the place and the keyword."""
+    schema, rest = split_schema(source)
+    if rest.strip():
+        raise UsageError(f"the JSON schema is not JSON: something follows it: {rest.strip()[:40]!r}")
+    return schema
+
+
+def split_schema(source: str) -> tuple[str, str]:
+    """The schema that `source` begins with, as `read_schema` gives it, and what follows."""
+    text = source.lstrip()
     try:
-        schema = json.loads(source, parse_constant=_refuse_constant)
+        schema, end = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode(text)
     except RecursionError:
         raise _too_deep() from None
     except ValueError as error:
@@ -46,10 +65,32 @@ def check_schema(source: str) -> str:
         schema = {}
     if not isinstance(schema, dict):
         raise UsageError("the JSON schema is not an object", hint='For example {"type": "object"}.')
+    _check(schema)
+    return json.dumps(schema | {"x-guidance": {"whitespace_pattern": _WHITESPACE}}), text[end:]
+
+
+def _check(schema: dict[str, Any]) -> None:
     _check_depth(schema)
+    num_definitions, multiple = 0, 1
     for place, keywords in _subschemas("schema", schema):
         _check_keywords(place, keywords)
-    return json.dumps(schema)
+        num_definitions += sum(_size(keywords.get(name)) for name in ("$defs", "definitions"))
+        multiple *= _digits(keywords.get("multipleOf"))
+    if num_definitions > MAX_DEFINITIONS:
+        raise UsageError(f"the JSON schema has {num_definitions} definitions; at most {MAX_DEFINITIONS} are accepted")
+    if multiple > MAX_MULTIPLE:
+        raise UsageError("the JSON schema asks for multipleOf of too many or too long numbers")
+
+
+def _size(value: object) -> int:
+    return len(value) if isinstance(value, dict) else 0
+
+
+def _digits(value: object) -> int:
+    """The number's digits without point and outer zeros; 1 for what is no number, which others refuse."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value:
+        return 1
+    return int(re.sub(r"\D", "", repr(value).partition("e")[0]).strip("0") or 1)
 
 
 def _check_keywords(place: str, keywords: dict[str, Any]) -> None:
@@ -61,7 +102,7 @@ def _check_keywords(place: str, keywords: dict[str, Any]) -> None:
         )
     properties = keywords.get("properties")
     if isinstance(properties, dict) and len(properties) > MAX_PROPERTIES:
-        raise UsageError(f"{place} of the JSON schema has {len(properties)} properties; at most {MAX_PROPERTIES} work")
+        raise UsageError(f"{place} of the JSON schema has {len(properties)} properties; at most {MAX_PROPERTIES} do")
 
 
 def _is_extension(name: str) -> bool:
