@@ -20,6 +20,8 @@ class Caller:
     """Prefixes are shared only between callers of the same salt."""
     models: frozenset[str] | None = None
     """Names it may use; None: all."""
+    is_background: bool = False
+    """Whether its requests run only in what others leave over."""
 
     @property
     def is_admin(self) -> bool:

@@ -73,7 +73,6 @@ class Generation:
     def __init__(self, services: Services, caller: Caller, model: ServedModel, call_id: str) -> None:
         self.model = model
         self.caller = caller
-        self.is_background = False
         self._services = services
         self._call_id = call_id
         self._inbox = EventInbox()
@@ -110,7 +109,7 @@ class Generation:
             request,
             tenant=self.caller.key_id or "",
             cache_salt="\n".join(salts),
-            is_background=self.is_background,
+            is_background=self.caller.is_background,
         )
         ticket = self._services.accounts.enter(
             self.caller, len(request.prompt_token_ids), request.max_tokens * request.num_samples

@@ -143,6 +143,12 @@ class ErrorCarrier:
             scope["state"][_FAILURE] = error
 
 
+def raise_failure(scope: Scope) -> None:
+    """Raise the error that the ErrorCarrier left behind, if there is one."""
+    if _FAILURE in scope["state"]:
+        raise scope["state"][_FAILURE]
+
+
 class _Exchange:
     """One request on its way through the guard."""
 
@@ -165,8 +171,7 @@ class _Exchange:
             if not _is_preflight(scope, self._headers):
                 self._guard.check(scope, self._headers)
             await self._guard.app(scope, self._counted_receive, self._marked_send)
-            if _FAILURE in scope["state"]:
-                raise scope["state"][_FAILURE]
+            raise_failure(scope)
         except Exception as error:
             if not isinstance(error, AbaciError) or error.http_status >= 500:
                 _LOG.error("request %s failed", self._request_id, exc_info=error)

@@ -4,7 +4,8 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
@@ -74,9 +75,18 @@ class _Server(uvicorn.Server):
         if self.started:
             self._on_ready()
 
-    def handle_exit(self, sig: int, frame: Any) -> None:
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """A signal that was asked for and obeyed is no failure: uvicorn would raise it again once it has drained."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._drain, number)
+        yield
+
+    def _drain(self, number: int) -> None:
+        """Take nothing new and let running requests end; a second Ctrl-C does not wait for them."""
         self._services.is_draining = True
-        super().handle_exit(sig, frame)
+        self.handle_exit(number, None)
 
 
 def _bind(host: str, port: int) -> socket.socket:
