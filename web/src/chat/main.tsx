@@ -5,12 +5,12 @@ import { applyTheme } from "../shared/theme.ts";
 import { ChatPage } from "./page.tsx";
 import { SessionContext } from "./context.ts";
 import { Session } from "./session.ts";
-import { openStorage } from "./storage.ts";
+import { openStorage, passingStorage } from "./storage.ts";
 
 applyTheme();
 
 async function main(): Promise<void> {
-  const session = new Session(await openStorage());
+  const session = new Session(await openStorage().catch(passingStorage));
   await session.start();
   addEventListener("popstate", () => void session.openFromAddress());
   addEventListener("hashchange", () => void session.openFromAddress());

@@ -3,10 +3,11 @@
 import { useComputed, useSignal, useSignalEffect, type Signal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { IconButton } from "../shared/controls.tsx";
+import { download } from "../shared/download.ts";
 import { Icon, Mark } from "../shared/icons.tsx";
 import type { Conversation } from "./conversation.ts";
 import { useSession } from "./context.ts";
-import { asJson, asMarkdown, download, fileName } from "./export.ts";
+import { asJson, asMarkdown, fileName } from "./export.ts";
 
 interface SidebarProps {
   open: boolean;
@@ -184,7 +185,8 @@ function EntryMenu({ conversation, top, left, onRename, onClose }: EntryMenuProp
     act();
   };
   const exportAs = async (type: string, ending: string, write: typeof asJson) => {
-    download(`${fileName(title)}.${ending}`, type, write(conversation, await session.messagesOf(id)));
+    const text = write(conversation, await session.messagesOf(id));
+    download(`${fileName(title)}.${ending}`, new Blob([text], { type }));
   };
   return (
     <div ref={list} class="menu" role="menu" style={{ top: `${top}px`, left: `${left}px` }} onKeyDown={onKey}>

@@ -38,6 +38,25 @@ export async function openStorage(): Promise<Storage> {
   };
 }
 
+/** For browsers that keep nothing, as some do in private windows: conversations last as long as the page. */
+export function passingStorage(): Storage {
+  const conversations = new Map<string, Conversation>();
+  const messages = new Map<string, Message>();
+  const of = (id: string) => [...messages.values()].filter(({ conversationId }) => conversationId === id);
+  return {
+    conversations: async () => [...conversations.values()],
+    messages: async (conversationId) => of(conversationId),
+    allMessages: async () => [...messages.values()],
+    saveConversation: async (conversation) => void conversations.set(conversation.id, conversation),
+    saveMessage: async (message) => void messages.set(message.id, message),
+    deleteMessage: async (id) => void messages.delete(id),
+    deleteConversation: async (id) => {
+      for (const message of of(id)) messages.delete(message.id);
+      conversations.delete(id);
+    },
+  };
+}
+
 function openDatabase(): Promise<IDBDatabase> {
   return new Promise((resolve, reject) => {
     const opening = indexedDB.open(DATABASE, VERSION);

@@ -2,7 +2,8 @@
 
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import { ApiError, requestJson } from "../shared/api.ts";
+import { ApiError, request, requestJson } from "../shared/api.ts";
+import { download } from "../shared/download.ts";
 import * as format from "../shared/format.ts";
 import { show } from "./chart.tsx";
 
@@ -32,19 +33,20 @@ interface UsageReport {
 type Dimension = "key" | "model" | "day";
 
 const DIMENSIONS: Record<Dimension, string> = { key: "Key", model: "Model", day: "Day" };
-const PERIODS: Record<string, number | null> = { Today: 0, "7 days": 6, "30 days": 29, "All time": null };
+/** As the server writes them: days up to today. */
+const PERIODS = { "1d": "Today", "7d": "7 days", "30d": "30 days", "": "All time" };
 const REFRESH_SECONDS = 30;
 
 export function Usage() {
   const by = useSignal<Dimension>("key");
-  const period = useSignal("30 days");
+  const period = useSignal("30d");
   const report = useSignal<UsageReport | null>(null);
   const failure = useSignal<ApiError | null>(null);
 
   useEffect(() => {
     let isCurrent = true;
     const load = () =>
-      requestJson<UsageReport>(`usage?${query(by.value, PERIODS[period.value] ?? null)}`).then(
+      requestJson<UsageReport>(`usage?${query(by.value, period.value)}`).then(
         (answer) => {
           if (!isCurrent) return;
           report.value = answer;
@@ -68,12 +70,10 @@ export function Usage() {
         <h2>Usage and cost</h2>
         <span class="spacer" />
         <Choice label="By" value={by.value} choices={DIMENSIONS} onChange={(value) => (by.value = value as Dimension)} />
-        <Choice
-          label="Over"
-          value={period.value}
-          choices={Object.fromEntries(Object.keys(PERIODS).map((name) => [name, name]))}
-          onChange={(value) => (period.value = value)}
-        />
+        <Choice label="Over" value={period.value} choices={PERIODS} onChange={(value) => (period.value = value)} />
+        <button type="button" class="button" onClick={() => void downloadCsv(by.value, period.value)}>
+          CSV
+        </button>
       </header>
       {failure.value && <p class="danger-text small">{format.sentence(failure.value.message)}</p>}
       {report.value && <Table report={report.value} by={by.value} />}
@@ -195,8 +195,12 @@ function nameOf(row: UsageRow, by: Dimension): string {
   return (by === "model" ? row.model : row.day) ?? "–";
 }
 
-function query(by: Dimension, daysBack: number | null): string {
-  const members = new URLSearchParams({ by });
-  if (daysBack !== null) members.set("since", new Date(Date.now() - daysBack * 86_400_000).toISOString().slice(0, 10));
-  return members.toString();
+function query(by: Dimension, period: string): string {
+  return new URLSearchParams({ by, ...(period && { since: period }) }).toString();
+}
+
+/** Through the page, since a plain link would not carry the key. */
+async function downloadCsv(by: Dimension, period: string): Promise<void> {
+  const answer = await request(`usage?${query(by, period)}&format=csv`);
+  download("usage.csv", await answer.blob());
 }

@@ -84,8 +84,14 @@ async function errorOf(response: Response): Promise<ApiError> {
   const given = errorFields(text);
   const retryAfter = Number.parseFloat(response.headers.get("Retry-After") ?? "");
   const seconds = Number.isFinite(retryAfter) ? retryAfter : null;
-  const wait = seconds === null ? null : `Try again in ${Math.ceil(seconds)} s.`;
-  return new ApiError(given.message ?? `The server answered ${response.status}.`, response.status, given.hint ?? wait, seconds);
+  const hint = given.hint ?? (seconds === null ? null : `Try again in ${Math.ceil(seconds)} s.`) ?? requestIdHint(response);
+  return new ApiError(given.message ?? `The server answered ${response.status}.`, response.status, hint, seconds);
+}
+
+/** What the server does not tell on the wire, its log does. */
+function requestIdHint(response: Response): string | null {
+  const id = response.headers.get("x-request-id");
+  return response.status >= 500 && id ? `The id of this request is ${id}.` : null;
 }
 
 export function errorFields(text: string): { message: string | null; hint: string | null } {
@@ -105,5 +111,12 @@ function fieldsOf(value: unknown): { message: string | null; hint: string | null
   if (fields["error"] !== undefined) return fieldsOf(fields["error"]);
   const message = fields["message"] ?? fields["detail"];
   const hint = fields["hint"];
-  return { message: typeof message === "string" ? message : null, hint: typeof hint === "string" ? hint : null };
+  if (typeof message !== "string") return { message: null, hint: null };
+  return typeof hint === "string" ? { message, hint } : withoutHint(message);
+}
+
+/** OpenAI's errors have no place for a hint, so the server ends its messages with it, in brackets: "what (Do this.)". */
+function withoutHint(message: string): { message: string; hint: string | null } {
+  const [, what = message, hint = null] = /^(.+?) \(([^a-z].*[.!?])\)$/s.exec(message) ?? [];
+  return { message: what, hint };
 }

@@ -3,6 +3,7 @@
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { keyQuestion } from "./api.ts";
+import { sentence } from "./format.ts";
 import { Icon, type IconName } from "./icons.tsx";
 import { nextTheme, theme, type Theme } from "./theme.ts";
 
@@ -56,7 +57,7 @@ export function KeyDialog() {
     <dialog ref={dialog} class="dialog" aria-labelledby="key-title" onClose={() => keyQuestion.value?.answer(null)}>
       <form onSubmit={submit}>
         <h2 id="key-title">This server asks for a key</h2>
-        <p class="soft">{question?.reason}</p>
+        <p class="soft">{sentence(question?.reason ?? "")}</p>
         <label class="field">
           <span>API key</span>
           <input
