@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import uvicorn
 from abaci.chat.requests import GenerationDefaults, RequestRules
 from abaci.chat.served import EngineFigures, ModelState, ModelStatus, TextModel
 from abaci.engine.scripted import ScriptedGenerator
-from abaci.errors import ModelNotFoundError
+from abaci.errors import ContextLengthError, ModelNotFoundError
 from abaci.formats.chat_template import ChatTemplate
 from abaci.formats.tokenizer import Tokenizer
 from abaci.generation import FinishReason, GenerationRequest, TokenEvent, TokenSink
@@ -35,6 +35,8 @@ MODEL = "scripted:1b"
 OTHER_MODEL = "folder/other:2b"
 CONTEXT_LENGTH = 4096
 SPECIAL_TOKENS = ("<|im_start|>", "<|im_end|>")
+MARKERS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
+"""Tokens of their own that are part of the text."""
 IM_END = 257
 EMBEDDING = (3.0, 0.0, 4.0)
 DEADLINE_SECONDS = 10.0
@@ -96,6 +98,9 @@ class Reciter:
             self._inner.requests.append(request)
             sink(TokenEvent(request.request_id, 0, (), finish_reason=FinishReason.STOP, embedding=EMBEDDING))
             return
+        num_tokens = len(request.prompt_token_ids) + request.max_tokens
+        if num_tokens > CONTEXT_LENGTH:
+            raise ContextLengthError(f"the request has {num_tokens} tokens, but the context holds {CONTEXT_LENGTH}")
         self._inner.submit(request, self._paced(sink))
 
     def cancel(self, request_id: str, sample_index: int | None = None) -> None:
@@ -117,7 +122,7 @@ class Reciter:
         answer = self.answers[sample_index % len(self.answers)]
         if isinstance(answer, Exception):
             raise answer
-        return (*answer.encode(), IM_END)
+        return (*text_model().tokenizer.encode(answer, allow_special=True), IM_END)
 
 
 class ScriptedModel:
@@ -141,24 +146,8 @@ class ScriptedModel:
         )
 
     def figures(self) -> EngineFigures:
-        return EngineFigures(
-            steps=0,
-            computed_tokens=0,
-            generated_tokens=0,
-            preemptions=0,
-            prefix_query_tokens=0,
-            prefix_hit_tokens=0,
-            num_running=0,
-            num_waiting=0,
-            cache_tokens=CONTEXT_LENGTH,
-            cache_used_fraction=0.0,
-            num_threads=1,
-            kernels={},
-            computed_prompt_tokens=0,
-            prompt_seconds=0.0,
-            step_seconds=0.0,
-            weight_bytes=1,
-        )
+        nothing: dict[str, Any] = {field.name: 0 for field in fields(EngineFigures)}
+        return EngineFigures(**(nothing | {"kernels": {}}))
 
 
 class ScriptedPool:
@@ -307,7 +296,7 @@ def scripted_server(parts: dict[str, Any] | None = None, **settings: Any) -> Ite
 
 def text_model() -> TextModel:
     """The text side: bytes, ChatML."""
-    rules = RequestRules(GenerationDefaults(), frozenset({IM_END}), CONTEXT_LENGTH, 256 + len(SPECIAL_TOKENS))
+    rules = RequestRules(GenerationDefaults(), frozenset({IM_END}), CONTEXT_LENGTH, 256 + len(SPECIAL_TOKENS + MARKERS))
     return TextModel(_tokenizer(), ChatTemplate(TEMPLATE), rules)
 
 
@@ -319,8 +308,8 @@ def _tokenizer() -> Tokenizer:
         {
             "tokenizer.ggml.model": "gpt2",
             "tokenizer.ggml.pre": "default",
-            "tokenizer.ggml.tokens": [*characters, *SPECIAL_TOKENS],
-            "tokenizer.ggml.token_type": [1] * 256 + [3] * len(SPECIAL_TOKENS),
+            "tokenizer.ggml.tokens": [*characters, *SPECIAL_TOKENS, *MARKERS],
+            "tokenizer.ggml.token_type": [1] * 256 + [3] * len(SPECIAL_TOKENS) + [4] * len(MARKERS),
             "tokenizer.ggml.merges": [],
             "tokenizer.ggml.eos_token_id": IM_END,
         }
