@@ -267,17 +267,21 @@ def test_unknown_parameters_are_told(server: ScriptedServer, client: anthropic.A
 
 def test_keys() -> None:
     with scripted_server(api_key="abaci-secret") as server:
-        with anthropic.Anthropic(base_url=server.url, api_key="wrong", max_retries=0) as client:
-            with pytest.raises(anthropic.AuthenticationError):
-                client.messages.create(**asked())
+        with (
+            anthropic.Anthropic(base_url=server.url, api_key="wrong", max_retries=0) as client,
+            pytest.raises(anthropic.AuthenticationError),
+        ):
+            client.messages.create(**asked())
         with anthropic.Anthropic(base_url=server.url, api_key="abaci-secret", max_retries=0) as client:
             assert client.messages.create(**asked()).content[0].text == "Hello!"
 
 
 async def _answer(url: str) -> str:
-    async with anthropic.AsyncAnthropic(base_url=url, api_key="none", max_retries=0) as client:
-        async with client.messages.stream(**asked()) as stream:
-            return "".join([text async for text in stream.text_stream])
+    async with (
+        anthropic.AsyncAnthropic(base_url=url, api_key="none", max_retries=0) as client,
+        client.messages.stream(**asked()) as stream,
+    ):
+        return "".join([text async for text in stream.text_stream])
 
 
 def test_asynchronous_client(server: ScriptedServer) -> None:
