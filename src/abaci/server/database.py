@@ -25,6 +25,8 @@ DATABASE_NAME = "abaci.sqlite3"
 _BUSY_SECONDS = 10.0
 _IS_READER = "abaci_is_reader"
 _POSTGRES_SCHEMA_LOCK = 0x61626163  # any number, as long as every version takes the same
+_POSTGRES_TROUBLE = frozenset({"08", "53", "57", "58"})
+"""Classes of SQL states: connection lost, out of resources, told to stop, system error."""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -162,9 +164,7 @@ def _server_engine(url: str) -> Engine:
             raise UsageError(f"{parsed.get_backend_name()}: only SQLite and PostgreSQL can hold the state of a server")
         return create_engine(parsed, pool_pre_ping=True)
     except ArgumentError as error:
-        raise UsageError(
-            f"the database's URL is not one: {error}", hint="postgresql://user:password@host/name"
-        ) from None
+        raise UsageError("the database's URL cannot be read", hint="postgresql://user:password@host/name") from None
     except ModuleNotFoundError as error:
         raise UsageError(f"PostgreSQL needs {error.name}", hint="pip install 'abaci[postgres]'") from error
 
@@ -176,16 +176,13 @@ def _explain(error: DBAPIError | sqlite3.Error, place: str) -> AbaciError | None
         return _explain_sqlite(getattr(cause, "sqlite_errorcode", 0) & 0xFF, cause, place)
     assert isinstance(error, DBAPIError)
     state = str(getattr(cause, "sqlstate", None) or "")
-    if error.connection_invalidated or state[:2] in ("53", "57", "58", "08") or (not state and _is_operational(error)):
-        return ResourceError(f"{place}: {cause}".strip(), hint="Check that the database server runs and has room.")
-    if state[:2] in ("28", "3D"):
-        return UsageError(f"{place}: {cause}".strip(), hint="Check user, password and name in the database's URL.")
-    return None
-
-
-def _is_operational(error: DBAPIError) -> bool:
-    """Without an SQL state it never came to a statement: no connection could be made."""
-    return type(error.orig).__name__ == "OperationalError"
+    has_connected = bool(state) or type(cause).__name__ != "OperationalError"
+    if has_connected and not error.connection_invalidated and state[:2] not in _POSTGRES_TROUBLE:
+        return None
+    return ResourceError(
+        f"{place}: {str(cause).partition(chr(10))[0]}",
+        hint="Check the database's URL, that its server runs, and that it has room.",
+    )
 
 
 def _explain_sqlite(code: int, cause: sqlite3.Error, place: str) -> AbaciError | None:
