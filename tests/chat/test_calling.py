@@ -162,6 +162,13 @@ def test_strict_functions_bind_calls_and_leave_words_free(dialect, tokenizer):
         assert not accepts(strict, tokenizer, "Let me see.\n" + broken)
 
 
+def test_percent_signs_in_schemas_are_no_directives(tokenizer):
+    schema = {"type": "object", "properties": {"x": {"const": "100 %json"}}, "required": ["x"], "title": "%llguidance"}
+    required = constraints("plain_json", [Function("f", schema)], tokenizer).required()
+    assert required.source.count("%") == 1
+    assert accepts(required, tokenizer, '[{"name": "f", "arguments": {"x": "100 %json"}}]')
+
+
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_without_strict_functions_nothing_is_bound(dialect, tokenizer):
     assert constraints(dialect, FUNCTIONS, tokenizer).strict() is None

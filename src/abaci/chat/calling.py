@@ -6,21 +6,19 @@ answer itself must have a form, and a call is the alternative. Knows nothing of 
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
+
+from llguidance import regex_to_lark
 
 from abaci.chat.parsers.dialect import CallRule, ToolDialect
 from abaci.chat.tools import Function
+from abaci.errors import UsageError
 from abaci.formats.tokenizer import Tokenizer
 from abaci.generation import Constraint, ConstraintKind
 
 MAX_CALLS: Final = 16
 """In one answer that a grammar holds to calls: a model that cannot stop would otherwise go on to the end."""
-
-# JSON as templates spell it, without runs of white space that need not end.
-_JSON_STYLE: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-_BREAKS: Final = str.maketrans({"\n": "\\n", "\r": "\\r"})
-_UNESCAPED_SLASH: Final = re.compile(r"((?:^|[^\\])(?:\\\\)*)/")
 
 
 class CallConstraints:
@@ -92,16 +90,23 @@ def _lark(start: str, *rules: str) -> Constraint:
     return Constraint(ConstraintKind.LARK, "\n".join((f"start: {start}", *rules)) + "\n")
 
 
-def _json(schema: Mapping[str, Any]) -> str:
-    return f"%json {json.dumps({**schema, 'x-guidance': _JSON_STYLE})}"
+def _json(schema: Any) -> str:
+    """A schema in a grammar, in which percent signs would introduce directives, in texts of the schema too."""
+    return "%json " + json.dumps(schema).replace("%", r"\u0025")
 
 
 def _response_rule(response: Constraint) -> str:
     match response.kind:
         case ConstraintKind.JSON_SCHEMA:
-            return f"response: %json {response.source}"
+            return f"response: {_json(_parsed(response.source))}"
         case ConstraintKind.REGEX:
-            source = _UNESCAPED_SLASH.sub(r"\1\/", response.source).translate(_BREAKS)
-            return f"response: /{source}/"
+            return f"response: /(?:{regex_to_lark(response.source, '')})/"
         case ConstraintKind.LARK:
             return f"response: %lark {{\n{response.source}\n}}"
+
+
+def _parsed(source: str) -> Any:
+    try:
+        return json.loads(source)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"the JSON schema is not JSON: {error}") from None

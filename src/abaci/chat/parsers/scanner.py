@@ -35,7 +35,8 @@ class Scanner:
         self, read: "Callable[[Scanner], Steps[None]]", names: Collection[str], *, is_certain: bool = False
     ) -> None:
         self._names = frozenset(names)
-        self._is_certain = is_certain
+        self.is_certain = is_certain
+        """A grammar holds the model to this dialect."""
         self._unread = ""
         self._is_last = False
         self._attempt: list[str] = []
@@ -98,12 +99,13 @@ class Scanner:
                 return
             yield
 
-    def next_is(self, *options: str) -> Steps[str]:
+    def next_is(self, *options: str, after_space: bool = False) -> Steps[str]:
         """Which of the options stands next, the longest of several; "" if none does."""
         while True:
-            longer = (option for option in options if len(option) > len(self._unread))
-            if self._is_last or not any(option.startswith(self._unread) for option in longer):
-                return max(filter(self._unread.startswith, options), key=len, default="")
+            text = self._unread.lstrip() if after_space else self._unread
+            longer = (option for option in options if len(option) > len(text))
+            if self._is_last or not any(option.startswith(text) for option in longer):
+                return max(filter(text.startswith, options), key=len, default="")
             yield
 
     def accept(self, *options: str) -> Steps[str]:
@@ -142,7 +144,7 @@ class Scanner:
         teller = _Teller(self._pieces.append)
         while True:
             self._take(reader.push(self._unread))
-            if self._is_certain:
+            if self.is_certain:
                 teller.tell(name, reader.parts)
             if reader.is_complete:
                 return self._end_call(teller, name, "".join(reader.parts))
@@ -159,7 +161,7 @@ class Scanner:
         teller = _Teller(self._pieces.append)
         while True:
             self._take(reader.push(self._unread))
-            if self._is_certain and (name := _name(reader)):
+            if self.is_certain and (name := _name(reader)):
                 teller.tell(name, _argument_parts(reader))
             if reader.is_complete:
                 return self._end_call(teller, _name(reader), _arguments(reader))

@@ -1,6 +1,7 @@
 """Hermes and Qwen: `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, one pair of tags for each call.
 
-A call counts once its object is complete: models forget the closing tag at the end of an answer.
+A call counts once its object is complete: models forget the closing tag at the end of an answer. Some, Qwen2.5-Coder
+above all, forget both and write the object alone, or fenced: an answer that begins so is read as plain JSON.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,12 +9,15 @@ from typing import Final
 
 from abaci.chat.parsers.dialect import CallGrammar, CallRule, ToolDialect, object_calls
 from abaci.chat.parsers.scanner import Scanner, Steps
+from abaci.chat.parsers.tools.plain_json import read_plain_calls
 
 _OPEN: Final = "<tool_call>"
 _CLOSE: Final = "</tool_call>"
 
 
 def _read(scanner: Scanner) -> Steps[None]:
+    if not scanner.is_certain:
+        yield from read_plain_calls(scanner)
     while (yield from scanner.content_until(_OPEN)):
         yield from scanner.skip_space()
         if (yield from scanner.call_object()):

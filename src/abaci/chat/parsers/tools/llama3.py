@@ -14,8 +14,7 @@ _TAG: Final = "<|python_tag|>"
 
 
 def _read(scanner: Scanner) -> Steps[None]:
-    yield from scanner.skip_space()
-    if (yield from scanner.next_is("{")):
+    if (yield from scanner.next_is("{", after_space=True)):
         yield from _read_calls(scanner)
     while (yield from scanner.content_until(_TAG)):
         yield from _read_calls(scanner)

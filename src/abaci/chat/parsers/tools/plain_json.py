@@ -13,7 +13,10 @@ from abaci.chat.parsers.scanner import Scanner, Steps
 _FENCES: Final = ("```json", "```")
 
 
-def _read(scanner: Scanner) -> Steps[None]:
+def read_plain_calls(scanner: Scanner) -> Steps[None]:
+    """Read calls that begin the answer, if it begins with any."""
+    if not (yield from scanner.next_is("{", "[", *_FENCES, after_space=True)):
+        return
     yield from scanner.skip_space()
     fence = yield from scanner.accept(*_FENCES)
     yield from scanner.skip_space()
@@ -42,4 +45,4 @@ def _grammar(functions: Sequence[CallRule], quote: Callable[[str], str]) -> Call
     )
 
 
-DIALECT: Final = ToolDialect(markers=(), is_spoken_by=lambda source: False, read=_read, grammar=_grammar)
+DIALECT: Final = ToolDialect(markers=(), is_spoken_by=lambda source: False, read=read_plain_calls, grammar=_grammar)
