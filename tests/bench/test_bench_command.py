@@ -120,12 +120,19 @@ def test_json_is_one_document(monkeypatch, tmp_path):
     assert "a line on the way" in result.stderr
 
 
+def test_the_engine_is_measured_where_no_suite_is_named():
+    assert all(suite in bench("--help").stdout for suite in ("engine", "kernels", "http"))
+    assert "bench engine" in bench("--no-such-option").stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "which model?"),
-        (("--suite", "kernels", "--against", "llama.cpp"), "measures no other engine"),
-        (("some-model", "--suite", "everything"), "everything"),
+        (("engine",), "Missing argument 'MODEL'"),
+        (("kernels", "--against", "llama.cpp"), "No such option"),
+        (("http", "some-model", "--load", "everything"), "known: streams, arrivals, prefix, turns, visits"),
+        (("http", "some-model", "--rate", "0"), "--rate must be above 0"),
+        (("http", "some-model", "--python", "vllm"), "--python vllm"),
     ],
 )
 def test_what_makes_no_sense_is_refused(arguments, message):

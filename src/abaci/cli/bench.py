@@ -1,9 +1,11 @@
-"""`abaci bench`: how fast a model runs here, alone or against another engine."""
+"""`abaci bench`: how fast a model runs here, alone or against others: in the engine, in its kernels, over HTTP."""
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from abaci.cli.terminal import DownloadProgress, JsonOption, dimmed, print_json, print_line
 from abaci.errors import UsageError
@@ -13,59 +15,137 @@ if TYPE_CHECKING:
     from abaci.hub import ResolvedModel
 
 
+class _Suites(TyperGroup):
+    """`abaci bench MODEL` is `abaci bench engine MODEL`."""
+
+    def parse_args(self, context: Any, arguments: list[str]) -> list[str]:
+        if arguments and arguments[0] not in (*self.commands, "--help"):
+            arguments = ["engine", *arguments]
+        return super().parse_args(context, arguments)
+
+
+bench = typer.Typer(cls=_Suites, no_args_is_help=True, rich_markup_mode=None)
+
+
+@bench.callback()
+def _bench() -> None:
+    """Measure speed. `abaci bench MODEL` measures the engine: see `abaci bench engine --help`."""
+
+
 class Peer(StrEnum):
     """Engines to measure against."""
 
     LLAMA_CPP = "llama.cpp"
 
 
-class Suite(StrEnum):
-    """What to measure."""
-
-    ENGINE = "engine"
-    KERNELS = "kernels"
+ThreadsOption = Annotated[int | None, typer.Option(help="Threads; else all cores this process may use.")]
+QuickOption = Annotated[bool, typer.Option("--quick", help="Less of everything.")]
 
 
-def bench(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODEL",
-            help="A catalog name, a .gguf file, or a folder; --suite kernels can do without.",
-        ),
-    ] = None,
+@bench.command()
+def engine(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A catalog name, a .gguf file, or a folder.")],
     *,
     against: Annotated[Peer | None, typer.Option(help="Measure this engine too, in turns.")] = None,
-    suite: Annotated[Suite, typer.Option(help="A model in the engine, or the matrix kernels alone.")] = Suite.ENGINE,
-    quick: Annotated[bool, typer.Option("--quick", help="Less of everything.")] = False,
-    threads: Annotated[int | None, typer.Option(help="Threads; else all cores this process may use.")] = None,
+    quick: QuickOption = False,
+    threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure speed and memory, and how near they come to what this machine can do."""
-    if suite is Suite.KERNELS:
-        if against is not None:
-            raise UsageError("--suite kernels measures no other engine", hint="leave out --against")
-        _print(_measure_kernels(model, quick, threads), as_json)
-    elif model is None:
-        raise UsageError("which model?", hint="abaci bench MODEL, for example qwen2.5-coder:0.5b")
-    else:
-        _print(_measure_model(model, against, quick, threads), as_json)
-
-
-def _measure_model(model: str, against: Peer | None, quick: bool, threads: int | None) -> "Comparison":
+    """Measure a model's speed and memory, and how near they come to what this machine can do."""
     from abaci.bench.comparison import FULL_PLAN, OWN_NAME, QUICK_PLAN, compare
 
     resolved = _resolve(model)
     names = [OWN_NAME] if against is None else [OWN_NAME, against.value]
     plan = QUICK_PLAN if quick else FULL_PLAN
-    return compare(resolved.path, resolved.name, names, plan, num_threads=threads, tell=_tell)
+    _print(compare(resolved.path, resolved.name, names, plan, num_threads=threads, tell=_tell), as_json)
 
 
-def _measure_kernels(model: str | None, quick: bool, threads: int | None) -> "KernelReport":
+@bench.command()
+def kernels(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="Measure the weight formats of this model only.")
+    ] = None,
+    *,
+    quick: QuickOption = False,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the matrix kernels alone."""
     from abaci.bench.kernel_suite import full_plan, measure_kernels, plan_of_file, quick_plan
 
     plan = full_plan() if model is None else plan_of_file(_resolve(model).path)
-    return measure_kernels(quick_plan(plan) if quick else plan, num_threads=threads, tell=_tell)
+    _print(measure_kernels(quick_plan(plan) if quick else plan, num_threads=threads, tell=_tell), as_json)
+
+
+@bench.command()
+def http(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A catalog name, a .gguf file, or a folder.")],
+    *,
+    against: Annotated[
+        str,
+        typer.Option(metavar="NAME,...", help="Of llama.cpp, openvino, vllm, engine (no server)."),
+    ] = "",
+    loads: Annotated[
+        str, typer.Option("--load", metavar="KIND,...", help="Of streams, arrivals, prefix, turns, visits; else all.")
+    ] = "",
+    streams: Annotated[int, typer.Option(min=1, help="Users at a time in the closed loop.")] = 16,
+    rate: Annotated[float, typer.Option(help="Requests per second in the open loop.")] = 0.5,
+    rounds: Annotated[int | None, typer.Option(min=1, help="How often each load is repeated.")] = None,
+    python: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PATH", help="Interpreter of a server with its own environment."),
+    ] = None,
+    model_for: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=PATH", help="The same model in a format that server reads.")
+    ] = None,
+    quick: QuickOption = False,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put `abaci serve` under load, and other servers under the same, in turns."""
+    from abaci.bench.http.comparison import Extent, Kind, compare_servers
+    from abaci.bench.http.servers import Plan
+    from abaci.engine.threads import plan_threads
+
+    if rate <= 0:
+        raise UsageError(f"--rate must be above 0, not {rate:g}")
+    kinds = tuple(_kind(name) for name in _words(loads)) or tuple(Kind)
+    extent = Extent(streams, rate, rounds or (1 if quick else 3), kinds, quick)
+    pythons, model_paths = _paths("--python", python), _paths("--model-for", model_for)
+    resolved = _resolve(model)
+    plan = Plan(resolved.path, plan_threads(threads).num_threads, max(streams, 16), pythons, model_paths)
+    report = compare_servers(resolved.name, _words(against), plan, extent, tell=_tell)
+    if as_json:
+        from abaci.bench.report import as_plain
+
+        print_json(as_plain(report))
+    else:
+        from abaci.bench.http.tables import print_http_report
+
+        print_http_report(report)
+
+
+def _kind(name: str) -> Any:
+    from abaci.bench.http.comparison import Kind
+
+    try:
+        return Kind(name)
+    except ValueError:
+        raise UsageError(f"--load: {name} is none", hint=f"known: {', '.join(Kind)}") from None
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _paths(flag: str, given: list[str] | None) -> dict[str, Path]:
+    paths = {}
+    for item in given or ():
+        name, equals, path = item.partition("=")
+        if not equals or not Path(path).exists():
+            raise UsageError(f"{flag} {item}: no such file", hint=f"for example {flag} vllm=/path/to/it")
+        paths[name] = Path(path)
+    return paths
 
 
 def _resolve(model: str) -> "ResolvedModel":
