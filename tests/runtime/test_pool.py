@@ -401,6 +401,37 @@ def test_one_model_under_several_names_is_loaded_once(models):
     with_pool(scenario, pool)
 
 
+def test_a_further_name_can_be_given_and_given_up(models):
+    async def scenario(pool):
+        await pool.alias("c", "a")
+        assert states(pool) == {"a": "unloaded", "b": "unloaded", "c": "unloaded"}
+        async with pool.lease("c") as one, pool.lease("a") as other:
+            assert one is other
+        with pytest.raises(UsageError, match="already"):
+            await pool.alias("c", "b")
+        with pytest.raises(ModelNotFoundError):
+            await pool.alias("d", "nothing")
+        assert not await pool.forget("c")
+        assert loaded_names(pool) == ["a"]
+        with pytest.raises(UsageError, match="started with"):
+            await pool.forget("a")
+        with pytest.raises(ModelNotFoundError):
+            await pool.forget("c")
+
+    with_pool(scenario, pool_of(models))
+
+
+def test_how_long_a_model_stays_can_be_said_while_it_is_loaded(models):
+    async def scenario(pool):
+        async with pool.lease("a"), pool.lease("b"):
+            pool.keep_alive("a", 0)
+        await until(lambda: loaded_names(pool) == ["b"])
+        with pytest.raises(ModelNotFoundError):
+            pool.keep_alive("nothing", 1)
+
+    with_pool(scenario, pool_of(models))
+
+
 def test_names_that_clash_are_refused(models):
     with pytest.raises(UsageError, match="two models are called 'x'"):
         EnginePool(PoolConfig((PooledModel(str(models["a"]), ("x",)), PooledModel(str(models["b"]), ("x",)))))

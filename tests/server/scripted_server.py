@@ -20,7 +20,7 @@ import uvicorn
 from abaci.chat.requests import GenerationDefaults, RequestRules
 from abaci.chat.served import EngineFigures, ModelState, ModelStatus, TextModel
 from abaci.engine.scripted import ScriptedGenerator
-from abaci.errors import ContextLengthError, ModelNotFoundError
+from abaci.errors import ContextLengthError, ModelNotFoundError, UsageError
 from abaci.formats.chat_template import ChatTemplate
 from abaci.formats.tokenizer import Tokenizer
 from abaci.generation import FinishReason, GenerationRequest, TokenEvent, TokenSink
@@ -157,13 +157,14 @@ class ScriptedPool:
         self._generator = generator
         self._models = {name: ScriptedModel(name, generator) for name in (MODEL, OTHER_MODEL)}
         self._loaded: list[str] = []
+        self.kept_alive: list[tuple[str, float | None]] = []
 
     @property
     def default_name(self) -> str:
         return MODEL
 
     def models(self) -> list[ModelStatus]:
-        return [model.status for model in self._models.values()]
+        return [replace(model.status, name=name) for name, model in self._models.items()]
 
     def loaded(self) -> list[ScriptedModel]:
         return [self._models[name] for name in self._loaded]
@@ -187,6 +188,21 @@ class ScriptedPool:
         self._loaded.remove(name)
         model.status = replace(model.status, state=ModelState.UNLOADED, memory_bytes=None)
         return True
+
+    def keep_alive(self, name: str, seconds: float | None) -> None:
+        self._model(name)
+        self.kept_alive.append((name, seconds))
+
+    async def alias(self, name: str, existing: str) -> None:
+        if self._models.setdefault(name, self._model(existing)) is not self._models[existing]:
+            raise UsageError(f"there is a model called {name!r} already")
+
+    async def forget(self, name: str) -> bool:
+        self._model(name)
+        if name in (MODEL, OTHER_MODEL):
+            raise UsageError(f"the server was started with {name!r}")
+        del self._models[name]
+        return False
 
     async def close(self) -> None:
         await asyncio.to_thread(self._generator.close)

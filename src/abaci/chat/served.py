@@ -124,5 +124,23 @@ class ModelPool(Protocol):
     async def unload(self, name: str) -> bool:
         """Unload as soon as no request holds it; False if it was not loaded. Raises ModelNotFoundError."""
 
+    def keep_alive(self, name: str, seconds: float | None) -> None:
+        """How long the model, if it is loaded, stays unused until it is loaded anew; None: until another needs the room.
+
+        Raises ModelNotFoundError.
+        """
+
+    async def alias(self, name: str, existing: str) -> None:
+        """Give a model a further name until the pool closes.
+
+        Raises ModelNotFoundError, UsageError where another model has that name.
+        """
+
+    async def forget(self, name: str) -> bool:
+        """Give up a name that the pool was not made with; False if the model has others.
+
+        A model without a name is unloaded. Raises ModelNotFoundError, UsageError for a name the pool was made with.
+        """
+
     async def close(self) -> None:
         """Unload everything; running requests end with an error."""

@@ -90,6 +90,7 @@ class EnginePool:
         self._entries: dict[str, _Entry] = {}
         for model in config.models:
             self._enter(model, hub.resolve(model.model, download=True))
+        self._own_names = frozenset(self._entries)
         self._residents: list[Resident] = []
         self._thread = ThreadPoolExecutor(1, "abaci-load")
         self._load_lock = asyncio.Lock()
@@ -130,8 +131,40 @@ class EnginePool:
         resident = entry.resident
         if resident is None:
             return False
-        self._retire(resident)
-        await resident.has_gone.wait()
+        await self._gone(resident)
+        return True
+
+    def keep_alive(self, name: str, seconds: float | None) -> None:
+        """How long the resident stays unused; the next load of the model begins with the pool's own figure again."""
+        entry = self._entries.get(name)
+        if entry is None:
+            raise self._unknown(name)
+        if entry.resident is not None:
+            entry.resident.keep_alive_seconds = seconds
+
+    async def alias(self, name: str, existing: str) -> None:
+        """Give a model a further name. Raises as `ModelPool.alias` says."""
+        entry = await self._entry(existing)
+        is_stored = self._config.allow_any and hub.Store().get(name) is not None
+        if is_stored or self._entries.setdefault(name, entry) is not entry:
+            raise UsageError(f"there is a model called {name!r} already", hint="Choose another name.")
+
+    async def forget(self, name: str) -> bool:
+        """Give up a name. Raises as `ModelPool.forget` says."""
+        if name in self._own_names:
+            raise UsageError(f"the server was started with {name!r}", hint="Start it without that model.")
+        entry = self._entries.pop(name, None)
+        if entry is None:
+            if not self._config.allow_any:
+                raise self._unknown(name)
+            hub.stored_model(name, hub.Store())
+            return True
+        if entry in self._entries.values():
+            return False
+        if entry.loading is not None:
+            await asyncio.wait([entry.loading])
+        if entry.resident is not None:
+            await self._gone(entry.resident)
         return True
 
     async def close(self) -> None:
@@ -157,12 +190,15 @@ class EnginePool:
     async def _entry(self, name: str) -> "_Entry":
         if name not in self._entries:
             if not self._config.allow_any:
-                raise ModelNotFoundError(f"no model is called {name!r}", hint=f"There is {', '.join(self._entries)}.")
+                raise self._unknown(name)
             hub.stored_model(name, hub.Store())  # only names of the store: no path that a client thought of
             resolved = await self._on_thread(lambda: hub.resolve(name, download=False))
             if name not in self._entries:
                 self._enter(PooledModel(name), resolved)
         return self._entries[name]
+
+    def _unknown(self, name: str) -> ModelNotFoundError:
+        return ModelNotFoundError(f"no model is called {name!r}", hint=f"There is {', '.join(self._entries)}.")
 
     # Leases.
 
@@ -277,6 +313,10 @@ class EnginePool:
                 elif resident.has_idled():
                     self._retire(resident)
 
+    async def _gone(self, resident: "Resident") -> None:
+        self._retire(resident)
+        await resident.has_gone.wait()
+
     def _retire(self, resident: "Resident") -> None:
         resident.retire()
         if resident.num_leases == 0:
@@ -358,13 +398,14 @@ class Resident:
         self.model = model
         self.memory_bytes = (model.info.weight_bytes or entry.file.num_bytes) + model.info.cache_bytes
         self.num_leases = 0
+        self.keep_alive_seconds = keep_alive_seconds
+        """That it stays unused; None: until another needs the room."""
         self.used_seconds = time.monotonic()
         """When a request let go of it last."""
         self.is_retired = False
         self.closing: asyncio.Task[None] | None = None
         self.has_gone = asyncio.Event()
         self._entry = entry
-        self._keep_alive_seconds = keep_alive_seconds
 
     @property
     def text(self) -> TextModel:
@@ -381,9 +422,9 @@ class Resident:
         """Under the first of its names."""
         status = _status(self._entry.name, self._entry.file, self.model.info, ModelState.LOADED)
         idle_until = None
-        if self._keep_alive_seconds is not None:
+        if self.keep_alive_seconds is not None:
             used_seconds = time.monotonic() if self.num_leases else self.used_seconds
-            idle_until = time.time() - time.monotonic() + used_seconds + self._keep_alive_seconds
+            idle_until = time.time() - time.monotonic() + used_seconds + self.keep_alive_seconds
         return replace(
             status, memory_bytes=self.memory_bytes, num_active=self.num_leases, idle_until_seconds=idle_until
         )
@@ -399,9 +440,9 @@ class Resident:
 
     def has_idled(self) -> bool:
         """Whether it has been idle for as long as it may."""
-        if self._keep_alive_seconds is None or not self.is_idle:
+        if self.keep_alive_seconds is None or not self.is_idle:
             return False
-        return time.monotonic() - self.used_seconds >= self._keep_alive_seconds
+        return time.monotonic() - self.used_seconds >= self.keep_alive_seconds
 
     def retire(self) -> None:
         """Make the entry forget it."""

@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from abaci.chat.answer import AnswerDelta, ChatRequest
-from abaci.chat.preparing import PreparedChat, prepare
+from abaci.chat.preparing import prepare
 from abaci.chat.reading import AnswerReader
 from abaci.chat.served import ServedModel
 from abaci.errors import AbaciError, OverloadedError, UsageError
@@ -242,10 +242,19 @@ def _leave(ticket: Ticket | None, num_tokens: int) -> None:
         ticket.leave()
 
 
+class Prepared(Protocol):
+    """A request ready to submit, and how its answers are read."""
+
+    @property
+    def request(self) -> GenerationRequest: ...
+
+    def new_reader(self, sample_index: int) -> AnswerReader: ...
+
+
 class ChatGeneration:
     """A chat on its way: prepared, submitted, read back as deltas."""
 
-    def __init__(self, running: Generation, prepared: PreparedChat) -> None:
+    def __init__(self, running: Generation, prepared: Prepared) -> None:
         self.prepared = prepared
         self.running = running
         self._readers: list[AnswerReader] = [
