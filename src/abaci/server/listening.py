@@ -18,6 +18,7 @@ from abaci.server.services import Services
 
 _LOG = logging.getLogger("abaci.server")
 _BACKLOG = 2048
+_SEND_BUFFER_BYTES = 128 << 10
 
 
 def listen(config: ServerConfig, make_services: Callable[[], Any], on_ready: Callable[[Services, str], None]) -> None:
@@ -98,6 +99,8 @@ def _bind(host: str, port: int) -> socket.socket:
         raise ResourceError(f"cannot listen on {host}: {error.strerror or error}") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Connections inherit it: a client that does not read holds no more of the kernel's memory than this.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
         listener.bind(address)
     except OSError as error:
         listener.close()
