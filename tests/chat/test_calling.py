@@ -149,17 +149,38 @@ def test_calls_or_a_response(dialect, response, text, tokenizer):
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_strict_functions_bind_calls_and_leave_words_free(dialect, tokenizer):
     strict = constraints(dialect, STRICT, tokenizer).strict()
-    call = walk(constraints(dialect, STRICT, tokenizer).required(), tokenizer, 2)
-    for words in ("Hello, <world>.", "\n\nYes {", "a [TOOL"):
+    for words in (
+        "Hello, <world>.",
+        "\n\nYes {",
+        "a [TOOL",
+        '{"name": "Ada", "x": 1}',
+        "```json\n[1]\n```",
+        "{}",
+        '{"na',
+    ):
         assert accepts(strict, tokenizer, words)
-        assert read(dialect, words, STRICT, is_certain=True) == (words, [])
-    assert accepts(strict, tokenizer, call)
-    broken = call.replace('"city"', '"town"')
-    assert broken != call
-    assert not accepts(strict, tokenizer, broken)
-    if dialect not in ("llama3", "plain_json"):
-        assert accepts(strict, tokenizer, "Let me see.\n" + call)
-        assert not accepts(strict, tokenizer, "Let me see.\n" + broken)
+        assert read(dialect, words, STRICT, is_certain=False) == (words, [])
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_calls_of_strict_functions_keep_to_their_schemas(dialect, tokenizer):
+    strict = constraints(dialect, STRICT, tokenizer).strict()
+    key = {"llama3": "parameters"}.get(dialect, "arguments")
+    bare = f'{{"name": "get_weather", "{key}": {{"city": "Paris"}}}}'
+    marked = walk(constraints(dialect, STRICT, tokenizer).required(), tokenizer, 2)
+    calls = {
+        "llama3": [bare],
+        "plain_json": [bare, f"```json\n{bare}\n```"],
+        "hermes": [bare, f"```json\n{bare}\n```", marked, "Let me see.\n" + marked],
+        "mistral": [marked, "Let me see.\n" + marked],
+        "deepseek": [marked, "Let me see.\n" + marked],
+    }
+    for call in calls[dialect]:
+        assert accepts(strict, tokenizer, call)
+        assert len(read(dialect, call, STRICT, is_certain=False)[1]) >= 1
+        broken = call.replace('"city"', '"town"')
+        assert broken != call
+        assert not accepts(strict, tokenizer, broken)
 
 
 def test_percent_signs_in_schemas_are_no_directives(tokenizer):

@@ -21,6 +21,10 @@ MAX_CALLS: Final = 16
 """In one answer that a grammar holds to calls: a model that cannot stop would otherwise go on to the end."""
 
 
+_GAP: Final = r"\s{0,8}"
+_FENCE: Final = rf"{_GAP}(?:```(?:json)?{_GAP})?"
+
+
 class CallConstraints:
     """The constraints for one set of functions, with one tokenizer.
 
@@ -59,14 +63,27 @@ class CallConstraints:
         """
         if not any(function.is_strict for function in self._functions):
             return None
-        marker, calls = self._grammar.marker, self._call_rules(keep_all_schemas=False)
-        if marker is None:
-            return _lark("section | WORDS", r"WORDS: /\s{0,2}[^\s{\[`](?s:.*)/", *calls)
+        marker, key = self._grammar.marker, self._grammar.bare_arguments_key
+        starts, rules, no_words = ["WORDS"], list(self._call_rules(keep_all_schemas=False)), []
+        if key is not None:
+            starts.append("bare")
+            rules += self._bare_rules(key)
+            no_words.append(f"{_FENCE}(?:{'|'.join(map(_head, self._rules))})")
         if marker in self._special:
-            return _lark(f"WORDS? {self._marker()} section | WORDS", "WORDS: /(?s:.+)/", *calls)
-        ahead = f"ahead[suffix={self._quote(marker)}]: /(?s:.*)/"
-        words = f"WORDS: /(?s:.+)/ & ~/(?s:.*){re.escape(marker)}(?s:.*)/"
-        return _lark("ahead section | WORDS", ahead, words, *calls)
+            starts.append(f"WORDS? {self._marker()} section")
+        elif marker is not None:
+            starts.append("AHEAD section")
+            no_words.append(f"(?s:.*){re.escape(marker)}")
+            rules.append(f"AHEAD: ({_words(no_words, 0)}) {self._quote(marker)}")
+        return _lark(" | ".join(starts), f"WORDS: {_words(no_words, 1)}", *rules)
+
+    def _bare_rules(self, arguments_key: str) -> Iterator[str]:
+        """A call alone, perhaps fenced. Its head is one lexeme: words and calls part only where it is complete."""
+        heads = (f"HEAD_{i} {rule.arguments_rule}" for i, rule in enumerate(self._rules))
+        yield f"bare: ({' | '.join(heads)}) BARE_END"
+        yield f"BARE_END: /{_GAP}\\}}({_GAP}```)?/"
+        for i, rule in enumerate(self._rules):
+            yield f'HEAD_{i}: /{_FENCE}{_head(rule)}{_GAP},{_GAP}"{arguments_key}"{_GAP}:{_GAP}/'
 
     def _call_rules(self, *, keep_all_schemas: bool) -> Iterator[str]:
         grammar = self._grammar
@@ -84,6 +101,18 @@ class CallConstraints:
         """A text in a grammar: the special token of that name, if there is one."""
         token_id = self._special.get(text)
         return json.dumps(text, ensure_ascii=False) if token_id is None else f"<[{token_id}]>"
+
+
+def _head(rule: CallRule) -> str:
+    """The expression of how a call of this function begins."""
+    name = re.escape(rule.name).replace("/", r"\/")
+    return rf'\{{{_GAP}"name"{_GAP}:{_GAP}"{name}"'
+
+
+def _words(excluded: Sequence[str], min_characters: int) -> str:
+    """The expression of texts that do not begin with any of the given expressions."""
+    anything = f"/(?s:.{{{min_characters},}})/"
+    return " & ".join([anything, *(f"~/{expression}(?s:.*)/" for expression in excluded)])
 
 
 def _lark(start: str, *rules: str) -> Constraint:

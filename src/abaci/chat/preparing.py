@@ -99,7 +99,7 @@ def prepare(text: TextModel, request: ChatRequest, request_id: str) -> PreparedC
         params=params,
         can_think=plan.can_think and request.add_generation_prompt,
         is_thinking=is_thinking,
-        tools=tools.reading(response=request.params.constraint),
+        tools=tools.reading,
     )
 
 
@@ -171,13 +171,14 @@ class _Tools:
             return constraints.required()
         return constraints.strict() if response is None else constraints.or_response(response)
 
-    def reading(self, response: Constraint | None) -> ToolReading | None:
+    @property
+    def reading(self) -> ToolReading | None:
         if not self.functions:
             return None
         return ToolReading(
             self.dialect,
             frozenset(function.name for function in self.functions),
-            is_certain=self.choice.mode in _FORCED or (response is None and self.is_constraining),
+            is_certain=self.choice.mode in _FORCED,
             is_single=not self.allow_parallel,
         )
 

@@ -25,7 +25,7 @@ class CallGrammar:
     """Lark expressions of a dialect. All calls of an answer are: marker begin call (separator call)* end.
 
     `marker` is the text itself: where it comes, words end and calls begin. None: the answer is calls from its first
-    character on, or has none.
+    character on, or has none. `bare_arguments_key` is that of calls without any marker, where the dialect reads them.
     """
 
     marker: str | None
@@ -33,6 +33,7 @@ class CallGrammar:
     begin: str = ""
     separator: str = ""
     end: str = ""
+    bare_arguments_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

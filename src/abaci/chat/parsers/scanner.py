@@ -27,7 +27,7 @@ _CALL_KEYS: Final = frozenset({"name", "type", "id", *_ARGUMENT_KEYS})
 class Scanner:
     """Runs the `read` of one dialect over one answer; a `pieces.Parser`.
 
-    `is_certain` says that a grammar holds the model to well-formed calls: their arguments then flow as they come.
+    `is_certain` says that a grammar holds the whole answer to calls: their arguments then flow as they come.
     Otherwise a call is held until its JSON is complete. `names` are the functions there are.
     """
 
@@ -35,8 +35,7 @@ class Scanner:
         self, read: "Callable[[Scanner], Steps[None]]", names: Collection[str], *, is_certain: bool = False
     ) -> None:
         self._names = frozenset(names)
-        self.is_certain = is_certain
-        """A grammar holds the model to this dialect."""
+        self._is_certain = is_certain
         self._unread = ""
         self._is_last = False
         self._attempt: list[str] = []
@@ -144,7 +143,7 @@ class Scanner:
         teller = _Teller(self._pieces.append)
         while True:
             self._take(reader.push(self._unread))
-            if self.is_certain:
+            if self._is_certain:
                 teller.tell(name, reader.parts)
             if reader.is_complete:
                 return self._end_call(teller, name, "".join(reader.parts))
@@ -161,7 +160,7 @@ class Scanner:
         teller = _Teller(self._pieces.append)
         while True:
             self._take(reader.push(self._unread))
-            if self.is_certain and (name := _name(reader)):
+            if self._is_certain and (name := _name(reader)):
                 teller.tell(name, _argument_parts(reader))
             if reader.is_complete:
                 return self._end_call(teller, _name(reader), _arguments(reader))

@@ -16,8 +16,7 @@ _CLOSE: Final = "</tool_call>"
 
 
 def _read(scanner: Scanner) -> Steps[None]:
-    if not scanner.is_certain:
-        yield from read_plain_calls(scanner)
+    yield from read_plain_calls(scanner)
     while (yield from scanner.content_until(_OPEN)):
         yield from scanner.skip_space()
         if (yield from scanner.call_object()):
@@ -26,7 +25,8 @@ def _read(scanner: Scanner) -> Steps[None]:
 
 def _grammar(functions: Sequence[CallRule], quote: Callable[[str], str]) -> CallGrammar:
     call = f"{quote(chr(10))} ({object_calls(functions, quote)}) {quote(chr(10))} {quote(_CLOSE)}"
-    return CallGrammar(_OPEN, call, separator=f"{quote(chr(10))} {quote(_OPEN)}")
+    separator = f"{quote(chr(10))} {quote(_OPEN)}"
+    return CallGrammar(_OPEN, call, separator=separator, bare_arguments_key="arguments")
 
 
 DIALECT: Final = ToolDialect(

@@ -31,7 +31,7 @@ def _is_spoken_by(source: str) -> bool:
 
 
 def _grammar(functions: Sequence[CallRule], quote: Callable[[str], str]) -> CallGrammar:
-    return CallGrammar(None, object_calls(functions, quote, "parameters"), separator=quote("; "))
+    return CallGrammar(None, object_calls(functions, quote, "parameters"), bare_arguments_key="parameters")
 
 
 DIALECT: Final = ToolDialect(

@@ -41,7 +41,12 @@ def _read_objects(scanner: Scanner) -> Steps[bool]:
 
 def _grammar(functions: Sequence[CallRule], quote: Callable[[str], str]) -> CallGrammar:
     return CallGrammar(
-        None, f"({object_calls(functions, quote)})", begin=quote("["), separator=quote(", "), end=quote("]")
+        None,
+        f"({object_calls(functions, quote)})",
+        begin=quote("["),
+        separator=quote(", "),
+        end=quote("]"),
+        bare_arguments_key="arguments",
     )
 
 
