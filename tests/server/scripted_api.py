@@ -59,7 +59,7 @@ class Script:
     """What the server does beside answering, and what it saw."""
 
     required_key: str | None = None
-    token_seconds: float = 0.004
+    token_seconds: float = 0.001
     bodies: list[dict[str, Any]] = field(default_factory=list)
     num_cancelled: int = 0
     started: float = field(default_factory=time.monotonic)
@@ -161,8 +161,8 @@ async def _pieces(said: str) -> AsyncIterator[str]:
         if "think" in said:
             for sentence in ("The person asks for a prime test. ", "Trial division is simple and clear. "):
                 yield _chunk({"reasoning_content": sentence, "reasoning": sentence})
-        for start in range(0, len(MARKDOWN), 4):
-            yield _chunk({"content": MARKDOWN[start : start + 4]})
+        for start in range(0, len(MARKDOWN), 9):
+            yield _chunk({"content": MARKDOWN[start : start + 9]})
 
 
 def _chunk(delta: dict[str, Any]) -> str:

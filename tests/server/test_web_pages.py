@@ -312,6 +312,23 @@ def test_conversations_are_found_renamed_exported_and_deleted(visit: Visit) -> N
     expect(page.locator(".bubble")).to_have_text("about plums")
 
 
+def test_all_conversations_survive_a_move_to_another_browser(visit: Visit) -> None:
+    page = visit.page
+    visit.say("about pears")
+    visit.await_answer()
+    page.get_by_role("button", name="Settings").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Export all").click()
+    page.get_by_role("button", name="Delete all conversations").click()
+    page.get_by_role("button", name="Really delete all?").click()
+    expect(page.locator(".entry")).to_have_count(0)
+    page.get_by_label("Import conversations").set_input_files(download.value.path())
+    expect(page.locator(".notice")).to_have_text("1 conversation imported.")
+    page.locator(".entry").get_by_role("link").click()
+    expect(page.locator(".bubble")).to_have_text("about pears")
+    expect(page.locator(".answer")).to_contain_text("A prime test")
+
+
 def test_a_conversation_goes_on_while_another_is_read(visit: Visit) -> None:
     visit.say("slow")
     expect(visit.page.locator(".answer.streaming")).to_contain_text("3 4")
@@ -402,7 +419,7 @@ def test_a_long_conversation_renders_only_what_changes(visit: Visit) -> None:
             watcher.observe(first, { childList: true, subtree: true, characterData: true });
         }"""
     )
-    visit.script.token_seconds = 0.01
+    visit.script.token_seconds = 0.02
     visit.say("second")
     heading = visit.page.locator(".answer.last h2")
     expect(heading).to_be_visible()

@@ -3,6 +3,7 @@ import { ApiError, errorFields } from "../src/shared/api.ts";
 import { completionBody, piecesOf, textWithAttachments } from "../src/chat/completion.ts";
 import { childrenOf, newestLeaf, newMessage, pathTo, titleFor, type Message } from "../src/chat/conversation.ts";
 import { eventData } from "../src/chat/events.ts";
+import { asJson, fromJson } from "../src/chat/export.ts";
 import { NO_SETTINGS, parseTools, settingsOnWire } from "../src/chat/settings.ts";
 
 async function read(parts: Uint8Array[]): Promise<string[]> {
@@ -106,4 +107,21 @@ test("a title is the first line, or the first file", () => {
   expect(titleFor({ content: "x".repeat(80), attachments: [] })).toHaveLength(60);
   expect(titleFor({ content: "", attachments: [{ name: "a.txt", text: "" }] })).toBe("a.txt");
   expect(textWithAttachments({ content: "only", attachments: [] })).toBe("only");
+});
+
+test("what was exported is read back under new names", () => {
+  const messages = [...tree(["a", null], ["b", "a"], ["b2", "a"]).values()];
+  const conversation = { id: "c", title: "T", createdAt: 1, updatedAt: 2, leafId: "b", model: "m", settings: { ...NO_SETTINGS, topK: 3 } };
+  const [kept, ...rest] = fromJson(asJson([{ conversation, messages }]));
+  expect(rest).toEqual([]);
+  const ids = kept?.messages.map(({ id }) => id) ?? [];
+  expect(new Set([...ids, "a", "b", "b2", "c", kept?.conversation.id]).size).toBe(8);
+  expect(kept?.messages.map(({ parentId }) => parentId)).toEqual([null, ids[0], ids[0]]);
+  expect(kept?.conversation).toEqual({ ...conversation, id: kept?.messages[0]?.conversationId, leafId: ids[1] });
+});
+
+test("a file from elsewhere is refused", () => {
+  for (const text of ["", "null", "[]", '{"format":"other"}', '{"format":"abaci-conversations","version":1,"conversations":[null]}']) {
+    expect(() => fromJson(text), text).toThrow("no conversations");
+  }
 });

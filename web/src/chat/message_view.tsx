@@ -105,7 +105,7 @@ function Answer({ message, isLast }: { message: Message; isLast: boolean }) {
   return (
     <article class={`message answer ${message.state} ${isLast ? "last" : ""}`} aria-label={message.model ?? "Answer"} aria-busy={isStreaming}>
       {message.reasoning !== "" && <Thought message={message} />}
-      {isWaiting && <Waiting />}
+      {isWaiting && <Waiting model={message.model} />}
       {message.content !== "" && <Markdown text={message.content} />}
       {message.toolCalls.length > 0 && <ToolCalls message={message} isLast={isLast} />}
       {message.state === "failed" && <FailureCard message={message} />}
@@ -128,8 +128,10 @@ function Answer({ message, isLast }: { message: Message; isLast: boolean }) {
   );
 }
 
-/** Reading a long prompt takes a while on a CPU; the clock shows that something happens. */
-function Waiting() {
+/** Loading a model or reading a long prompt takes a while on a CPU; the clock shows that something happens. */
+function Waiting({ model }: { model: string | null }) {
+  const { models } = useSession();
+  const isLoaded = models.value?.find(({ id }) => id === model)?.status?.value !== "unloaded";
   const elapsed = useSignal(0);
   useEffect(() => {
     const timer = setInterval(() => (elapsed.value += 1), 1000);
@@ -142,7 +144,7 @@ function Waiting() {
         <i />
         <i />
       </span>
-      {elapsed.value >= 2 && <span class="soft small">Reading the prompt, {elapsed.value} s</span>}
+      {elapsed.value >= 2 && <span class="soft small">{isLoaded ? "Reading the prompt" : "Loading the model"}, {elapsed.value} s</span>}
     </p>
   );
 }

@@ -7,6 +7,7 @@ import { Icon } from "../shared/icons.tsx";
 import { Composer, focusComposer } from "./composer.tsx";
 import { useSession } from "./context.ts";
 import { ModelPicker } from "./model_picker.tsx";
+import { isChanged } from "./settings.ts";
 import { SettingsPanel } from "./settings_panel.tsx";
 import { Sidebar } from "./sidebar.tsx";
 import { Thread } from "./thread.tsx";
@@ -18,6 +19,8 @@ export function ChatPage() {
   const session = useSession();
   const sidebarOpen = useSignal(!matchMedia(NARROW).matches && localStorage.getItem(SIDEBAR_NAME) !== "closed");
   const settingsOpen = useSignal(false);
+
+  const isSet = isChanged(session.settings.value);
 
   function toggleSidebar(open: boolean): void {
     sidebarOpen.value = open;
@@ -75,7 +78,8 @@ export function ChatPage() {
           <ThemeButton />
           <IconButton
             icon="settings"
-            label="Settings"
+            label={isSet ? "Settings (changed)" : "Settings"}
+            class={isSet ? "changed" : ""}
             expanded={settingsOpen.value}
             onClick={() => (settingsOpen.value = !settingsOpen.value)}
           />

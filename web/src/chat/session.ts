@@ -18,6 +18,7 @@ import {
   type Conversation,
   type Message,
 } from "./conversation.ts";
+import type { Kept } from "./export.ts";
 import { storedSettings, storeSettings, type Settings } from "./settings.ts";
 import type { Storage } from "./storage.ts";
 
@@ -206,6 +207,23 @@ export class Session {
     const found = new Set(this.conversations.value.filter(({ title }) => has(title)).map(({ id }) => id));
     for (const message of await this.storage.allMessages()) if (has(message.content)) found.add(message.conversationId);
     return found;
+  }
+
+  async exportAll(): Promise<Kept[]> {
+    const messages = await this.storage.allMessages();
+    return this.conversations.value.map((conversation) => ({
+      conversation,
+      messages: messages.filter(({ conversationId }) => conversationId === conversation.id),
+    }));
+  }
+
+  /** Adds conversations from a file. */
+  async importAll(conversations: readonly Kept[]): Promise<void> {
+    for (const { conversation, messages } of conversations) {
+      for (const message of messages) await this.storage.saveMessage(message);
+      await this.storage.saveConversation(conversation);
+    }
+    this.conversations.value = newestFirst([...conversations.map(({ conversation }) => conversation), ...this.conversations.value]);
   }
 
   messagesOf(id: string): Promise<Message[]> {

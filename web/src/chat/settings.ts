@@ -27,6 +27,11 @@ export const NO_SETTINGS: Settings = {
   tools: "",
 };
 
+/** Whether anything is not as the server would have it. */
+export function isChanged(settings: Settings): boolean {
+  return (Object.keys(NO_SETTINGS) as (keyof Settings)[]).some((key) => settings[key] !== NO_SETTINGS[key]);
+}
+
 const NAME = "abaci.settings";
 
 /** The settings used last; a new conversation starts with them. */

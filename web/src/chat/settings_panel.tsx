@@ -1,16 +1,20 @@
 /** How the model is asked: its instructions, how it draws its words, the tools it may call. Kept for the next conversation. */
 
 import { useSignal } from "@preact/signals";
+import { useRef } from "preact/hooks";
 import { storeKey, storedKey } from "../shared/api.ts";
 import { IconButton } from "../shared/controls.tsx";
+import { download } from "../shared/download.ts";
+import { plural } from "../shared/format.ts";
 import { useSession } from "./context.ts";
-import { NO_SETTINGS, NUMBER_SETTINGS, parseTools, type NumberSetting, type Settings } from "./settings.ts";
+import { asJson, fromJson } from "./export.ts";
+import { isChanged, NO_SETTINGS, NUMBER_SETTINGS, parseTools, type NumberSetting, type Settings } from "./settings.ts";
 
 export function SettingsPanel({ onClose }: { onClose(): void }) {
   const session = useSession();
   const settings = session.settings.value;
   const change = (changed: Partial<Settings>) => session.changeSettings(changed);
-  const isChanged = NUMBER_SETTINGS.some(({ key }) => settings[key] !== null) || settings.reasoningEffort !== null;
+  const kept = { systemPrompt: settings.systemPrompt, tools: settings.tools };
   return (
     <aside class="settings" aria-label="Settings">
       <div class="settings-head">
@@ -31,8 +35,8 @@ export function SettingsPanel({ onClose }: { onClose(): void }) {
         <section>
           <div class="section-head">
             <h3>Sampling</h3>
-            {isChanged && (
-              <button type="button" class="link-button" onClick={() => change({ ...NO_SETTINGS, systemPrompt: settings.systemPrompt, tools: settings.tools })}>
+            {isChanged({ ...settings, systemPrompt: "", tools: "" }) && (
+              <button type="button" class="link-button" onClick={() => change({ ...NO_SETTINGS, ...kept })}>
                 As the model likes
               </button>
             )}
@@ -157,11 +161,46 @@ function StoredData() {
   const session = useSession();
   const isSure = useSignal(false);
   const hasKey = useSignal(storedKey() !== null);
+  const chooser = useRef<HTMLInputElement>(null);
+  const hasNothing = session.conversations.value.length === 0;
+
+  async function importFrom(file: File | undefined): Promise<void> {
+    if (!file) return;
+    try {
+      const conversations = fromJson(await file.text());
+      await session.importAll(conversations);
+      session.tell({ text: `${plural(conversations.length, "conversation")} imported.` });
+    } catch (error) {
+      session.tell({ text: error instanceof Error ? error.message : String(error) });
+    }
+  }
+
+  async function exportAll(): Promise<void> {
+    download("conversations.json", new Blob([asJson(await session.exportAll())], { type: "application/json" }));
+  }
+
   return (
     <section>
       <h3>In this browser</h3>
       <p class="soft small">Conversations, settings and the key are kept here and nowhere else.</p>
       <div class="button-row">
+        <button type="button" class="button" disabled={hasNothing} onClick={() => void exportAll()}>
+          Export all
+        </button>
+        <button type="button" class="button" onClick={() => chooser.current?.click()}>
+          Import
+        </button>
+        <input
+          ref={chooser}
+          type="file"
+          accept=".json,application/json"
+          hidden
+          aria-label="Import conversations"
+          onChange={(event) => {
+            void importFrom(event.currentTarget.files?.[0]);
+            event.currentTarget.value = "";
+          }}
+        />
         {hasKey.value && (
           <button
             type="button"
@@ -177,7 +216,7 @@ function StoredData() {
         <button
           type="button"
           class="button danger"
-          disabled={session.conversations.value.length === 0}
+          disabled={hasNothing}
           onBlur={() => (isSure.value = false)}
           onClick={() => {
             if (isSure.value) void session.deleteAll();

@@ -7,7 +7,7 @@ import { download } from "../shared/download.ts";
 import { Icon, Mark } from "../shared/icons.tsx";
 import type { Conversation } from "./conversation.ts";
 import { useSession } from "./context.ts";
-import { asJson, asMarkdown, fileName } from "./export.ts";
+import { asJson, asMarkdown, fileName, type Kept } from "./export.ts";
 
 interface SidebarProps {
   open: boolean;
@@ -184,8 +184,8 @@ function EntryMenu({ conversation, top, left, onRename, onClose }: EntryMenuProp
     onClose();
     act();
   };
-  const exportAs = async (type: string, ending: string, write: typeof asJson) => {
-    const text = write(conversation, await session.messagesOf(id));
+  const exportAs = async (type: string, ending: string, write: (kept: Kept) => string) => {
+    const text = write({ conversation, messages: await session.messagesOf(id) });
     download(`${fileName(title)}.${ending}`, new Blob([text], { type }));
   };
   return (
@@ -196,7 +196,7 @@ function EntryMenu({ conversation, top, left, onRename, onClose }: EntryMenuProp
       <button type="button" role="menuitem" onClick={choose(() => void exportAs("text/markdown", "md", asMarkdown))}>
         <Icon name="file" size={16} /> Export as Markdown
       </button>
-      <button type="button" role="menuitem" onClick={choose(() => void exportAs("application/json", "json", asJson))}>
+      <button type="button" role="menuitem" onClick={choose(() => void exportAs("application/json", "json", (kept) => asJson([kept])))}>
         <Icon name="file" size={16} /> Export as JSON
       </button>
       <button type="button" role="menuitem" class="danger-text" onClick={choose(() => void session.delete(id))}>

@@ -107,7 +107,7 @@ function Table({ report, by }: { report: UsageReport; by: Dimension }) {
   const { rows, total, hourly_price: hourlyPrice } = report;
   if (rows.length === 0) return <p class="soft small">Nothing was used in this time.</p>;
   const ordered = by === "day" ? [...rows].reverse() : [...rows].sort((a, b) => weight(b) - weight(a));
-  const heaviest = Math.max(...rows.map(weight), 1);
+  const heaviest = Math.max(...rows.map(weight)) || 1;
   return (
     <>
       <div class="table-scroll" tabIndex={0}>
@@ -181,8 +181,12 @@ function atFullLoad(total: UsageRow, hourlyPrice: number): string {
   const prompt = total.full_load_dollars_per_million_prompt_tokens;
   const output = total.full_load_dollars_per_million_completion_tokens;
   const price = `The machine costs ${format.dollars(hourlyPrice)} an hour.`;
-  if (prompt === null && output === null) return `${price} What it costs at full load is not measured yet.`;
-  return `${price} At full load a million tokens cost ${show(prompt, format.dollars)} of prompt and ${show(output, format.dollars)} of output.`;
+  const costs = [
+    prompt !== null && `${format.dollars(prompt)} of prompt`,
+    output !== null && `${format.dollars(output)} of output`,
+  ].filter(Boolean);
+  if (costs.length === 0) return `${price} What tokens cost at full load is not measured yet.`;
+  return `${price} At full load a million tokens would cost ${costs.join(" and ")}.`;
 }
 
 /** What is dear is heavy; without a price, what is long. */
