@@ -11,6 +11,7 @@ from abaci.chat.served import ServedModel
 from abaci.errors import AbaciError
 from abaci.generation import FinishReason
 from abaci.server.auth import Authenticator, Caller
+from abaci.server.batch_service import BatchService
 from abaci.server.config import ServerConfig
 from abaci.server.database import Database
 from abaci.server.keys import KeyRing, KeyStore
@@ -35,6 +36,7 @@ class Accounts:
         self.keys = KeyRing(KeyStore(database), database)
         self.keys.load()
         self.authenticator = Authenticator(config.api_key, self.keys)
+        self.batch_service = BatchService(database, self.keys)
         self._admission = Admission()
         self._usage = UsageMeter(database, lambda: _counters(loaded()))
         self._tasks: list[asyncio.Task[None]] = []

@@ -16,7 +16,9 @@ from abaci.server import residency, tokens
 from abaci.server.anthropic import messages
 from abaci.server.anthropic.bodies import MessagesBody, PromptBody
 from abaci.server.guard import Access, ErrorCarrier, Guard
-from abaci.server.openai import chat, completions, embeddings, models
+from abaci.server.inside import InsideCalls
+from abaci.server.openai import batches, chat, completions, embeddings, files, models
+from abaci.server.openai.batches import BatchBody
 from abaci.server.openai.bodies import (
     ApplyTemplateBody,
     ChatBody,
@@ -52,6 +54,7 @@ def create_app(services: Services) -> ASGIApp:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         services.accounts.start()
+        services.accounts.batch_service.start(InsideCalls(api), services.config.batch_concurrency)
         try:
             yield
         finally:
@@ -105,6 +108,15 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("/v1/embeddings", ("POST",), embeddings.embeddings, EmbeddingBody),
     Endpoint("/v1/models", ("GET",), models.list_models),
     Endpoint("/v1/models/{name:path}", ("GET",), models.retrieve_model),
+    Endpoint("/v1/files", ("POST",), files.upload_file),
+    Endpoint("/v1/files", ("GET",), files.list_files),
+    Endpoint("/v1/files/{file_id}", ("GET",), files.retrieve_file),
+    Endpoint("/v1/files/{file_id}", ("DELETE",), files.delete_file),
+    Endpoint("/v1/files/{file_id}/content", ("GET",), files.file_content),
+    Endpoint("/v1/batches", ("POST",), batches.create_batch, BatchBody),
+    Endpoint("/v1/batches", ("GET",), batches.list_batches),
+    Endpoint("/v1/batches/{batch_id}", ("GET",), batches.retrieve_batch),
+    Endpoint("/v1/batches/{batch_id}/cancel", ("POST",), batches.cancel_batch),
     Endpoint("/models/load", ("POST",), residency.load_model, residency.ResidencyBody),
     Endpoint("/models/unload", ("POST",), residency.unload_model, residency.ResidencyBody),
     Endpoint("/v1/messages", ("POST",), messages.messages, MessagesBody),

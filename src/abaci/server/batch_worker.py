@@ -24,7 +24,7 @@ from abaci.server.wire import error_document, error_status
 
 _LOG = logging.getLogger("abaci.server")
 _POSITIONS_PER_READ: Final = 1000
-_HOLD_SECONDS: Final = 5.0
+_HOLD_SECONDS: Final = 2.0
 """After an answer that says "not now" without saying when."""
 _WRITE_AGAIN_SECONDS: Final = 2.0
 _SWEEP_SECONDS: Final = 600.0

@@ -69,6 +69,8 @@ class ServerConfig(BaseModel):
 
     max_queued_requests: int = Field(default=512, ge=0)
     """That wait beyond those running; more are refused with 429."""
+    batch_concurrency: int = Field(default=8, ge=1)
+    """Lines of batches that run at a time."""
     max_body_bytes: int = Field(default=32 << 20, ge=1024)
     """Larger bodies are refused with 413."""
     max_samples: int = Field(default=32, ge=1)

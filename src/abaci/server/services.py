@@ -61,6 +61,7 @@ class Services:
 
     async def close(self) -> None:
         """Unload the models and write down what is still to be written."""
+        await self.accounts.batch_service.close()
         await self.pool.close()
         await self.accounts.close()
         if self.traces is not None:
