@@ -143,6 +143,10 @@ class ServerProcess:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def process_id(self) -> int:
+        return self._process.pid
+
     def run(self, load: Load) -> Run:
         """Hold a load's conversations with it. Before and after it is stopped: it takes nothing of the others' time."""
         self._signal(signal.SIGCONT)
