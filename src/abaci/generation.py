@@ -75,7 +75,8 @@ class SamplingParams:
     max_tokens       None: to the end of the context. min_tokens: no end before that many.
     logprobs         None: none; k >= 0: of the chosen token and of the k likeliest at each step.
     prompt_logprobs  the same for the prompt's tokens.
-    constraint       a form every sample must have; None leaves it free.
+    constraint       a form every sample must have; None leaves it free. It may end where the form is complete, and only
+                     there; min_tokens then counts for as long as the form can go on. Needs an end token.
     """
 
     temperature: float | None = None

@@ -11,11 +11,11 @@ also share no lexer: what one of them made of it would count against the next. A
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import thread_time
-from typing import Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper, regex_to_lark
@@ -25,6 +25,8 @@ from abaci.engine.json_schema import read_schema, split_schema
 from abaci.errors import UsageError
 from abaci.formats.tokenizer import Tokenizer
 from abaci.generation import Constraint, ConstraintKind
+
+_T = TypeVar("_T")
 
 MAX_CHARACTERS: Final = {
     ConstraintKind.JSON_SCHEMA: 100_000,
@@ -79,12 +81,16 @@ class GrammarError(UsageError):
 class Matcher:
     """Follows one sample through its grammar. Belongs to one thread at a time."""
 
-    __slots__ = ("_inner", "_seconds_left", "_vocab_size")
+    __slots__ = ("_address", "_inner", "_seconds_left", "_tail", "_vocab_size", "_wide")
 
     def __init__(self, inner: LLMatcher, vocab_size: int) -> None:
         self._inner = inner
         self._vocab_size = vocab_size
         self._seconds_left = START_SECONDS
+        # One bit more than the model has tokens: llguidance needs an end token, and it shall be none of the model's.
+        self._wide = np.zeros(vocab_size // 32 + 1, np.uint32)
+        self._tail = np.uint32((1 << vocab_size % 32) - 1)
+        self._address = self._wide.ctypes.data
 
     @property
     def is_complete(self) -> bool:
@@ -93,34 +99,29 @@ class Matcher:
 
     def allow(self, row: NDArray[np.uint32]) -> None:
         """Set the bits of exactly the tokens that may come next. Raises GrammarError where that costs too much."""
-        # One bit more than the model has tokens: llguidance needs an end token, and it shall be none of the model's.
-        wide = np.empty(self._vocab_size // 32 + 1, np.uint32)
-        with self._watched():
-            self._inner.unsafe_compute_mask_ptr(wide.ctypes.data, wide.nbytes)
-        wide[-1] &= (1 << self._vocab_size % 32) - 1
+        wide = self._wide
+        self._watch(self._inner.unsafe_compute_mask_ptr, self._address, wide.nbytes)
+        wide[-1] &= self._tail
         row[:] = wide[: len(row)]
 
     def consume(self, token_id: int) -> None:
         """Go on with a token that was allowed. Raises GrammarError for another, and where that costs too much."""
         self._seconds_left += TOKEN_SECONDS
-        with self._watched():
-            self._inner.consume_token(token_id)
+        self._watch(self._inner.consume_token, token_id)
 
     def copy(self) -> "Matcher":
         """Another one that stands where this one does."""
         return Matcher(self._inner.deep_copy(), self._vocab_size)
 
-    @contextmanager
-    def _watched(self) -> Iterator[None]:
+    def _watch(self, work: Callable[..., object], *arguments: int) -> None:
         begin = thread_time()
-        with _panics_as_errors():
-            yield
+        _guarded(work, *arguments)
+        self._seconds_left -= thread_time() - begin
         if self._inner.is_error():
             raise GrammarError(
                 f"the constraint leaves no way on, or asks for too much work: {_brief(self._inner.get_error())}",
                 hint=_SIMPLIFY,
             )
-        self._seconds_left -= thread_time() - begin
         if self._seconds_left < 0:
             raise GrammarError("the constraint takes too long to follow", hint=_SIMPLIFY)
 
@@ -217,9 +218,8 @@ class GrammarCompiler:
             )
         if self._tokenizer is None:
             self._tokenizer = self._make_tokenizer()
-        lark = _to_lark(constraint)
-        with _panics_as_errors():
-            inner = LLMatcher(self._tokenizer, lark, log_level=0, limits=self._limits)
+        make = partial(LLMatcher, log_level=0, limits=self._limits)
+        inner = _guarded(make, self._tokenizer, _to_lark(constraint))
         if inner.is_error():
             raise UsageError(f"the {name} cannot be used: {_brief(inner.get_error())}")
         matcher = Matcher(inner, self._vocab_size)
@@ -285,12 +285,11 @@ def _checked_lark(source: str) -> str:
     return "".join(pieces)
 
 
-@contextmanager
-def _panics_as_errors() -> Iterator[None]:
+def _guarded(work: Callable[..., _T], *arguments: Any) -> _T:
     """A defect of the library arrives as a BaseException, which would end the engine's thread."""
     try:
-        yield
-    except (KeyboardInterrupt, SystemExit, AssertionError):
+        return work(*arguments)
+    except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
         raise GrammarError(f"the constraint cannot be followed: {_brief(str(error))}") from error

@@ -78,10 +78,10 @@ class Guide:
             return False
         self._matcher.allow(row)
         self._forbid_end(row)
-        if self._matcher.is_complete and (self._num_seen >= self._min_tokens or not row.any()):
+        if self._matcher.is_complete and (self._num_seen >= self._min_tokens or not row.max()):
             for word, bit in self._ends:
                 row[word] |= bit
-        elif not row.any():
+        elif not row.max():
             raise GrammarError(
                 f"the constraint leaves no token after {self._num_seen} tokens",
                 hint="It leads where no token of this model goes; allow more there.",
