@@ -9,7 +9,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from abaci.server.accounts import Accounts
 from abaci.server.app import create_app
 from abaci.server.bridge import EventBridge
 from abaci.server.config import ServerConfig
+from abaci.server.keys import KeyLimits, KeyStore
 from abaci.server.metrics import Metrics
 from abaci.server.services import RequestQueue, Services
 
@@ -158,6 +159,8 @@ class ScriptedPool:
         self._models = {name: ScriptedModel(name, generator) for name in (MODEL, OTHER_MODEL)}
         self._loaded: list[str] = []
         self.kept_alive: list[tuple[str, float | None]] = []
+        self.only_stored: set[str] = set()
+        """Names of models that are here without being served."""
 
     @property
     def default_name(self) -> str:
@@ -198,6 +201,8 @@ class ScriptedPool:
             raise UsageError(f"there is a model called {name!r} already")
 
     async def forget(self, name: str) -> bool:
+        if name in self.only_stored:
+            return True
         self._model(name)
         if name in (MODEL, OTHER_MODEL):
             raise UsageError(f"the server was started with {name!r}")
@@ -244,6 +249,16 @@ class ScriptedServer:
         """The prompt of a request, special tokens and all."""
         return text_model().tokenizer.decode(self.requests[index].prompt_token_ids, skip_special=False)
 
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """What a coroutine gives on the server's event loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(DEADLINE_SECONDS)
+
+    def create_key(self, name: str, limits: KeyLimits | None = None) -> str:
+        """A new key of the database, in force at once. From then on every request needs one."""
+        _, secret = KeyStore(self.services.accounts.database).create(name, limits)
+        self.run(self.services.accounts.keys.refresh())
+        return secret
+
     def wait_until(self, condition: Any) -> None:
         """Until `condition()` is true. Fails after DEADLINE_SECONDS."""
         deadline = time.monotonic() + DEADLINE_SECONDS
@@ -272,7 +287,8 @@ class ScriptedServer:
             self._is_ready.set()
 
     async def _serve(self) -> None:
-        self.services = self._make_services(asyncio.get_running_loop())
+        self._loop = asyncio.get_running_loop()
+        self.services = self._make_services(self._loop)
         app = create_app(self.services)
         self._server = uvicorn.Server(
             uvicorn.Config(

@@ -125,7 +125,7 @@ class ModelPool(Protocol):
         """Unload as soon as no request holds it; False if it was not loaded. Raises ModelNotFoundError."""
 
     def keep_alive(self, name: str, seconds: float | None) -> None:
-        """How long the model, if it is loaded, stays unused until it is loaded anew; None: until another needs the room.
+        """How long the model, if it is loaded, stays unused before it goes; None: until another needs room.
 
         Raises ModelNotFoundError.
         """
