@@ -23,7 +23,7 @@ BROWSER = os.environ.get("ABACI_TEST_BROWSER") or next(
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here: apt-get install chromium")
 
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-component-update", "--disable-sync")
-TIMEOUT_MILLISECONDS = 15_000
+TIMEOUT_MILLISECONDS = 30_000
 DESKTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 375, "height": 740}
 
@@ -31,7 +31,7 @@ PHONE = {"width": 375, "height": 740}
 @pytest.fixture(scope="module", name="browser")
 def _browser() -> Iterator[Any]:
     with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=BROWSER, args=list(FLAGS))
+        browser = running.chromium.launch(executable_path=BROWSER, args=list(FLAGS), timeout=120_000)
         yield browser
         browser.close()
 

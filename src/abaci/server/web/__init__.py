@@ -68,6 +68,7 @@ class Asset:
     gzipped: bytes
     content_type: str
     etag: str
+    """Weak, since it stands for the compressed bytes too."""
     cache_control: str
 
 
@@ -87,10 +88,10 @@ def asset_response(asset: Asset, request_headers: Mapping[str, str]) -> Response
     """The asset in answer to a request with these headers (names in lower case); 304 if the client has it already."""
     headers = dict(SECURITY_HEADERS)
     headers |= {"etag": asset.etag, "cache-control": asset.cache_control, "vary": "Accept-Encoding"}
-    if asset.etag in _listed(request_headers.get("if-none-match", "")):
+    if asset.etag in request_headers.get("if-none-match", "").split(", "):
         return Response(status_code=304, headers=headers)
     headers["content-type"] = asset.content_type
-    if "gzip" in _listed(request_headers.get("accept-encoding", "")):
+    if _accepts_gzip(request_headers.get("accept-encoding", "")):
         headers["content-encoding"] = "gzip"
         return Response(asset.gzipped, headers=headers)
     return Response(asset.content, headers=headers)
@@ -106,8 +107,11 @@ def web_routes() -> list[Route]:
 
     async def front_door(request: Request) -> Response:
         if "text/html" in request.headers.get("accept", ""):
-            return asset_response(assets["/"], request.headers)
-        return PlainTextResponse("Ollama is running", headers={"vary": "Accept"})
+            response = asset_response(assets["/"], request.headers)
+        else:
+            response = PlainTextResponse("Ollama is running")
+        response.headers.add_vary_header("Accept")
+        return response
 
     async def asset(request: Request) -> Response:
         found = assets.get(request.url.path)
@@ -126,16 +130,15 @@ def _read_asset(file: Path, address: str) -> Asset:
         content=content,
         gzipped=gzip.compress(content, compresslevel=9, mtime=0),
         content_type=_CONTENT_TYPES[file.suffix],
-        etag=f'"{hashlib.sha256(content).hexdigest()[:32]}"',
+        etag=f'W/"{hashlib.sha256(content).hexdigest()[:32]}"',
         cache_control="public, max-age=31536000, immutable" if address.startswith(_HASHED_NAMES) else "no-cache",
     )
 
 
-def _listed(header: str) -> set[str]:
-    """The members of a header that is a list, without weights and weakness marks; what is refused (`q=0`) left out."""
-    members = set()
-    for member in header.split(","):
+def _accepts_gzip(accept_encoding: str) -> bool:
+    """Whether the header lists gzip, and not to refuse it (`q=0`)."""
+    for member in accept_encoding.split(","):
         name, _, weight = member.strip().partition(";")
-        if weight.strip().removeprefix("q=") not in {"0", "0.0", "0.00", "0.000"}:
-            members.add(name.strip().removeprefix("W/"))
-    return members
+        if name.strip() == "gzip":
+            return weight.strip().removeprefix("q=").rstrip("0") not in ("", ".", "0.") or not weight
+    return False
