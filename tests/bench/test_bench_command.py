@@ -70,7 +70,8 @@ def printed(monkeypatch):
 def test_the_table_has_medians_ratios_and_shares(printed):
     text = printed(comparison_report())
     line = next(line for line in text.splitlines() if "prefill 512" in line)
-    assert [cell.strip() for cell in line.split("│")[2:7]] == ["700.0 tokens/s", "200.0 tokens/s", "3.50x", "2%", "61%"]
+    cells = [cell.strip() for cell in line.split("│")[2:8]]
+    assert cells == ["700.0 tokens/s", "200.0 tokens/s", "3.50x", "1,148 tokens/s", "2%", "61%"]
     assert "2.1%" in next(line for line in text.splitlines() if "Python's share" in line)
     assert "llama.cpp was fastest with flash attention on: prefill 512" in text
     assert "memory read 30.0 GB/s, int8 900 GOPS" in text

@@ -22,6 +22,7 @@ from abaci.bench.workloads import Decode, Prefill, Tokens, Workload
 from abaci.engine.threads import ThreadPlan, plan_threads
 from abaci.kernels.ceilings import Ceilings, measure_ceilings
 from abaci.kernels.native import choose_target
+from abaci.kernels.packed_store import SIZE_VARIABLE
 
 Tell = Callable[[str], None]
 """Takes a line on what is being done."""
@@ -70,13 +71,13 @@ def compare(
     with ExitStack() as stack:
         contenders = [stack.enter_context(ContenderProcess(name)) for name in names]
         ceilings = [_sample_ceilings(threads, "before", tell)]
+        descriptions = {}
+        for contender in contenders:  # before the starts are measured: by then this engine has kept its packed weights
+            tell(f"{contender.name}: loading")
+            descriptions[contender.name] = contender.open(str(path), threads.num_threads)
         tell("reading the file into the page cache")
         _read_through(path)
         starts = _measure_starts(path, names, threads.num_threads, plan.starts, tell)
-        descriptions = {}
-        for contender in contenders:
-            tell(f"{contender.name}: loading")
-            descriptions[contender.name] = contender.open(str(path), threads.num_threads)
         tokens = Tokens(min(description.vocab_size for description in descriptions.values()), Random(1))  # noqa: S311
         figures = list(_measure_workloads(contenders, plan, tokens, tell))
         if plan.beside_busy is not None:
@@ -218,14 +219,27 @@ def _measure_starts(path: Path, names: Sequence[str], num_threads: int, repetiti
                 inner[name].append(contender.first_token(str(path), num_threads))
                 whole[name].append(perf_counter() - contender.started_seconds)
     share = neighbours.share()
+    first = _measure_first_loads(path, names[0], num_threads, repetitions, tell)
     peaks = {name: _measure_memory(path, name, num_threads, tell) for name in names}
     return [
         _lower_figure("process start to first token", Unit.SECONDS, whole, share),
         _lower_figure("load to first token", Unit.SECONDS, inner, share),
+        first,
         _memory_figure("peak memory", {name: peak.total_bytes for name, peak in peaks.items()}),
         _memory_figure("peak memory, anonymous", {name: peak.anonymous_bytes for name, peak in peaks.items()}),
         _memory_figure("peak memory, file-backed", {name: peak.file_backed_bytes for name, peak in peaks.items()}),
     ]
+
+
+def _measure_first_loads(path: Path, name: str, num_threads: int, repetitions: int, tell: Tell) -> Figure:
+    """Load to first token where no packed weights are kept, as the first time."""
+    neighbours = Neighbours()
+    samples = []
+    for repetition in range(repetitions):
+        tell(f"{name}: first load, {repetition + 1} of {repetitions}")
+        with ContenderProcess(name, {SIZE_VARIABLE: "0"}) as contender:
+            samples.append(contender.first_token(str(path), num_threads))
+    return _lower_figure("first load to first token", Unit.SECONDS, {name: samples}, neighbours.share())
 
 
 def _measure_memory(path: Path, name: str, num_threads: int, tell: Tell) -> MemoryPeak:

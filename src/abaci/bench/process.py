@@ -5,11 +5,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from types import MappingProxyType
 from typing import Self
 
 from abaci.bench.contender import Description, Options, PythonShare, Settings, Timing
@@ -22,9 +23,12 @@ _BUSY_PROGRAM = "while True: pass"
 
 
 class ContenderProcess:
-    """A Contender in a child process; a context manager, which ends it. Raises AbaciError if it cannot start."""
+    """A Contender in a child process; a context manager, which ends it. Raises AbaciError if it cannot start.
 
-    def __init__(self, name: str) -> None:
+    `environment` is set besides ours.
+    """
+
+    def __init__(self, name: str, environment: Mapping[str, str] = MappingProxyType({})) -> None:
         self.name = name
         self.started_seconds = perf_counter()
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
@@ -35,6 +39,7 @@ class ContenderProcess:
             stderr=self._errors,
             text=True,
             encoding="utf-8",
+            env={**os.environ, **environment},
         )
         assert self._process.stdin is not None and self._process.stdout is not None
         self._caller = Caller(self._process.stdout, self._process.stdin, self._describe_end)

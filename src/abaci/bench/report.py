@@ -38,6 +38,13 @@ class Measurement:
     def median(self) -> float:
         return median(self.samples)
 
+    @property
+    def roofline(self) -> float | None:
+        """The speed at which the first ceiling would be reached; None where there is no share of one."""
+        if self.read_share is None or self.int8_share is None:
+            return None
+        return self.median / max(self.read_share, self.int8_share)
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:

@@ -56,6 +56,7 @@ def _comparison_table(report: Comparison) -> Table:
         table.add_column(name, justify="right")
     if len(names) > 1:
         table.add_column("ratio", justify="right")
+    table.add_column("roofline", justify="right")
     table.add_column(f"{names[0]} of memory read", justify="right")
     table.add_column(f"{names[0]} of int8 peak", justify="right")
     for figure in report.figures:
@@ -71,6 +72,7 @@ def _cells(figure: Figure, names: list[str]) -> Iterator[str]:
     if len(names) > 1:
         yield "" if figure.ratio is None else f"{figure.ratio:.2f}x"
     own = figure.measurements[0]
+    yield "" if own.roofline is None else f"{own.roofline:,.0f} tokens/s"
     yield "" if own.read_share is None else f"{own.read_share:.0%}"
     yield "" if own.int8_share is None else f"{own.int8_share:.0%}"
 
