@@ -468,6 +468,31 @@ def test_one_batch_that_cannot_go_on_does_not_stop_the_others(
     assert [record.message for record in caplog.records] == [f"{broken.id} stands still"]
 
 
+def test_only_one_worker_works_and_another_takes_over(desk: Desk) -> None:
+    executed: Counter[str] = Counter()
+
+    def execute_as(name: str) -> Execute:
+        async def execute(request: LineRequest) -> LineAnswer:
+            executed[name] += 1
+            return await echo(request)
+
+        return execute
+
+    async def work() -> None:
+        first, second = (asyncio.create_task(desk.worker(execute_as(name)).run()) for name in ("first", "second"))
+        for name, worker in (("first", first), ("second", second)):
+            batch = desk.submit([line(i) for i in range(20)])
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                while desk.now(batch).is_open:
+                    await asyncio.sleep(0.005)
+            assert executed == {name: 20}
+            executed.clear()
+            worker.cancel()
+            await asyncio.gather(worker, return_exceptions=True)
+
+    asyncio.run(work())
+
+
 WORKER_PROGRAM = """
 import asyncio, sys
 from pathlib import Path

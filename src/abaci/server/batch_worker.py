@@ -1,7 +1,8 @@
 """Runs the lines of batches, as many at a time as told, and leads every batch to its end.
 
 All it knows it reads from the database, so it may be killed at any moment and begins again where the rows say. It knows
-nothing of models: how a line is answered is given as an `Execute`. One process per database should run one.
+nothing of models: how a line is answered is given as an `Execute`. Of several processes with one database, one works
+and the others stand by; so they should serve the same models.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from typing import Any, Final
 from abaci.errors import AbaciError, EngineClosedError, RateLimitedError, ResourceError
 from abaci.server.batch_lines import answer_line
 from abaci.server.batches import Batch, BatchMovedError, BatchStatus, BatchStore
-from abaci.server.database import Database
+from abaci.server.database import Database, DatabaseLock
 from abaci.server.files import FileStore
 from abaci.server.wire import error_document, error_status
 
@@ -93,20 +94,38 @@ class BatchWorker:
 
     async def run(self) -> None:
         """Work for ever. Cancel it to end: lines that run are cancelled and stay to be answered."""
-        is_failing = False
+        lock = await self._lock()
         try:
-            while True:
-                self._news.clear()
-                try:
-                    await self._advance()
-                    is_failing = False
-                except Exception as error:
-                    _tell(error, "batches stand still", is_new=not is_failing)
-                    is_failing = True
-                await self._wait(is_failing or any(lane.is_failing for lane in self._lanes.values()))
+            await self._work()
         finally:
             for lane in self._lanes.values():
                 await lane.stop()
+            lock.release()
+
+    async def _lock(self) -> DatabaseLock:
+        is_waiting = False
+        while True:
+            try:
+                if (lock := await self._database.run(self._database.try_lock, "batches")) is not None:
+                    return lock
+                if not is_waiting:
+                    _LOG.info("another server with this database runs its batches; this one stands by")
+            except AbaciError as error:
+                _tell(error, "batches stand still", is_new=not is_waiting)
+            is_waiting = True
+            await asyncio.sleep(self._poll_seconds)
+
+    async def _work(self) -> None:
+        is_failing = False
+        while True:
+            self._news.clear()
+            try:
+                await self._advance()
+                is_failing = False
+            except Exception as error:
+                _tell(error, "batches stand still", is_new=not is_failing)
+                is_failing = True
+            await self._wait(is_failing or any(lane.is_failing for lane in self._lanes.values()))
 
     async def _wait(self, is_failing: bool) -> None:
         """For news, or until it is time to look anyway; after a failure news do not count."""

@@ -5,6 +5,7 @@ thread of its own, so the event loop never waits for a disk. Knows tables only t
 """
 
 import asyncio
+import fcntl
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -96,6 +97,12 @@ class Database:
         loop = asyncio.get_running_loop()
         return await asyncio.shield(loop.run_in_executor(self._executor, lambda: work(*args, **kwargs)))
 
+    def try_lock(self, name: str) -> "DatabaseLock | None":
+        """Become the only process with the lock of that name; None while another has it. It ends with its process."""
+        if self._engine.dialect.name == "postgresql":
+            return _lock_postgres(self._engine, name)
+        return _lock_file(Path(f"{self._engine.url.database}.{name}.lock"))
+
     def close(self) -> None:
         """Finish the work handed in and let go of the database. Idempotent."""
         self._executor.shutdown(wait=True)
@@ -110,6 +117,17 @@ class Database:
             if explained is None:
                 raise
             raise explained from error
+
+
+class DatabaseLock:
+    """A lock that is held until `release`."""
+
+    def __init__(self, release: Callable[[], None]) -> None:
+        self._release = release
+
+    def release(self) -> None:
+        """Let others have it. Once only."""
+        self._release()
 
 
 def insert_for(connection: Connection, table: Table) -> "sqlite.Insert | postgresql.Insert":
@@ -163,10 +181,33 @@ def _server_engine(url: str) -> Engine:
         if parsed.get_backend_name() != "postgresql":
             raise UsageError(f"{parsed.get_backend_name()}: only SQLite and PostgreSQL can hold the state of a server")
         return create_engine(parsed, pool_pre_ping=True)
-    except ArgumentError as error:
+    except ArgumentError:
         raise UsageError("the database's URL cannot be read", hint="postgresql://user:password@host/name") from None
     except ModuleNotFoundError as error:
         raise UsageError(f"PostgreSQL needs {error.name}", hint="pip install 'abaci[postgres]'") from error
+
+
+def _lock_file(path: Path) -> DatabaseLock | None:
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ResourceError(f"{path}: {error.strerror}", hint="Check who may write there.") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return DatabaseLock(lambda: os.close(descriptor))
+
+
+def _lock_postgres(engine: Engine, name: str) -> DatabaseLock | None:
+    """Held by a connection of its own."""
+    connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    query = text("SELECT pg_try_advisory_lock(hashtext(:name))").bindparams(name=f"abaci {name}")
+    if connection.execute(query).scalar_one():
+        return DatabaseLock(connection.invalidate)
+    connection.close()
+    return None
 
 
 def _explain(error: DBAPIError | sqlite3.Error, place: str) -> AbaciError | None:
