@@ -30,8 +30,12 @@ TOOL = {
 
 def chat(text: str, **more: Any) -> tuple[str, dict[str, Any]]:
     """A chat request."""
-    body = {"messages": [{"role": "user", "content": text}], "max_tokens": 24, "seed": 7, **more}
-    return "/v1/chat/completions", body
+    return "/v1/chat/completions", {
+        "messages": [{"role": "user", "content": text}],
+        "max_tokens": 24,
+        "seed": 7,
+        **more,
+    }
 
 
 REQUESTS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -39,7 +43,7 @@ REQUESTS: tuple[tuple[str, dict[str, Any]], ...] = (
     chat("Say hello.", temperature=1.3, top_p=0.9, stream=True, stream_options={"include_usage": True}),
     chat("Name a river.", logprobs=True, top_logprobs=3, stream=True),
     chat("Describe a person.", response_format={"type": "json_schema", "json_schema": {"name": "p", "schema": SCHEMA}}),
-    chat("Weather in Oslo?", tools=[TOOL], tool_choice="required", stream=True),
+    chat("Weather in Oslo?", tools=[TOOL], tool_choice="required", stream=True, max_tokens=96),
     chat("Count to ten.", n=3, temperature=0.8, top_k=40, min_p=0.02),
     chat("Repeat a word.", repetition_penalty=1.3, frequency_penalty=0.5, presence_penalty=0.2, stream=True),
     chat("Name two animals.", stop=[" and", "\n"], logit_bias={"30": -5}),

@@ -22,7 +22,7 @@ SHORT = {"prompt": "Once upon a time", "max_tokens": 3, "temperature": 0}
 
 @pytest.fixture(scope="module")
 def server(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
-    environment = {"ABACI_MAX_QUEUED_REQUESTS": "4", "ABACI_MAX_SEQUENCES": "4", "ABACI_SLOW_READER_SECONDS": "2"}
+    environment = {"ABACI_MAX_QUEUED_REQUESTS": "4", "ABACI_MAX_SEQUENCES": "4", "ABACI_SLOW_READER_SECONDS": "1"}
     with real_server(smollm2_path, tmp_path_factory.mktemp("state"), environment=environment) as running:
         yield running
 
@@ -33,7 +33,8 @@ def is_idle(server: RealServer) -> bool:
 
 def test_a_client_that_vanishes_frees_its_sequence(server: RealServer) -> None:
     with server.client() as client, client.stream("POST", "/v1/completions", json=LONG) as answer:
-        next(answer.iter_lines())
+        lines = answer.iter_lines()  # kept: httpx closes the stream when it is collected
+        next(lines)
         wait_until(lambda: server.metric("abaci_num_requests_running") == 1)
     wait_until(lambda: is_idle(server))
     assert server.metric("abaci_kv_cache_usage_perc") == 0
@@ -113,7 +114,7 @@ def test_malformed_requests_below_http(server: RealServer) -> None:
 
 def test_sigterm_lets_running_requests_end(smollm2_path: Path, tmp_path: Path) -> None:
     with real_server(smollm2_path, tmp_path) as server, server.client() as client:
-        body = {**LONG, "max_tokens": 200}
+        body = {**LONG, "max_tokens": 100}
         with client.stream("POST", "/v1/completions", json=body) as answer:
             lines = answer.iter_lines()
             next(lines)

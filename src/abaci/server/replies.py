@@ -4,6 +4,7 @@ Knows ASGI and the framing of streams, no dialect.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from time import monotonic
@@ -12,7 +13,9 @@ from typing import Any, Final
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from abaci.server.wire import compact_json
+from abaci.server.wire import compact_json, error_status
+
+_LOG = logging.getLogger("abaci.server")
 
 EVENT_STREAM: Final = "text/event-stream; charset=utf-8"
 PING: Final = b": ping\n\n"
@@ -59,13 +62,15 @@ class Sender:
     @asynccontextmanager
     async def stream(self, content_type: str, error_piece: Callable[[Exception], bytes]) -> AsyncIterator[None]:
         """A streamed body: an error inside it is told in the stream, which then ends."""
-        await self.start(f"{content_type}", headers=_STREAM_HEADERS)
+        await self.start(content_type, headers=_STREAM_HEADERS)
         try:
             yield
         except Exception as error:
+            if error_status(error) >= 500:
+                _LOG.error("a stream failed", exc_info=error)
             await self.piece(error_piece(error), is_last=True)
-            raise
-        await self.piece(b"", is_last=True)
+        else:
+            await self.piece(b"", is_last=True)
 
 
 class Reply(Response):
