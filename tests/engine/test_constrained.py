@@ -10,7 +10,7 @@ import pytest
 from golden_models import golden_path
 
 from abaci.engine.engine import Engine, EngineConfig
-from abaci.engine.grammar import Vocabulary
+from abaci.engine.grammar import GrammarCompiler, Vocabulary
 from abaci.engine.loader import LoadOptions, native_backend, reference_backend
 from abaci.engine.threads import plan_threads
 from abaci.errors import UsageError
@@ -167,6 +167,20 @@ def test_a_form_that_costs_too_much_ends_its_request_with_an_error_and_no_other(
     assert reason is FinishReason.ERROR
     assert isinstance(error, UsageError)
     assert "too much work" in error.message
+
+
+def test_a_grammar_that_cannot_be_made_anew_ends_its_request_only(alone, monkeypatch):
+    def take(self, constraint):
+        if constraint == DIGITS:
+            raise UsageError("took too long")
+        return original(self, constraint)
+
+    original = GrammarCompiler.take
+    monkeypatch.setattr(GrammarCompiler, "take", take)
+    with opened() as engine:
+        found = answers(engine, replace(JSON, request_id="other", constraint=DIGITS), JSON)
+    assert found["json", 0] == alone
+    assert str(found["other", 0][3]) == "took too long"
 
 
 def test_min_tokens_and_biases_apply_within_the_form():

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from abaci.engine.grammar import Grammar, GrammarError
+from abaci.engine.grammar import Grammar, GrammarError, Matcher
 from abaci.errors import UsageError
 from abaci.generation import GenerationRequest
 
@@ -25,12 +25,13 @@ _ALL = np.uint32(0xFFFFFFFF)
 class Guide:
     """Follows one sample. `allow` is called once before each of its draws."""
 
-    __slots__ = ("_ends", "_is_thinking", "_matcher", "_min_tokens", "_num_seen", "_thinking")
+    __slots__ = ("_ends", "_grammar", "_is_thinking", "_matcher", "_min_tokens", "_num_seen", "_thinking")
 
     def __init__(self, request: GenerationRequest, grammar: Grammar | None) -> None:
         self._thinking = request.thinking
         self._is_thinking = request.thinking is not None
-        self._matcher = None if grammar is None else grammar.start()
+        self._grammar = grammar
+        self._matcher: Matcher | None = None
         self._min_tokens = request.min_tokens
         self._ends = [(token_id // 32, np.uint32(1 << token_id % 32)) for token_id in sorted(request.end_token_ids)]
         self._num_seen = 0
@@ -38,8 +39,10 @@ class Guide:
     def allow(self, token_ids: Sequence[int], num_prompt: int, row: NDArray[np.uint32]) -> bool:
         """Write the tokens that may follow `token_ids` into `row`; False, and nothing written, where all may.
 
-        Raises GrammarError where the constraint leaves no token, or costs too much to follow.
+        Raises UsageError where the constraint leaves no token, or costs too much to follow.
         """
+        if self._matcher is None and self._grammar is not None:
+            self._matcher = self._grammar.start()
         for end in range(num_prompt + self._num_seen + 1, len(token_ids) + 1):
             self._see(token_ids, num_prompt, end)
         if self._is_thinking:

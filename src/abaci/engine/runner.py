@@ -9,11 +9,10 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from abaci.engine.grammar import GrammarError
 from abaci.engine.guide import Guide, needs_guide
 from abaci.engine.kv_cache import NO_PAGE, PageTable
 from abaci.engine.step import Sequence, StepPlan, StepResult
-from abaci.errors import AbaciError
+from abaci.errors import AbaciError, UsageError
 from abaci.generation import GenerationRequest, TokenLogprob
 from abaci.kernels.batch import BIAS, HISTORY, LOGIT_ROW, PAGE_TOKENS, SAMPLE, Executor, StepBatch, StepOutput
 
@@ -146,7 +145,7 @@ class Runner:
                     if state.guide is not None:
                         try:
                             is_masked = self._add_mask(sequence, state.guide, row, num_masks)
-                        except GrammarError as error:
+                        except UsageError as error:
                             errors[index] = error
                             is_masked = self._forbid_all(row, num_masks)
                         num_masks += is_masked
@@ -261,7 +260,7 @@ class Runner:
 def _read(plan: StepPlan, output: StepOutput, asked: list[int], errors: dict[int, AbaciError]) -> StepResult:
     drawn: list[int] = output.token_ids.tolist()
     if len(drawn) == len(asked) and 0 not in asked and not _wants_logprobs(plan):
-        return StepResult(plan, drawn, {}, {}, errors)
+        return StepResult(plan, drawn, {}, {}, errors=errors)
     return _read_rows(plan, output, drawn, asked, errors)
 
 
@@ -295,7 +294,7 @@ def _read_rows(
             if is_drawn:
                 entries.append(TokenLogprob(AFTER_PROMPT, 0.0, _logprob(output, rows[-1], AFTER_PROMPT, num_top).top))
             prompt_logprobs[index] = entries
-    return StepResult(plan, token_ids, logprobs, prompt_logprobs, errors)
+    return StepResult(plan, token_ids, logprobs, prompt_logprobs, errors=errors)
 
 
 def _logprob(output: StepOutput, row: int, token_id: int, num_top: int) -> TokenLogprob:
