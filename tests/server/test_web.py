@@ -83,7 +83,7 @@ def test_hashed_files_never_go_stale(client: TestClient) -> None:
 
 def test_a_client_that_has_a_file_is_told_so(client: TestClient) -> None:
     first = client.get("/dashboard")
-    tags = f'"another", W/{first.headers["etag"]}'
+    tags = f'"another", {first.headers["etag"]}'
     second = client.get("/dashboard", headers={"if-none-match": tags})
     assert (second.status_code, second.content) == (304, b"")
     assert second.headers["etag"] == first.headers["etag"]
@@ -97,6 +97,7 @@ def test_a_client_that_has_a_file_is_told_so(client: TestClient) -> None:
         ("br;q=1.0, gzip;q=0.5", True),
         ("identity", False),
         ("gzip;q=0", False),
+        ("gzip; q=0.000", False),
         ("", False),
     ],
 )
@@ -110,10 +111,13 @@ def test_files_are_compressed_for_those_who_can_read_it(client: TestClient, acce
 
 
 def test_the_front_door_knows_browsers_from_clients_of_ollama(client: TestClient) -> None:
-    assert client.get("/", headers={"accept": "*/*"}).text == "Ollama is running"
+    plain = client.get("/", headers={"accept": "*/*"})
+    assert (plain.text, plain.headers["vary"]) == ("Ollama is running", "Accept")
     head = client.head("/", headers={"accept": "*/*"})
     assert (head.status_code, head.content) == (200, b"")
-    assert "<!doctype html>" in client.get("/", headers=HTML).text
+    page = client.get("/", headers=HTML)
+    assert "<!doctype html>" in page.text
+    assert page.headers["vary"] == "Accept-Encoding, Accept"
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ function Thought({ message }: { message: Message }) {
     ? "Thinking…"
     : message.reasoningSeconds === null
       ? "Thought"
-      : `Thought for ${format.seconds(message.reasoningSeconds)}`;
+      : `Thought for ${message.reasoningSeconds < 1 ? "a moment" : format.seconds(message.reasoningSeconds)}`;
   return (
     <details class={`thought ${isThinking ? "thinking" : ""}`}>
       <summary>

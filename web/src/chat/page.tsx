@@ -46,7 +46,7 @@ export function ChatPage() {
       if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k") {
         event.preventDefault();
         newChat();
-      } else if (event.key === "Escape" && !document.querySelector("dialog[open]")) {
+      } else if (event.key === "Escape" && !event.isComposing && !document.querySelector("dialog[open]")) {
         if (session.run.peek()) session.stop();
         else settingsOpen.value = false;
       } else if (event.key === "/" && !isWriting(event.target) && !event.ctrlKey && !event.metaKey) {

@@ -180,7 +180,7 @@ export class Session {
   async delete(id: string): Promise<void> {
     const conversation = this.conversations.value.find((known) => known.id === id);
     if (!conversation) return;
-    this.runs.value.get(id)?.stop();
+    await this.stopAndWait(id);
     const messages = await this.storage.messages(id);
     await this.storage.deleteConversation(id);
     this.conversations.value = this.conversations.value.filter((known) => known.id !== id);
@@ -193,7 +193,7 @@ export class Session {
 
   async deleteAll(): Promise<void> {
     for (const { id } of this.conversations.value) {
-      this.runs.value.get(id)?.stop();
+      await this.stopAndWait(id);
       await this.storage.deleteConversation(id);
     }
     this.conversations.value = [];
@@ -261,6 +261,13 @@ export class Session {
     this.current.value = conversation;
     history.pushState(null, "", `#${conversation.id}`);
     return conversation;
+  }
+
+  /** Until the last word of an answer on its way is kept, so that nothing comes after. */
+  private async stopAndWait(id: string): Promise<void> {
+    const run = this.runs.value.get(id);
+    run?.stop();
+    await run?.ended;
   }
 
   private async answer(parentId: string | null): Promise<void> {

@@ -6,6 +6,7 @@ repository holds the sources, `make web` builds them.
 
 import gzip
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,7 @@ _CONTENT_TYPES: Final[Mapping[str, str]] = MappingProxyType(
         ".svg": "image/svg+xml",
     }
 )
+_REFUSED: Final = re.compile(r"q=0(\.0*)?")
 _HASHED_NAMES: Final = "/assets/"
 """Files below it carry a hash of their content in their names, so a copy of them never goes stale."""
 
@@ -140,5 +142,5 @@ def _accepts_gzip(accept_encoding: str) -> bool:
     for member in accept_encoding.split(","):
         name, _, weight = member.strip().partition(";")
         if name.strip() == "gzip":
-            return weight.strip().removeprefix("q=").rstrip("0") not in ("", ".", "0.") or not weight
+            return _REFUSED.fullmatch(weight.strip()) is None
     return False
