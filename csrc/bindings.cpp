@@ -432,10 +432,12 @@ class StepProgram {
 
     void step(nb::handle token_ids, nb::handle sequence_offsets, nb::handle first_positions, nb::tuple page_tables,
               nb::handle logit_rows, nb::handle history, nb::handle bias, nb::handle masks, nb::handle token_out,
-              nb::handle logprob_out, nb::handle top_ids_out, nb::handle top_logprobs_out) {
+              nb::handle logprob_out, nb::handle top_ids_out, nb::handle top_logprobs_out, nb::handle hidden_rows,
+              nb::handle hidden_out) {
         const Bytes tokens(token_ids), offsets(sequence_offsets), positions(first_positions), rows(logit_rows),
             seen(history), biases(bias), mask(masks), out_ids(token_out, true), out_logprobs(logprob_out, true),
-            out_top_ids(top_ids_out, true), out_top_logprobs(top_logprobs_out, true);
+            out_top_ids(top_ids_out, true), out_top_logprobs(top_logprobs_out, true), wanted(hidden_rows),
+            out_hidden(hidden_out, true);
         StepInput in;
         in.num_tokens = static_cast<int32_t>(tokens.count<int32_t>("token_ids"));
         in.num_sequences = static_cast<int32_t>(positions.count<int32_t>("first_positions"));
@@ -459,7 +461,14 @@ class StepProgram {
                     out_top_ids.size() == out_top_logprobs.size(),
                 "outputs of the wrong size");
         in.top_width = in.num_logit_rows ? out_top_ids.count<int32_t>("out") / in.num_logit_rows : 0;
+        in.num_hidden_rows = static_cast<int32_t>(wanted.count<int32_t>("hidden_rows"));
+        in.hidden_rows = wanted.as<int32_t>();
+        in.hidden_out = out_hidden.as<float>();
         check_rows(in);
+        require(out_hidden.count<float>("out") == in.num_hidden_rows * program_->hidden_size(),
+                "outputs of the wrong size");
+        for (int32_t i = 0; i < in.num_hidden_rows; ++i)
+            require(in.hidden_rows[i] >= 0 && in.hidden_rows[i] < in.num_tokens, "hidden row out of range");
         std::vector<std::unique_ptr<Bytes>> tables;
         for (int group = 0; group < num_groups_; ++group) {
             tables.push_back(std::make_unique<Bytes>(page_tables[group]));

@@ -366,6 +366,23 @@ class AddOperation final : public RowOperation {
     const int x_, y_, out_;
 };
 
+// Hands out rows of what the head reads.
+class HiddenOperation final : public Operation {
+  public:
+    HiddenOperation(Program& program, int in) : p_(program), in_(in) {}
+    uint32_t plan() override { return p_.current().input.num_hidden_rows; }
+    void run(uint32_t piece, int) override {
+        const StepInput& input = p_.current().input;
+        const Slot& in = p_.slot(in_);
+        std::memcpy(input.hidden_out + piece * in.columns, in.row(input.hidden_rows[piece]),
+                    in.columns * sizeof(float));
+    }
+
+  private:
+    Program& p_;
+    const int in_;
+};
+
 // Copies one tile of logit rows together.
 class GatherOperation final : public Operation {
   public:

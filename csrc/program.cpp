@@ -146,6 +146,8 @@ void Program::add(int x, int y, int out) {
 
 void Program::head(int in, const PackedMatrix& matrix, const float* bias) {
     const int64_t columns = slot(in).columns;
+    hidden_operation_ = std::make_unique<HiddenOperation>(*this, in);
+    hidden_size_ = columns;
     slots_.push_back(make_slot(columns, kHeadTile));
     Slot& gathered = *slots_.back();
     if (is_quantised(matrix.format)) want_quantised(gathered, kHeadTile);
@@ -205,6 +207,7 @@ void Program::step(const StepInput& input) {
         phases_.push_back({run, &operation, num_pieces});
     };
     for (const auto& operation : operations_) schedule(*operation);
+    if (input.num_hidden_rows > 0) schedule(*hidden_operation_);
     const int32_t num_tiles = static_cast<int32_t>(divide_up(input.num_logit_rows, kHeadTile));
     for (int32_t tile = 0; tile < num_tiles; ++tile) {
         const int32_t rows = std::min(kHeadTile, input.num_logit_rows - tile * kHeadTile);

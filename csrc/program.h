@@ -36,6 +36,9 @@ struct StepInput {
     int32_t* top_ids_out;  // [logit rows][top_width]
     float* top_logprobs_out;
     int64_t top_width;
+    int32_t num_hidden_rows;
+    const int32_t* hidden_rows;  // rows of the step whose final hidden states are wanted
+    float* hidden_out;           // [hidden rows][hidden size]
 };
 
 class Program;
@@ -132,6 +135,7 @@ class Program {
     void fail(const char* what) { failure_ = what; }  // from any worker, while running
     int64_t workspace_bytes() const { return workspace_bytes_; }
     int64_t num_pages(int group) const { return num_pages_[group]; }
+    int64_t hidden_size() const { return hidden_size_; }
 
     // For operations.
     const KernelTable& kernels() const { return *kernels_; }
@@ -160,6 +164,8 @@ class Program {
     std::vector<int64_t> num_pages_, group_elements_;
     std::vector<std::unique_ptr<Operation>> operations_;
     std::vector<std::unique_ptr<Operation>> head_operations_;  // per tile of logit rows: gather, linear, sample
+    std::unique_ptr<Operation> hidden_operation_;              // only in steps that are asked for hidden states
+    int64_t hidden_size_ = 0;
     std::deque<std::pair<int32_t, std::vector<RowRun>>> row_runs_;
     std::vector<std::vector<uint8_t>> attention_scratch_;
     size_t attention_scratch_bytes_ = 0;

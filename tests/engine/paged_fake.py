@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from abaci.generation import GenerationRequest
+from abaci.generation import GenerationRequest, Pooling
 from abaci.kernels.batch import PAGE_TOKENS, SAMPLE, StepBatch, StepOutput
 
 VOCAB_SIZE = 97
@@ -60,6 +60,22 @@ def top_of(key: int, num_top: int) -> tuple[tuple[int, float], ...]:
     """The tokens an imagined distribution likes best."""
     ids = [mix(key, rank) % VOCAB_SIZE for rank in range(num_top)]
     return tuple((token_id, logprob_of(key, token_id)) for token_id in ids)
+
+
+def hidden_of(key: int) -> tuple[float, float]:
+    """An imagined hidden state."""
+    return key % 9973 / 97, key % 8887 / 89
+
+
+def expected_embedding(request: GenerationRequest, windows: Sequence[int | None]) -> tuple[float, ...]:
+    """What a request for an embedding must give, whatever else runs."""
+    states = [np.array(hidden_of(key), np.float32) for key in keys_of(request.prompt_token_ids, windows)]
+    if request.pooling is Pooling.LAST:
+        return tuple(float(value) for value in states[-1])
+    total = np.zeros(2)
+    for state in states:
+        total += state
+    return tuple(float(value) for value in total / len(states))
 
 
 def keys_of(token_ids: Sequence[int], windows: Sequence[int | None]) -> list[int]:
@@ -185,7 +201,8 @@ class PagedFake:
                 logprobs[index] = logprob_of(key, int(token_ids[index]))
                 for rank, (token_id, value) in enumerate(top_of(key, int(row["num_top"]))):
                     top_ids[index, rank], top_logprobs[index, rank] = token_id, value
-        return StepOutput(token_ids, logprobs, top_ids, top_logprobs)
+        hidden = np.array([hidden_of(keys[row]) for row in batch.hidden_rows], np.float32).reshape(-1, 2)
+        return StepOutput(token_ids, logprobs, top_ids, top_logprobs, hidden)
 
     def _draw(self, batch: StepBatch, row: np.void, key: int) -> int:
         assert row["mask_row"] == -1

@@ -193,7 +193,7 @@ def test_tenants_that_always_ask_get_equally_many_tokens():
 def test_a_tenant_that_was_away_does_not_own_the_machine_when_it_returns(monkeypatch):
     monkeypatch.setattr(lanes, "SAVED_TOKENS", 100)
     bench = Bench(num_pages=200, max_sequences=8, max_step_tokens=64)
-    for index in range(100):
+    for index in range(400):
         bench.submit(a_request(f"busy{index}", unique_prompt(index, 60), max_tokens=3, tenant="busy"))
     for _ in range(100):
         bench.step()

@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from paged_fake import VOCAB_SIZE, PagedFake, expected_tokens, keys_of, logprob_of, top_of
+from paged_fake import VOCAB_SIZE, PagedFake, expected_embedding, expected_tokens, keys_of, logprob_of, top_of
 
 from abaci.engine.kv_cache import KVCache
 from abaci.engine.runner import Runner
 from abaci.engine.scheduler import Scheduler, SchedulerConfig
 from abaci.errors import ContextLengthError, UsageError
-from abaci.generation import FinishReason, GenerationRequest, TokenEvent
+from abaci.generation import FinishReason, GenerationRequest, Pooling, TokenEvent
 from abaci.kernels.batch import PAGE_TOKENS
 
 CONTEXT = 8 * PAGE_TOKENS
@@ -254,6 +254,22 @@ def test_max_tokens_zero_scores_and_generates_nothing():
     assert [entry.token_id for entry in event.prompt_logprobs[1:]] == [*range(1, 10), -1]
 
 
+@pytest.mark.parametrize("pooling", Pooling)
+def test_an_embedding_is_the_same_whole_in_chunks_cached_and_among_others(pooling):
+    request = a_request("e", range(100), max_tokens=0, pooling=pooling)
+    for chunk in (512, 9):
+        bench = Bench(max_step_tokens=chunk)
+        plain = a_request("p", range(96), max_tokens=20)
+        bench.submit(plain)
+        bench.finish().submit(request)
+        bench.submit(replace(plain, request_id="q", seed=5))
+        bench.finish().assert_as_expected(plain)
+        (event,) = [event for event in bench.events if event.request_id == "e"]
+        assert event.embedding == expected_embedding(request, FULL)
+        assert event.finish_reason is FinishReason.LENGTH and event.token_ids == ()
+        assert event.num_cached_tokens == (96 if pooling is Pooling.LAST else 0)
+
+
 def test_an_end_token_ends_a_sample_but_not_before_min_tokens():
     plain = a_request(max_tokens=30)
     ending = expected_tokens(plain, 0, FULL)[3]
@@ -307,6 +323,7 @@ def test_cancelling_one_sample_leaves_the_others(num_steps, sample_index):
         (a_request(temperature=float("nan")), UsageError, "temperature"),
         (a_request(top_p=0.0), UsageError, "top_p"),
         (a_request(max_tokens=0, num_samples=2), UsageError, "num_samples"),
+        (a_request(max_tokens=1, pooling=Pooling.MEAN), UsageError, "pooling"),
         (a_request(logit_bias=((5, 101.0),)), UsageError, "logit_bias"),
     ],
 )
@@ -330,6 +347,9 @@ def some_requests(draw):
     for index in range(draw(st.integers(1, 7))):
         prompt = trunk[: draw(st.integers(0, 80))] + draw(st.lists(st.integers(0, 5), min_size=1, max_size=8))
         max_tokens = draw(st.integers(0, 70))
+        pooling = draw(st.sampled_from([None, None, None, *Pooling]))
+        if pooling is not None:
+            max_tokens = 0
         request = GenerationRequest(
             f"r{index}",
             tuple(prompt),
@@ -343,7 +363,8 @@ def some_requests(draw):
             seed=draw(st.integers(0, 2**64 - 1)),
             num_samples=draw(st.integers(1, 3)) if max_tokens else 1,
             num_logprobs=draw(st.sampled_from([None, 0, 2])),
-            num_prompt_logprobs=draw(st.sampled_from([None, None, 1])),
+            num_prompt_logprobs=draw(st.sampled_from([None, None, 1])) if pooling is None else None,
+            pooling=pooling,
             tenant=draw(st.sampled_from(["", "", "x", "y"])),
             priority=draw(st.sampled_from([0, 0, 1])),
             is_background=draw(st.sampled_from([False, False, True])),
@@ -387,6 +408,8 @@ def test_every_request_gets_what_it_gets_alone(timeline, windows, num_pages, max
                 assert actual == expected
                 assert bench.last(request.request_id, index).finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
                 assert_logprobs(bench, request, index, windows)
+                embedding = None if request.pooling is None else expected_embedding(request, windows)
+                assert bench.last(request.request_id, index).embedding == embedding
     assert_nothing_is_held(bench)
 
 

@@ -84,6 +84,11 @@ class Lane:
         """Places in the order whose tenants have left."""
         self._last_served_tokens = 0
 
+    @property
+    def has_several_tenants(self) -> bool:
+        """Whether more than one has been here."""
+        return len(self._tenants) + len(self._counters_of_others) > 1
+
     def join(self, name: str, num_sequences: int) -> Tenant:
         """The tenant, with that many sequences more."""
         tenant = self._tenants.get(name)

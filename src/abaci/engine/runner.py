@@ -4,6 +4,7 @@ A step's Python must be lost in the noise of even a small model's step, so the a
 changed is written: a row of the batch remembers whose it is, and is rebuilt only when another sequence takes it over.
 """
 
+from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
@@ -11,11 +12,14 @@ from numpy.typing import NDArray
 
 from abaci.engine.guide import Guide, needs_guide
 from abaci.engine.kv_cache import NO_PAGE, PageTable
+from abaci.engine.pooling import Pool
 from abaci.engine.step import Sequence, StepPlan, StepResult
 from abaci.errors import AbaciError, UsageError
 from abaci.generation import GenerationRequest, TokenLogprob
 from abaci.kernels.batch import BIAS, HISTORY, LOGIT_ROW, PAGE_TOKENS, SAMPLE, Executor, StepBatch, StepOutput
 
+NOTHING_DRAWN = 0
+"""Token id of a prompt that is finished and was not to be continued."""
 AFTER_PROMPT = -1
 """Token id of the entry of prompt log-probabilities that holds only what is likely to follow the prompt."""
 
@@ -23,7 +27,7 @@ AFTER_PROMPT = -1
 class _SampleState:
     """What the runner knows of a sequence: its logit row but for the moving parts, its biases, history and guide."""
 
-    __slots__ = ("bans", "biases", "guide", "has_lists", "history", "is_plain", "template")
+    __slots__ = ("bans", "biases", "guide", "has_lists", "history", "is_plain", "pool", "template")
 
     def __init__(self, sequence: Sequence) -> None:
         request = sequence.request
@@ -31,6 +35,7 @@ class _SampleState:
         self.biases = _bias_entries(dict(request.logit_bias))
         self.bans = _bias_entries(dict(request.logit_bias) | dict.fromkeys(request.end_token_ids, float("-inf")))
         self.history = _History(sequence) if _has_penalties(request) else None
+        self.pool = None if request.pooling is None else Pool(request.pooling)
         self.guide = Guide(request, sequence.grammar) if needs_guide(request) else None
         self.has_lists = bool(self.history is not None or request.logit_bias or request.min_tokens)
         """Whether its rows refer to a history or to biases."""
@@ -96,6 +101,7 @@ class Runner:
         """A row for every sequence from the first on that needs one."""
         self._no_history = np.zeros(0, HISTORY)
         self._no_bias = np.zeros(0, BIAS)
+        self._no_rows = np.zeros(0, np.int32)
         self._states: dict[Sequence, _SampleState] = {}
         self._tables: list[PageTable | None] = [None] * max_sequences
         self._table_versions = [0] * max_sequences
@@ -107,18 +113,30 @@ class Runner:
         """One step. Whatever the executor raises comes through."""
         asked: list[int] = []
         errors: dict[int, AbaciError] = {}
-        batch = self._build(plan, asked, errors)
+        pooled: list[tuple[int, Pool, int]] = []
+        batch = self._build(plan, asked, errors, pooled)
         begin = perf_counter()
         output = self._executor.step(batch)
         self.step_seconds += perf_counter() - begin
-        return _read(plan, output, asked, errors)
+        result = _read(plan, output, asked, errors)
+        return _with_embeddings(result, output, pooled) if pooled else result
 
-    def _build(self, plan: StepPlan, asked: list[int], errors: dict[int, AbaciError]) -> StepBatch:
-        """The batch; appends to `asked` how many logit rows each sequence has, and notes whose constraint failed."""
+    def _build(
+        self,
+        plan: StepPlan,
+        asked: list[int],
+        errors: dict[int, AbaciError],
+        pooled: list[tuple[int, Pool, int]],
+    ) -> StepBatch:
+        """The batch; appends to `asked` how many logit rows each sequence has, and notes whose constraint failed.
+
+        `pooled` gets the index, the pool and the number of wanted states of each sequence that has a pool.
+        """
         if len(self._states) > 2 * len(self._tables):
             self._states = {sequence: state for sequence, state in self._states.items() if not sequence.is_finished}
         histories: list[NDArray[np.void]] = []
         biases: list[NDArray[np.void]] = []
+        hidden_rows: list[int] = []
         token = row = num_masks = 0
         for index, sequence in enumerate(plan.sequences):
             start, count = plan.starts[index], plan.counts[index]
@@ -138,7 +156,11 @@ class Runner:
                 row += self._add_prompt_rows(sequence, row, token, start, min(end, sequence.num_prompt - 1))
             token += count
             self._offsets[index + 1] = token
-            if end == len(token_ids):
+            if state.pool is not None:
+                wanted = state.pool.begin(start, end, sequence.num_prompt)
+                hidden_rows.extend(range(token - end + wanted.start, token))
+                pooled.append((index, state.pool, len(wanted)))
+            elif end == len(token_ids):
                 self._add_sample_row(sequence, state, row, token - 1)
                 if not state.is_plain:
                     is_masked = False
@@ -153,7 +175,7 @@ class Runner:
                         self._add_penalties(sequence, state, row, histories, biases, is_masked=is_masked)
                 row += 1
             asked.append(row - first_row)
-        return self._view((len(plan.sequences), token, row, num_masks), histories, biases)
+        return self._view((len(plan.sequences), token, row, num_masks), histories, biases, hidden_rows)
 
     def _copy_pages(self, index: int, table: PageTable | None) -> None:
         assert table is not None
@@ -232,6 +254,7 @@ class Runner:
         shape: tuple[int, int, int, int],
         histories: list[NDArray[np.void]],
         biases: list[NDArray[np.void]],
+        hidden_rows: list[int],
     ) -> StepBatch:
         """The filled part of the arrays, which is the view of the step before where the sizes are the same.
 
@@ -239,7 +262,8 @@ class Runner:
         """
         num_sequences, num_tokens, num_rows, num_masks = shape
         batch = self._batch
-        if batch is not None and shape == self._shape and not histories and not biases:
+        is_plain = not histories and not biases and not hidden_rows
+        if batch is not None and shape == self._shape and is_plain:
             return batch
         batch = StepBatch(
             token_ids=self._token_ids[:num_tokens],
@@ -250,9 +274,9 @@ class Runner:
             history=np.concatenate(histories) if histories else self._no_history,
             bias=np.concatenate(biases) if biases else self._no_bias,
             masks=self._masks[:num_masks],
+            hidden_rows=np.array(hidden_rows, np.int32) if hidden_rows else self._no_rows,
         )
-        is_reusable = not histories and not biases
-        self._batch = batch if is_reusable else None
+        self._batch = batch if is_plain else None
         self._shape = shape
         return batch
 
@@ -282,8 +306,11 @@ def _read_rows(
         rows = range(row, row + asked[index])
         row = rows.stop
         is_drawn = plan.starts[index] + plan.counts[index] == len(sequence.token_ids)
-        token_ids.append(drawn[rows[-1]] if is_drawn else None)
         request = sequence.request
+        if request.pooling is not None:
+            token_ids.append(NOTHING_DRAWN if is_drawn else None)
+            continue
+        token_ids.append(drawn[rows[-1]] if is_drawn else None)
         if is_drawn and request.num_logprobs is not None:
             logprobs[index] = _logprob(output, rows[-1], drawn[rows[-1]], request.num_logprobs)
         if sequence.prompt_logprobs is not None:
@@ -295,6 +322,17 @@ def _read_rows(
                 entries.append(TokenLogprob(AFTER_PROMPT, 0.0, _logprob(output, rows[-1], AFTER_PROMPT, num_top).top))
             prompt_logprobs[index] = entries
     return StepResult(plan, token_ids, logprobs, prompt_logprobs, errors=errors)
+
+
+def _with_embeddings(result: StepResult, output: StepOutput, pooled: list[tuple[int, Pool, int]]) -> StepResult:
+    embeddings: dict[int, tuple[float, ...]] = {}
+    row = 0
+    for index, pool, count in pooled:
+        pool.add(output.hidden[row : row + count])
+        row += count
+        if result.token_ids[index] is not None:
+            embeddings[index] = pool.vector()
+    return replace(result, embeddings=embeddings)
 
 
 def _logprob(output: StepOutput, row: int, token_id: int, num_top: int) -> TokenLogprob:

@@ -3,8 +3,9 @@
 The rules, in this order:
 
 - Running sequences with one token to compute, the streams, are in every step, so that no prompt delays one by more than
-  a step. Beside streams a step has at most about as many tokens of prompts as there are sequences, so that a prompt at
-  most doubles the time between a stream's tokens; a tenant that has been given less than others may slow theirs more.
+  a step. Beside streams a step has about as many tokens of prompts as there are sequences, so that a prompt at most
+  doubles the time between a stream's tokens. A single tenant's prompts bring more, the more there are; with several
+  tenants steps stay short, as another may come at any time, and one that has been given less may slow others' more.
 - Prompts share what a step has for them: first the tenant that has been given least takes what it needs (`lane`), then
   the next. Of one tenant's prompts the first takes half, the next half of the rest, and so on; what nobody else needs
   goes to the first. A newcomer thus joins the next step however long its own tenant's prompts are.
@@ -26,10 +27,10 @@ from abaci.engine.kv_cache import KVCache, PageTable
 from abaci.engine.lane import Lane, Tenant
 from abaci.engine.step import Sequence, StepPlan, StepResult
 from abaci.errors import AbaciError, ContextLengthError, UsageError
-from abaci.generation import FinishReason, GenerationRequest, TokenEvent, TokenLogprob
+from abaci.generation import FinishReason, GenerationRequest, Pooling, TokenEvent, TokenLogprob
 
-MIN_PROMPT_TOKENS = 16
-"""Of a step, however few streams there are: so many rows cost little more than one."""
+PROMPT_TOKENS = 16
+"""That a prompt brings to a step beside streams, however few these are: so many rows cost about twice one."""
 PATIENCE = 4
 """Tokens of prompts that a sequence puts up with in a step where its tenant has been given more than theirs."""
 LARGEST_RATIO = 4
@@ -209,7 +210,8 @@ class Scheduler:
                 error = result.errors.get(index) or _nothing_to_draw(sequence)
                 events.extend(self.fail_request(sequence.request.request_id, error))
                 continue
-            events.append(self._accept(sequence, token_id, result.logprobs.get(index) if result.logprobs else None))
+            logprob = result.logprobs.get(index) if result.logprobs else None
+            events.append(self._accept(sequence, token_id, logprob, result.embeddings.get(index)))
         return events
 
     def check_integrity(self) -> None:
@@ -250,7 +252,7 @@ class Scheduler:
         others = [s for s in prompts if s.tenant is not tenant and s.tenant.served_tokens <= tenant.served_tokens]
         own = [sequence for sequence in prompts if sequence.tenant is tenant]
         num_streams = len(self._interactive.running) - len(prompts)
-        left = self._prompt_tokens(tenant, num_streams) - sum(map(_num_missing, others))
+        left = self._prompt_tokens(tenant, num_streams, len(others) + len(own) + 1) - sum(map(_num_missing, others))
         return left > 0 and (len(own) < left.bit_length() or sum(map(_num_missing, own)) < left)
 
     def _admit(self, sequence: Sequence) -> bool:
@@ -409,26 +411,29 @@ class Scheduler:
         self._cache.extend(table, sequence.num_computed + 1)
         return True
 
-    def _prompt_tokens(self, tenant: Tenant, num_streams: int) -> int:
-        """Most tokens that a step has for prompts of the tenant and of those before it."""
+    def _prompt_tokens(self, tenant: Tenant, num_streams: int, num_prompts: int) -> int:
+        """Most tokens that a step has for `num_prompts` prompts, of the tenant and of those before it."""
         room = self._config.max_step_tokens - num_streams
         if num_streams == 0:
             return room
         patience = 0
         for sequence in self._interactive.running:
             patience += 1 if sequence.tenant.served_tokens <= tenant.served_tokens else PATIENCE
-        return min(room, max(MIN_PROMPT_TOKENS, patience))
+        if self._interactive.has_several_tenants:
+            num_prompts = 1
+        return min(room, max(PROMPT_TOKENS * num_prompts, patience))
 
     def _share_step(self, sequences: list[Sequence], counts: list[int], prompts: list[Sequence]) -> None:
         """Add prompts to the step, which has streams only."""
-        num_streams = len(sequences)
+        num_streams, num_prompts = len(sequences), 0
         by_tenant: dict[Tenant, list[Sequence]] = {}
         for sequence in prompts:
             by_tenant.setdefault(sequence.tenant, []).append(sequence)
         num_given = 0
         for tenant in sorted(by_tenant, key=lambda tenant: tenant.served_tokens):
             own = sorted(by_tenant[tenant], key=lambda sequence: (sequence.request.priority, sequence.arrival))
-            budget = self._prompt_tokens(tenant, num_streams) - num_given
+            num_prompts += len(own)
+            budget = self._prompt_tokens(tenant, num_streams, num_prompts) - num_given
             for sequence, share in zip(own, _shares(own, budget), strict=True):
                 count = self._take_pages(sequence, share)
                 if count > 0:
@@ -481,7 +486,13 @@ class Scheduler:
 
     # What becomes of results.
 
-    def _accept(self, sequence: Sequence, token_id: int, logprob: TokenLogprob | None) -> TokenEvent:
+    def _accept(
+        self,
+        sequence: Sequence,
+        token_id: int,
+        logprob: TokenLogprob | None,
+        embedding: tuple[float, ...] | None,
+    ) -> TokenEvent:
         """Append the token drawn, unless the request is for its prompt only."""
         request = sequence.request
         finish_reason = None
@@ -510,6 +521,7 @@ class Scheduler:
             ended_by_token,
             tuple(prompt_logprobs) if prompt_logprobs is not None else None,
             (sequence.num_cached or 0) if num_generated <= 1 else 0,
+            embedding=embedding,
             scheduled_seconds=sequence.scheduled_seconds if num_generated <= 1 else None,
         )
 
@@ -550,6 +562,8 @@ def _num_missing(sequence: Sequence) -> int:
 
 def _hit_limit(sequence: Sequence) -> int:
     """How many tokens may be taken from the prefix tree: what is asked of the prompt comes from computing it."""
+    if sequence.request.pooling is Pooling.MEAN:
+        return 0
     limit = len(sequence.token_ids) - 1
     if sequence.prompt_logprobs is not None:
         return min(limit, len(sequence.prompt_logprobs) - 1)
@@ -580,6 +594,7 @@ def _check_parameters(request: GenerationRequest, vocab_size: int) -> None:
     ranges = (
         ("max_tokens", request.max_tokens >= 0),
         ("min_tokens", 0 <= request.min_tokens <= request.max_tokens),
+        ("pooling", request.pooling is None or (request.max_tokens == 0 and request.num_prompt_logprobs is None)),
         ("num_samples", request.num_samples >= 1 and (request.max_tokens > 0 or request.num_samples == 1)),
         ("temperature", 0 <= request.temperature < float("inf")),
         ("top_k", request.top_k >= 0),

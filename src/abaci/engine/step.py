@@ -98,3 +98,5 @@ class StepResult:
     """Index in the plan -> of the tokens that follow the computed ones; token_id -1 after the prompt's last."""
     errors: dict[int, AbaciError] = field(default_factory=dict)
     """Index in the plan -> why no token could be drawn, where that is known."""
+    embeddings: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    """Index in the plan -> the pooled hidden states of a prompt that is finished."""

@@ -132,4 +132,6 @@ class StepProgram:
         logprob_out: NDArray[Any],
         top_ids_out: NDArray[Any],
         top_logprobs_out: NDArray[Any],
+        hidden_rows: NDArray[Any],
+        hidden_out: NDArray[Any],
     ) -> None: ...

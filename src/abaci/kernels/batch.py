@@ -10,7 +10,7 @@ In a sliding-window group, pages wholly before the window are -1 and never read.
 already in the table.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -68,17 +68,21 @@ class StepBatch:
     bias: NDArray[np.void]
     masks: NDArray[np.uint32]
     """(masks, ceil(vocab / 32))."""
+    hidden_rows: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+    """Rows of the step whose final hidden states, normed as the head reads them, are wanted."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """Output of one step, a row per logit row."""
+    """Output of one step, a row per logit row; but for `hidden`."""
 
     token_ids: NDArray[np.int32]
     logprobs: NDArray[np.float32]
     top_ids: NDArray[np.int32]
     """(rows, widest num_top); -1 beyond a row's own num_top."""
     top_logprobs: NDArray[np.float32]
+    hidden: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    """(hidden rows, hidden size)."""
 
 
 class Executor(Protocol):

@@ -162,6 +162,7 @@ class NativeExecutor:
             top_logprobs = np.full((rows, widest), -np.inf, np.float32)
         else:
             top_ids, top_logprobs = np.empty((rows, 0), np.int32), np.empty((rows, 0), np.float32)
+        hidden = np.empty((len(batch.hidden_rows), self.spec.hidden_size), np.float32)
         try:
             self._running().step(
                 batch.token_ids,
@@ -176,10 +177,12 @@ class NativeExecutor:
                 logprobs,
                 top_ids,
                 top_logprobs,
+                batch.hidden_rows,
+                hidden,
             )
         except RuntimeError as error:  # nothing else fails inside a step than reading the file
             raise FileFormatError(str(error), hint=_DAMAGED_HINT) from error
-        return StepOutput(token_ids, logprobs, top_ids, top_logprobs)
+        return StepOutput(token_ids, logprobs, top_ids, top_logprobs, hidden)
 
     def close(self) -> None:
         """Release weights and cache."""

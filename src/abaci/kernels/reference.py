@@ -76,7 +76,7 @@ class ReferenceExecutor:
         _check(batch, self.spec, self._caches)
         ops = _StepOps(batch, self._weights, self._caches)
         decoder.forward(ops, self.spec)
-        return _gather(ops.sampled)
+        return _gather(ops.sampled, ops.hidden)
 
     def close(self) -> None:
         """Release weights and cache."""
@@ -145,6 +145,7 @@ class _StepOps:
         row_in_sequence = np.arange(len(batch.token_ids)) - batch.sequence_offsets[self._sequences]
         self._positions = batch.first_positions[self._sequences] + row_in_sequence
         self.sampled: list[SampledRow] = []
+        self.hidden = np.empty((0, 0), np.float32)
 
     def embed(self, embedding: Embedding) -> Floats:
         rows = self._weights.floats(embedding.weight)[self._batch.token_ids]
@@ -191,6 +192,7 @@ class _StepOps:
         return x + y
 
     def logits(self, x: Floats, head: Linear) -> None:
+        self.hidden = x[self._batch.hidden_rows]
         rows = self._batch.logit_rows["row"]
         for begin in range(0, len(rows), LOGIT_TILE_ROWS):
             tile = self._linear(x[rows[begin : begin + LOGIT_TILE_ROWS]], head)
@@ -278,7 +280,7 @@ def gelu_tanh(x: Floats) -> Floats:
 _ACTIVATIONS = {Activation.SILU: silu, Activation.GELU_TANH: gelu_tanh}
 
 
-def _gather(rows: list[SampledRow]) -> StepOutput:
+def _gather(rows: list[SampledRow], hidden: Floats) -> StepOutput:
     width = max((len(row.top_ids) for row in rows), default=0)
     top_ids = np.full((len(rows), width), -1, np.int32)
     top_logprobs = np.full((len(rows), width), -np.inf, np.float32)
@@ -290,6 +292,7 @@ def _gather(rows: list[SampledRow]) -> StepOutput:
         logprobs=np.array([row.logprob for row in rows], np.float32),
         top_ids=top_ids,
         top_logprobs=top_logprobs,
+        hidden=hidden,
     )
 
 
@@ -319,6 +322,7 @@ def _check(batch: StepBatch, spec: ModelSpec, caches: tuple[_LayerCache, ...]) -
     _require(
         _within(rows["row"], 0, num_tokens) and (np.diff(rows["row"]) >= 0).all(), "logit rows out of range or order"
     )
+    _require(_within(batch.hidden_rows, 0, num_tokens), "hidden rows out of range")
     _require(_within(rows["target"], SAMPLE, spec.vocab_size), "targets out of range")
     _require(_within(rows["num_top"], -1, spec.vocab_size + 1), "num_top out of range")
     _require(_within(rows["mask_row"], -1, len(batch.masks)), "mask rows out of range")
