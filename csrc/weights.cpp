@@ -26,7 +26,12 @@ uint8_t* WeightArena::take(size_t num_bytes) {
 }
 
 bool WeightArena::spill(int descriptor, size_t begin, size_t end) {
-    if (!write_at(descriptor, memory_ + begin, end - begin, static_cast<int64_t>(begin))) return false;
+    // In pieces of a huge page: the system keeps each as one and can map it as one.
+    constexpr size_t piece = size_t{2} << 20;
+    for (size_t at = begin; at < end; at += piece) {
+        const size_t num_bytes = std::min(piece, end - at);
+        if (!write_at(descriptor, memory_ + at, num_bytes, static_cast<int64_t>(at))) return false;
+    }
     release_pages(memory_ + begin, end - begin);
     return true;
 }
