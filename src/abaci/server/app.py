@@ -17,6 +17,8 @@ from abaci.server.anthropic import messages
 from abaci.server.anthropic.bodies import MessagesBody, PromptBody
 from abaci.server.guard import Access, ErrorCarrier, Guard
 from abaci.server.inside import InsideCalls
+from abaci.server.ollama import answering, embedding, library
+from abaci.server.ollama import bodies as ollama_bodies
 from abaci.server.openai import batches, chat, completions, embeddings, files, models
 from abaci.server.openai.batches import BatchBody
 from abaci.server.openai.bodies import (
@@ -50,6 +52,20 @@ class Endpoint:
 
 def create_app(services: Services) -> ASGIApp:
     """The whole server as an ASGI application; `services` are used from its event loop only."""
+    api: ASGIApp = create_api(services)
+    if services.config.allowed_origins:
+        api = CORSMiddleware(
+            api,
+            allow_origins=services.config.allowed_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=[REQUEST_ID_HEADER, WARNING_HEADER, "retry-after"],
+        )
+    return Guard(api, services.config, services.accounts.authenticator, _log_access)
+
+
+def create_api(services: Services) -> FastAPI:
+    """What is behind the guard."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -67,16 +83,7 @@ def create_app(services: Services) -> ASGIApp:
         _add(api, services, endpoint)
     api.router.routes.extend(web_routes())
     api.add_middleware(ErrorCarrier)
-    inner: ASGIApp = api
-    if services.config.allowed_origins:
-        inner = CORSMiddleware(
-            api,
-            allow_origins=services.config.allowed_origins,
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=[REQUEST_ID_HEADER, WARNING_HEADER, "retry-after"],
-        )
-    return Guard(inner, services.config, services.accounts.authenticator, _log_access)
+    return api
 
 
 async def health(request: Request, services: Services) -> Response:
@@ -121,6 +128,19 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("/models/unload", ("POST",), residency.unload_model, residency.ResidencyBody),
     Endpoint("/v1/messages", ("POST",), messages.messages, MessagesBody),
     Endpoint("/v1/messages/count_tokens", ("POST",), messages.count_tokens, PromptBody),
+    Endpoint("/api/version", ("GET",), library.version),
+    Endpoint("/api/tags", ("GET",), library.tags),
+    Endpoint("/api/ps", ("GET",), library.loaded),
+    Endpoint("/api/show", ("POST",), library.show, ollama_bodies.ShowBody),
+    Endpoint("/api/chat", ("POST",), answering.chat, ollama_bodies.ChatBody),
+    Endpoint("/api/generate", ("POST",), answering.generate, ollama_bodies.GenerateBody),
+    Endpoint("/api/embed", ("POST",), embedding.embed, ollama_bodies.EmbedBody),
+    Endpoint("/api/embeddings", ("POST",), embedding.embeddings, ollama_bodies.EmbeddingsBody),
+    Endpoint("/api/pull", ("POST",), library.pull, ollama_bodies.PullBody),
+    Endpoint("/api/delete", ("DELETE",), library.delete, ollama_bodies.ModelBody),
+    Endpoint("/api/copy", ("POST",), library.copy, ollama_bodies.CopyBody),
+    Endpoint("/api/create", ("POST",), library.not_provided),
+    Endpoint("/api/push", ("POST",), library.not_provided),
     Endpoint("/tokenize", ("POST",), tokens.tokenize, TokenizeBody),
     Endpoint("/detokenize", ("POST",), tokens.detokenize, DetokenizeBody),
     Endpoint("/apply-template", ("POST",), tokens.apply_template, ApplyTemplateBody),
@@ -139,15 +159,16 @@ def _add(api: FastAPI, services: Services, endpoint: Endpoint) -> None:
     if endpoint.body is not None:
         schema = endpoint.body.model_json_schema(ref_template="#/components/schemas/{model}")
         extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": _inlined(schema)}}}
-    api.add_api_route(
-        endpoint.path,
-        answer,
-        methods=list(endpoint.methods),
-        name=endpoint.handler.__name__,
-        description=endpoint.handler.__doc__,
-        openapi_extra=extra or None,
-        response_model=None,
-    )
+    for method in endpoint.methods:  # one route each, as an operation of the document has one method
+        api.add_api_route(
+            endpoint.path,
+            answer,
+            methods=[method],
+            name=endpoint.handler.__name__,
+            description=endpoint.handler.__doc__,
+            openapi_extra=extra or None,
+            response_model=None,
+        )
 
 
 def _path_parameters(path: str) -> list[str]:
