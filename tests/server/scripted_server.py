@@ -40,7 +40,7 @@ MARKERS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 """Tokens of their own that are part of the text."""
 IM_END = 257
 EMBEDDING = (3.0, 0.0, 4.0)
-DEADLINE_SECONDS = 10.0
+DEADLINE_SECONDS = 60.0
 
 TEMPLATE = """\
 {%- if tools -%}

@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -73,15 +73,15 @@ async def pull(request: Request, services: Services) -> Response:
         )
 
     async def write(sender: Sender) -> None:
-        events = _pulling(name)
-        if body.stream is False:
-            async for _ in events:
-                pass
-            await sender.whole({"status": "success"})
-            return
-        async with sender.stream(NDJSON, lambda error: _line(error_document(error, request.url.path))):
-            async for event in events:
-                await sender.piece(_line(event))
+        async with aclosing(_pulling(name)) as events:
+            if body.stream is False:
+                async for _ in events:
+                    pass
+                await sender.whole({"status": "success"})
+                return
+            async with sender.stream(NDJSON, lambda error: _line(error_document(error, request.url.path))):
+                async for event in events:
+                    await sender.piece(_line(event))
 
     return Reply(
         write,
@@ -115,7 +115,7 @@ async def not_provided(request: Request, services: Services) -> Response:
     )
 
 
-async def _pulling(name: str) -> AsyncIterator[dict[str, Any]]:
+async def _pulling(name: str) -> AsyncGenerator[dict[str, Any], None]:
     """What Ollama's clients show while a model comes."""
     yield {"status": "pulling manifest"}
     digest = f"sha256:{hub.load_catalog().entries[name].sha256}"
@@ -128,8 +128,6 @@ async def _pulling(name: str) -> AsyncIterator[dict[str, Any]]:
         await work
     finally:
         progress.abandon()
-        with suppress(asyncio.CancelledError):
-            work.cancel()
     yield {"status": "verifying sha256 digest"}
     yield {"status": "success"}
 
