@@ -44,7 +44,9 @@ class StepFeeder:
             for group in range(len(self._windows))
         ]
 
-    def step(self, chunks: Sequence[Chunk], rows: NDArray[np.void] | None = None) -> StepOutput:
+    def step(
+        self, chunks: Sequence[Chunk], rows: NDArray[np.void] | None = None, hidden_rows: Sequence[int] = ()
+    ) -> StepOutput:
         """One step over the chunks; by default the whole distribution after every token is asked for."""
         token_ids = np.concatenate([chunk.token_ids for chunk in chunks]).astype(np.int32)
         lengths = [len(chunk.token_ids) for chunk in chunks]
@@ -60,6 +62,7 @@ class StepFeeder:
                 history=np.empty(0, HISTORY),
                 bias=np.empty(0, BIAS),
                 masks=np.empty((0, -(-self.vocab_size // 32)), np.uint32),
+                hidden_rows=np.array(hidden_rows, np.int32),
             )
         )
 

@@ -3,7 +3,9 @@
 import gc
 import os
 import queue
+import random
 import threading
+import time
 import warnings
 
 import pytest
@@ -105,6 +107,74 @@ def test_a_request_that_arrives_mid_generation_is_answered_before_the_running_on
     assert newcomer.finish().reason is FinishReason.LENGTH
     assert len(running.finish().token_ids) == 10
     engine.close()
+
+
+def test_pages_are_accounted_for_after_a_storm_of_submits_and_cancels(engine):
+    def storm(number):
+        choose = random.Random(number)
+        for index in range(40):
+            name = f"{number}-{index}"
+            prompt = [choose.randrange(4) for _ in range(choose.randrange(1, 150))]
+            samples = choose.randrange(1, 4)
+            listener = Listener()
+            asked.append((listener, samples))
+            background = choose.random() < 0.3
+            request = a_request(name, prompt, 40, num_samples=samples, tenant=name[0], is_background=background)
+            engine.submit(request, listener)
+            if choose.random() < 0.7:
+                engine.cancel(name, choose.choice([None, 0]))
+
+    asked = []
+    threads = [threading.Thread(target=storm, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for listener, samples in asked:
+        listener.finish(samples)
+    reasons = {event.finish_reason for listener, _ in asked for event in listener.events}
+    assert reasons == {None, FinishReason.CANCELLED, FinishReason.LENGTH}
+    assert_idle(engine)
+
+
+def test_cancelling_frees_pages_within_a_step():
+    engine, fake = make_engine(GatedFake((None,)))
+    running, long = Listener(), Listener()
+    engine.submit(a_request("running", max_tokens=60), running)
+    engine.submit(a_request("long", range(90), max_tokens=4000), long)
+    fake.gate.release(20)
+    for _ in range(10):
+        running.next()
+    held = engine.stats().cache_used_fraction
+    engine.cancel("long")
+    fake.gate.release(2)
+    assert long.finish().reason is FinishReason.CANCELLED
+    assert engine.stats().cache_used_fraction < held
+    assert engine.stats().running == 1
+    fake.gate.release(100)
+    running.finish()
+    assert_idle(engine)
+    engine.close()
+
+
+def assert_idle(engine):
+    """No sequence is left and no page held."""
+    deadline = time.monotonic() + SECONDS
+    while engine.stats().running + engine.stats().waiting and time.monotonic() < deadline:
+        time.sleep(0.001)
+    stats = engine.stats()
+    assert (stats.running, stats.waiting, stats.cache_used_fraction) == (0, 0, 0)
+    engine._loop._scheduler.check_integrity()
+
+
+def test_the_first_event_says_when_a_sample_was_first_scheduled(engine):
+    listener = Listener()
+    begin = time.perf_counter()
+    engine.submit(a_request(max_tokens=3, num_samples=2), listener)
+    listener.finish(2)
+    first, *others = [event for event in listener.events if event.sample_index == 0]
+    assert begin < first.scheduled_seconds < time.perf_counter()
+    assert [event.scheduled_seconds for event in others] == [None, None]
 
 
 def test_cancel_stops_a_request_within_a_step(engine):

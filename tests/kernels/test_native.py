@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from golden_models import GOLDEN_NAMES, golden_path, golden_sequences, opened_model
 from numpy.typing import NDArray
-from step_feeding import Chunk, StepFeeder, by_token_id
+from step_feeding import Chunk, StepFeeder, by_token_id, logit_rows
 
 from abaci.errors import FileFormatError
 from abaci.formats.gguf import GgufCheckpoint
@@ -80,6 +80,35 @@ def test_a_sequence_does_not_see_its_neighbours(name: str) -> None:
         together = by_token_id(feeder.step([Chunk(1, 0, sequences[1][:length]), Chunk(0, 0, sequences[0][:length])]))
     alone = native_logprobs(name, TARGETS[0])[:length]
     assert together[length:].tobytes() == alone.tobytes()
+
+
+def hidden_states(executor, spec: ModelSpec, token_ids: NDArray[np.int32], rows: list[int]) -> NDArray[np.float32]:
+    """Final hidden states of `rows`, of a step without logits."""
+    feeder = StepFeeder(executor, spec, 1, len(token_ids))
+    return feeder.step([Chunk(0, 0, token_ids)], logit_rows(0), hidden_rows=rows).hidden
+
+
+@pytest.mark.parametrize("name", GOLDEN_NAMES)
+def test_hidden_states_agree_with_the_reference_and_on_every_target(name: str) -> None:
+    token_ids = golden_sequences(name)[0].token_ids
+    rows = [0, len(token_ids) // 2, len(token_ids) - 1]
+    with opened_model(golden_path(name)) as (spec, source):
+        reference = ReferenceExecutor(spec, source, activations="int8")
+        expected = hidden_states(reference, spec, token_ids, rows)
+    assert expected.shape == (3, spec.hidden_size)
+    found = []
+    for target in TARGETS:
+        with native_executor(name, target) as (executor, _):
+            found.append(hidden_states(executor, spec, token_ids, rows))
+    assert len({hidden.tobytes() for hidden in found}) == 1
+    np.testing.assert_allclose(found[0][0], expected[0], atol=2e-2)
+    assert np.abs(found[0] - expected).mean() < 0.05 * np.abs(expected).mean()
+
+
+@pytest.mark.parametrize("rows", [[-1], [5]])
+def test_hidden_rows_out_of_range_are_refused(rows: list[int]) -> None:
+    with native_executor("llama", TARGETS[0]) as (executor, spec), pytest.raises(ValueError, match="hidden row"):
+        hidden_states(executor, spec, np.arange(5, dtype=np.int32), rows)
 
 
 @dataclass(frozen=True)

@@ -172,6 +172,28 @@ def test_score_of_several_texts_and_of_what_cannot_be_scored(llm):
             llm.score(wrong)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_embeddings(llm, pooling):
+    one = llm.embed("hello", pooling)
+    long = "so much longer that it is computed in several steps, " * 3
+    several = llm.embed([long, "hello", [104, 105]], pooling)
+    assert isinstance(one, tuple) and len(one) == 32 and one == several[1]
+    assert len(set(several)) == 3
+    assert llm.embed([], pooling) == []
+    llm.generate(long, GREEDY)
+    assert llm.embed(long, pooling) == several[0], "whatever is cached"
+    assert asyncio.run(llm.aembed(long, pooling)) == several[0]
+
+
+def test_embeddings_that_cannot_be_had_are_refused(llm):
+    with pytest.raises(UsageError, match="pooling 'max'"):
+        llm.embed("hello", "max")
+    with pytest.raises(UsageError, match="no tokens"):
+        llm.embed(["a", []])
+    with pytest.raises(UsageError):
+        llm.embed("b" * 300)
+
+
 def test_chat_goes_through_the_template(llm):
     conversation = [{"role": "user", "content": "hi <|im_end|>"}]
     result = llm.chat(conversation, GREEDY)

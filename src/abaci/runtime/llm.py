@@ -15,10 +15,10 @@ from abaci.chat.requests import check_params, stop_strings
 from abaci.chat.text import TextAssembler
 from abaci.engine.loader import LoadOptions, load
 from abaci.errors import AbaciError, UsageError
-from abaci.generation import GenerationRequest, SamplingParams
+from abaci.generation import GenerationRequest, Pooling, SamplingParams
 from abaci.runtime.batch import Batch, TextRequest
 from abaci.runtime.open_model import Loader, open_model
-from abaci.runtime.results import GenerationResult, Score, StreamEvent, TimedEvent, failed, score_of
+from abaci.runtime.results import GenerationResult, Score, StreamEvent, TimedEvent, embedding_of, failed, score_of
 
 Prompt = str | Sequence[int]
 """Text, in which names of special tokens stand for them, or token ids."""
@@ -123,6 +123,24 @@ class LLM:
         return scores[0] if _is_prompt(token_ids) else scores
 
     @overload
+    def embed(  # type: ignore[overload-overlap]
+        self, prompts: Prompt, pooling: Pooling | str = Pooling.MEAN
+    ) -> tuple[float, ...]: ...
+
+    @overload
+    def embed(self, prompts: Sequence[Prompt], pooling: Pooling | str = Pooling.MEAN) -> list[tuple[float, ...]]: ...
+
+    def embed(
+        self, prompts: Prompt | Sequence[Prompt], pooling: Pooling | str = Pooling.MEAN
+    ) -> tuple[float, ...] | list[tuple[float, ...]]:
+        """The final hidden states of a prompt, or of several, pooled to one vector each; not normalised.
+
+        `pooling` is "mean", over all tokens, or "last", of the last token. Raises UsageError for what cannot run.
+        """
+        vectors = [embedding_of(result) for result in self._run(self._embedding_batch(prompts, pooling))]
+        return vectors[0] if _is_prompt(prompts) else vectors
+
+    @overload
     async def agenerate(  # type: ignore[overload-overlap]
         self, prompts: Prompt, params: SamplingParams | None = None
     ) -> GenerationResult: ...
@@ -177,6 +195,23 @@ class LLM:
         scores = [score_of(result) for result in await self._arun(self._score_batch(token_ids, top_k))]
         return scores[0] if _is_prompt(token_ids) else scores
 
+    @overload
+    async def aembed(  # type: ignore[overload-overlap]
+        self, prompts: Prompt, pooling: Pooling | str = Pooling.MEAN
+    ) -> tuple[float, ...]: ...
+
+    @overload
+    async def aembed(
+        self, prompts: Sequence[Prompt], pooling: Pooling | str = Pooling.MEAN
+    ) -> list[tuple[float, ...]]: ...
+
+    async def aembed(
+        self, prompts: Prompt | Sequence[Prompt], pooling: Pooling | str = Pooling.MEAN
+    ) -> tuple[float, ...] | list[tuple[float, ...]]:
+        """`embed` for an event loop."""
+        vectors = [embedding_of(result) for result in await self._arun(self._embedding_batch(prompts, pooling))]
+        return vectors[0] if _is_prompt(prompts) else vectors
+
     def close(self) -> None:
         """Stop and release everything; requests under way end with EngineClosedError. Idempotent."""
         self._model.close()
@@ -225,6 +260,16 @@ class LLM:
             if not _are_token_ids(text):
                 raise UsageError("score takes token ids", hint="llm.score(llm.tokenizer.encode(text))")
             request = GenerationRequest(self._new_id(), tuple(text), 0, num_prompt_logprobs=top_k)
+            requests.append(TextRequest(request, self._new_assembler))
+        return Batch(self._model.generator, requests)
+
+    def _embedding_batch(self, prompts: Prompt | Sequence[Prompt], pooling: Pooling | str) -> Batch:
+        if pooling not in list(Pooling):
+            raise UsageError(f"pooling {pooling!r} is not possible", hint=f"Choose one of: {', '.join(Pooling)}.")
+        requests = []
+        for prompt in [prompts] if _is_prompt(prompts) else prompts:
+            token_ids = tuple(self._encode_prompt(prompt))
+            request = GenerationRequest(self._new_id(), token_ids, 0, pooling=Pooling(pooling))
             requests.append(TextRequest(request, self._new_assembler))
         return Batch(self._model.generator, requests)
 

@@ -36,6 +36,8 @@ class GenerationResult:
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     """One per prompt token, the first None, and one more with the `top` of what follows; None if not asked for."""
     error: AbaciError | None = None
+    embedding: tuple[float, ...] | None = None
+    """The pooled hidden states of the prompt; None if not asked for."""
 
     @property
     def text(self) -> str:
@@ -118,6 +120,7 @@ class Answer:
         self._samples = [_Sample(new_assembler()) for _ in range(request.num_samples)]
         self._num_open = request.num_samples
         self._prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+        self._embedding: tuple[float, ...] | None = None
         self._error: AbaciError | None = None
         self._cached_tokens = 0
         self._submitted_seconds = submitted_seconds
@@ -196,6 +199,7 @@ class Answer:
             seed=self.request.seed,
             prompt_logprobs=self._prompt_logprobs,
             error=self._error,
+            embedding=self._embedding,
         )
 
     def _note_time(self, seconds: float, event: TokenEvent) -> None:
@@ -204,6 +208,7 @@ class Answer:
             self._first_seconds = seconds
             self._cached_tokens = event.num_cached_tokens
             self._prompt_logprobs = event.prompt_logprobs
+            self._embedding = event.embedding
 
 
 def score_of(result: GenerationResult) -> Score:
@@ -217,6 +222,14 @@ def score_of(result: GenerationResult) -> Score:
         logprobs=tuple(None if entry is None else entry.logprob for entry in known),
         top=tuple(dict(entry.top) for entry in following if entry is not None),
     )
+
+
+def embedding_of(result: GenerationResult) -> tuple[float, ...]:
+    """The embedding in a result that was asked for one. Raises the error in it, if any."""
+    if result.error is not None:
+        raise result.error
+    assert result.embedding is not None
+    return result.embedding
 
 
 def failed(error: AbaciError, prompt_token_ids: Sequence[int] = ()) -> GenerationResult:
