@@ -7,7 +7,7 @@ export PROMPT
 
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --quiet --disable-pip-version-check
-SOURCES := pyproject.toml CMakeLists.txt $(shell find src csrc -type f -not -name '*.pyc')
+SOURCES := pyproject.toml CMakeLists.txt $(shell find src csrc cmake -type f -not -name '*.pyc')
 CPP := $(shell find csrc -name '*.h' -o -name '*.cpp')
 
 # Lists of requirements (runtime, build, or an extra's name), read from pyproject.toml so that installing them builds nothing.
