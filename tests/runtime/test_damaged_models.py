@@ -88,6 +88,7 @@ def test_a_model_that_cannot_run_is_refused_with_a_reason_and_a_hint(
     with pytest.raises(FileFormatError, match=named) as caught:
         LLM(path)
     assert caught.value.hint
+    assert caught.value.message.startswith(f"{path}: ") or named.startswith("tokenizer.")
     assert isinstance(caught.value, UnsupportedModelError) == (named == "mamba")
 
 
@@ -154,7 +155,7 @@ def test_the_command_ends_with_a_line_a_hint_and_a_code_and_leaves_nothing(
     ended = subprocess.run(run, capture_output=True, text=True, check=False)
     lines = ended.stderr.splitlines()
     assert (ended.returncode, ended.stdout, len(lines)) == (FileFormatError.exit_code, "", 2)
-    assert lines[0].startswith("error: tensor blk.0.ffn_gate.weight holds values that are not finite")
+    assert lines[0].startswith(f"error: {path}: tensor blk.0.ffn_gate.weight holds values that are not finite")
     assert lines[1].startswith("hint: ")
     assert [*folder.iterdir()] == [path]
     assert not home.exists()

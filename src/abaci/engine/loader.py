@@ -2,7 +2,8 @@
 
 import importlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,6 +11,7 @@ from abaci.engine.engine import Engine, EngineConfig
 from abaci.engine.grammar import Vocabulary
 from abaci.engine.memory import CacheSize, available_memory_bytes, size_cache
 from abaci.engine.threads import ThreadPlan, plan_threads
+from abaci.errors import FileFormatError
 from abaci.formats.checkpoint import Checkpoint, MetadataValue
 from abaci.formats.tokenizer import Tokenizer
 from abaci.kernels.batch import PAGE_TOKENS, Executor
@@ -123,8 +125,9 @@ def load(checkpoint: Checkpoint, options: LoadOptions, backend: BackendFactory =
     """
     try:
         threads = plan_threads(options.num_threads)
-        spec = spec_from_gguf(checkpoint.metadata, checkpoint.tensors)
-        built = backend(spec, checkpoint, options, threads)
+        with _naming_file(checkpoint):
+            spec = spec_from_gguf(checkpoint.metadata, checkpoint.tensors)
+            built = backend(spec, checkpoint, options, threads)
         try:
             cache = _allocate_cache(spec, built, options)
             engine = Engine(
@@ -147,6 +150,15 @@ def load(checkpoint: Checkpoint, options: LoadOptions, backend: BackendFactory =
         checkpoint.close()
         raise
     return LoadedModel(engine, spec, checkpoint, built.kernels, threads, cache, built.weight_bytes)
+
+
+@contextmanager
+def _naming_file(checkpoint: Checkpoint) -> Iterator[None]:
+    """Errors of the file say which file."""
+    try:
+        yield
+    except FileFormatError as error:
+        raise type(error)(f"{checkpoint.paths[0]}: {error.message}", hint=error.hint) from error
 
 
 def _vocabulary(metadata: Mapping[str, MetadataValue]) -> Vocabulary:
