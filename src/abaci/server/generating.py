@@ -75,6 +75,7 @@ class Generation:
         self.caller = caller
         self._services = services
         self._call_id = call_id
+        self._token_times = services.metrics.token_times(model)
         self._inbox = EventInbox()
         self._records: dict[str, RequestRecord] = {}
         self._num_open = 0
@@ -188,7 +189,6 @@ class Generation:
         if record is None or event.sample_index not in record.open_samples:
             return False
         self.newest_seconds = seconds
-        metrics = self._services.metrics
         if event.num_cached_tokens:
             record.cached_tokens = max(record.cached_tokens, event.num_cached_tokens)
         if event.scheduled_seconds is not None and record.scheduled_seconds is None:
@@ -197,9 +197,9 @@ class Generation:
             previous = record.sample_seconds[event.sample_index]
             if record.first_seconds is None:
                 record.first_seconds = seconds
-                metrics.first_token(self.model, seconds - record.arrival_seconds)
+                self._token_times.first(seconds - record.arrival_seconds)
             elif previous:
-                metrics.next_token(self.model, seconds - previous)
+                self._token_times.next(seconds - previous)
             record.sample_seconds[event.sample_index] = seconds
             record.completion_tokens += len(event.token_ids)
         record.last_seconds = seconds
