@@ -467,6 +467,21 @@ def test_the_dashboard_shows_figures(visit: Visit) -> None:
     expect(page.locator(".machine")).to_contain_text("room for 65,536 tokens")
 
 
+def test_the_dashboard_asks_for_a_key_once(visit: Visit) -> None:
+    page = visit.page
+    visit.script.required_key = "sk-secret"
+    page.goto(f"{visit.url}/dashboard")
+    page.get_by_role("button", name="Not now").click()
+    expect(page.locator(".state")).to_have_text("No API key was sent")
+    with page.expect_response("**/metrics"):
+        pass
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    page.get_by_role("button", name="Give a key").click()
+    page.get_by_label("API key").fill("sk-secret")
+    page.get_by_role("button", name="Use this key").click()
+    expect(page.locator(".state")).to_have_text("live")
+
+
 def test_the_dashboard_says_when_the_server_is_gone_and_comes_back(visit: Visit) -> None:
     page = visit.page
     page.goto(f"{visit.url}/dashboard")

@@ -40,7 +40,7 @@ export class Feed {
 
   private async read(): Promise<void> {
     try {
-      const text = await (await request("metrics")).text();
+      const text = await (await request("metrics", {}, "once")).text();
       this.failure.value = null;
       this.add({ atSeconds: performance.now() / 1000, samples: parseSamples(text) });
     } catch (error) {

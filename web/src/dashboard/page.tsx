@@ -1,6 +1,7 @@
 /** The dashboard: how fast, how busy and how full the server is now and was in the last minutes, and who used it. */
 
 import { useMemo } from "preact/hooks";
+import { askForKey } from "../shared/api.ts";
 import { KeyDialog, ThemeButton } from "../shared/controls.tsx";
 import * as format from "../shared/format.ts";
 import { Icon, Mark } from "../shared/icons.tsx";
@@ -21,6 +22,11 @@ export function DashboardPage({ feed }: { feed: Feed }) {
         <span class={`state ${failure ? "failing" : feed.latest.value ? "live" : ""}`} role="status">
           <i /> {failure ? format.sentence(failure.message) : feed.latest.value ? "live" : "reading…"}
         </span>
+        {failure?.status === 401 && (
+          <button type="button" class="link-button" onClick={() => void askForKey(failure.message)}>
+            Give a key
+          </button>
+        )}
         <span class="spacer" />
         <ModelChoice feed={feed} />
         <a class="icon-button" href="./" aria-label="Chat" title="Chat">

@@ -46,7 +46,7 @@ export function Usage() {
   useEffect(() => {
     let isCurrent = true;
     const load = () =>
-      requestJson<UsageReport>(`usage?${query(by.value, period.value)}`).then(
+      requestJson<UsageReport>(`usage?${query(by.value, period.value)}`, "once").then(
         (answer) => {
           if (!isCurrent) return;
           report.value = answer;

@@ -26,6 +26,10 @@ interface KeyQuestion {
 export const keyQuestion = signal<KeyQuestion | null>(null);
 
 let pendingKey: Promise<boolean> | null = null;
+let wasDeclined = false;
+
+/** Whether a refused request asks for a key: always when a person wanted something, once when the page did by itself. */
+type Asking = "always" | "once";
 
 export function storedKey(): string | null {
   return localStorage.getItem(KEY_NAME);
@@ -43,6 +47,7 @@ export function askForKey(reason: string): Promise<boolean> {
       reason,
       answer(key) {
         if (key) storeKey(key);
+        wasDeclined = key === null;
         keyQuestion.value = null;
         pendingKey = null;
         resolve(key !== null);
@@ -53,17 +58,18 @@ export function askForKey(reason: string): Promise<boolean> {
 }
 
 /** The answer to a request, if it is a success. Throws ApiError otherwise, after asking for a key where one is missing. */
-export async function request(path: string, init: RequestInit = {}): Promise<Response> {
+export async function request(path: string, init: RequestInit = {}, asking: Asking = "always"): Promise<Response> {
   for (;;) {
     const response = await attempt(path, init);
     if (response.ok) return response;
     const error = await errorOf(response);
-    if (error.status !== 401 || !(await askForKey(error.message))) throw error;
+    const mayAsk = error.status === 401 && (asking === "always" || !wasDeclined);
+    if (!mayAsk || !(await askForKey(error.message))) throw error;
   }
 }
 
-export async function requestJson<Answer>(path: string, init: RequestInit = {}): Promise<Answer> {
-  return (await (await request(path, init)).json()) as Answer;
+export async function requestJson<Answer>(path: string, asking: Asking = "always"): Promise<Answer> {
+  return (await (await request(path, {}, asking)).json()) as Answer;
 }
 
 async function attempt(path: string, init: RequestInit): Promise<Response> {
