@@ -19,7 +19,7 @@ from abaci.server.guard import Access, ErrorCarrier, Guard
 from abaci.server.inside import InsideCalls
 from abaci.server.ollama import answering, embedding, library
 from abaci.server.ollama import bodies as ollama_bodies
-from abaci.server.openai import batches, chat, completions, embeddings, files, models
+from abaci.server.openai import batches, chat, completions, embeddings, files, models, responses
 from abaci.server.openai.batches import BatchBody
 from abaci.server.openai.bodies import (
     ApplyTemplateBody,
@@ -126,6 +126,10 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("/v1/batches/{batch_id}/cancel", ("POST",), batches.cancel_batch),
     Endpoint("/models/load", ("POST",), residency.load_model, residency.ResidencyBody),
     Endpoint("/models/unload", ("POST",), residency.unload_model, residency.ResidencyBody),
+    Endpoint("/v1/responses", ("POST",), responses.create_response, responses.ResponsesBody),
+    Endpoint("/v1/responses/{response_id}", ("GET",), responses.retrieve_response),
+    Endpoint("/v1/responses/{response_id}", ("DELETE",), responses.delete_response),
+    Endpoint("/v1/responses/{response_id}/input_items", ("GET",), responses.list_input_items),
     Endpoint("/v1/messages", ("POST",), messages.messages, MessagesBody),
     Endpoint("/v1/messages/count_tokens", ("POST",), messages.count_tokens, PromptBody),
     Endpoint("/api/version", ("GET",), library.version),

@@ -55,6 +55,9 @@ ROUTES: tuple[Route, ...] = (
     Route("/v1/batches/{batch_id}/cancel", ("POST",), Rule.KEY),
     Route("/models/load", ("POST",), Rule.KEY),
     Route("/models/unload", ("POST",), Rule.KEY),
+    Route("/v1/responses", ("POST",), Rule.KEY),
+    Route("/v1/responses/{response_id}", ("GET", "DELETE"), Rule.KEY),
+    Route("/v1/responses/{response_id}/input_items", ("GET",), Rule.KEY),
     # Anthropic.
     Route("/v1/messages", ("POST",), Rule.KEY),
     Route("/v1/messages/count_tokens", ("POST",), Rule.KEY),
