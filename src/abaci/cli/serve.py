@@ -1,6 +1,5 @@
 """`abaci serve`: the server, put together. The one place where HTTP and engines meet."""
 
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,6 +64,8 @@ class _Composition:
 
     async def make_services(self) -> "Services":
         """Resolve and load the default model, open the database, measure the machine."""
+        import asyncio
+
         from abaci.server.accounts import Accounts
         from abaci.server.bridge import EventBridge
         from abaci.server.metrics import Metrics
