@@ -1,11 +1,13 @@
 """Tuning, turns and figures, with contenders whose speeds are written down."""
 
 import json
+from pathlib import Path
 from random import Random
 
 import pytest
 from scripted_contender import ScriptedContender
 
+from abaci.bench import comparison
 from abaci.bench.abaci_contender import Recording
 from abaci.bench.comparison import measure_alternating, tune
 from abaci.bench.contender import Timing, describe_settings
@@ -162,3 +164,25 @@ def test_costs_of_a_real_file(smollm2_path):
 
 def test_settings_in_words():
     assert describe_settings({"flash_attention": True, "ubatch_tokens": 512}) == "flash attention on, ubatch tokens 512"
+
+
+def test_first_loads_find_no_packed_weights(monkeypatch):
+    environments = []
+
+    class Child:
+        def __init__(self, name, environment):
+            environments.append(environment)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def first_token(self, path, num_threads):
+            return 0.5 * len(environments)
+
+    monkeypatch.setattr(comparison, "ContenderProcess", Child)
+    figure = comparison._measure_first_loads(Path("a.gguf"), "abaci", 2, 3, ignore)
+    assert environments == [{"ABACI_PACKED_CACHE_GB": "0"}] * 3
+    assert (figure.measurements[0].samples, figure.ratio) == ((0.5, 1.0, 1.5), None)
