@@ -72,9 +72,7 @@ def main() -> None:
         server.log.clear()
     growth = soak.growth()
     print(f"{sum(soak.outcomes.values())} requests: {dict(soak.outcomes)}")
-    print(
-        f"{tokens:,.0f} tokens generated, {tokens / (given.minutes * 60):,.0f} per second, {preemptions:.0f} preemptions"
-    )
+    print(f"{tokens:,.0f} tokens, {tokens / (given.minutes * 60):,.0f} per second; {preemptions:.0f} preemptions")
     every = max(1, len(soak.resident_bytes) // 15)
     print(f"resident, MB: {', '.join(f'{size / 1e6:.0f}' for size in soak.resident_bytes[::every])}")
     print(f"growth after the first third: {growth:+.2%}; left over: {leftover}")

@@ -73,6 +73,7 @@ class _Composition:
         from abaci.server.traces import Traces
 
         config = self._config
+        memory_read = await asyncio.to_thread(_memory_read, config.threads)
         pool = await asyncio.to_thread(_make_pool, config)
         try:
             accounts = await asyncio.to_thread(Accounts.open, config, pool.loaded)
@@ -97,7 +98,7 @@ class _Composition:
             pool=pool,
             bridge=EventBridge(asyncio.get_running_loop()),
             accounts=accounts,
-            metrics=Metrics(pool.loaded),
+            metrics=Metrics(pool.loaded, memory_read),
             queue=RequestQueue(config.max_sequences, config.max_queued_requests),
             traces=None if config.otlp_endpoint is None else Traces(config.otlp_endpoint),
         )
@@ -131,6 +132,19 @@ def _make_pool(config: "ServerConfig"):  # type: ignore[no-untyped-def]  # Engin
             max_sequences=config.max_sequences,
         )
     )
+
+
+def _memory_read(num_threads: int | None) -> float | None:
+    """Bytes per second that this machine reads, for a metric to compare with; None where there is no room to measure."""
+    from abaci.bench.machine import on_pool
+    from abaci.engine.threads import plan_threads
+    from abaci.kernels.ceilings import estimate_read_bandwidth
+    from abaci.kernels.native import choose_target
+
+    try:
+        return on_pool(plan_threads(num_threads), lambda pool: estimate_read_bandwidth(pool, choose_target()))
+    except MemoryError:
+        return None
 
 
 def _names_of(model: str, config: "ServerConfig") -> tuple[str, ...]:

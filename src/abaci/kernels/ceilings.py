@@ -9,6 +9,7 @@ from abaci.kernels import _native
 
 READ_BYTES = 1 << 30
 """Memory that is read: several times the largest last-level cache, so that little of it is found there."""
+_QUICK_READ_BYTES = 1 << 28
 _READ_REPEATS = 4
 _PEAK_REPEATS = 12
 
@@ -27,6 +28,11 @@ class Ceilings:
             max(self.read_bytes_per_second, other.read_bytes_per_second),
             max(self.int8_operations_per_second, other.int8_operations_per_second),
         )
+
+
+def estimate_read_bandwidth(pool: _native.ThreadPool, target: str) -> float:
+    """Bytes per second that can be read from memory, roughly, in a tenth of the time. Raises MemoryError."""
+    return _native.read_bandwidth(pool, target, _QUICK_READ_BYTES, 2)
 
 
 def measure_ceilings(pool: _native.ThreadPool, target: str) -> Ceilings:
