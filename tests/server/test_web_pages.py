@@ -193,7 +193,9 @@ def test_a_key_is_asked_for_once_and_kept(visit: Visit) -> None:
 def test_a_key_refused_by_the_person_is_an_error(visit: Visit) -> None:
     visit.script.required_key = "sk-secret"
     visit.say("hello")
-    visit.page.get_by_role("button", name="Not now").click()
+    expect(visit.page.get_by_role("dialog")).to_be_visible()
+    visit.page.keyboard.press("Escape")
+    expect(visit.page.get_by_role("dialog")).to_be_hidden()
     expect(visit.page.get_by_role("alert")).to_contain_text("No API key was sent")
 
 

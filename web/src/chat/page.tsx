@@ -3,6 +3,7 @@
 import { useSignal, useSignalEffect } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { IconButton, KeyDialog, ThemeButton } from "../shared/controls.tsx";
+import { sentence } from "../shared/format.ts";
 import { Icon } from "../shared/icons.tsx";
 import { Composer, focusComposer } from "./composer.tsx";
 import { useSession } from "./context.ts";
@@ -128,7 +129,7 @@ function Announcer() {
       words.value = "The answer is being written.";
       void run.ended.then(() => {
         const { state, failure } = run.message.peek();
-        words.value = failure ? failure.message : state === "stopped" ? "The answer was stopped." : "The answer is complete.";
+        words.value = failure ? sentence(failure.message) : state === "stopped" ? "The answer was stopped." : "The answer is complete.";
       });
     }
   });

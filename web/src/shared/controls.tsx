@@ -54,7 +54,7 @@ export function KeyDialog() {
   }
 
   return (
-    <dialog ref={dialog} class="dialog" aria-labelledby="key-title" onClose={() => keyQuestion.value?.answer(null)}>
+    <dialog ref={dialog} class="dialog" aria-labelledby="key-title" onCancel={() => question?.answer(null)}>
       <form onSubmit={submit}>
         <h2 id="key-title">This server asks for a key</h2>
         <p class="soft">{sentence(question?.reason ?? "")}</p>
