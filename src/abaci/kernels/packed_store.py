@@ -6,8 +6,8 @@
 Mapped, the weights are pages of the page cache: nothing is copied or zeroed, processes share them, and the system takes
 them back when memory is short. A file is only a copy: any may be removed at any time, and one that is not exactly what
 is looked for is not read. Nothing in it is parsed: the seal that it must bear is computed and compared. The weights
-themselves are not hashed again, which would take about as long as packing them: that what a disk gives back is what it was
-given is left to the disk, as for every program on it.
+themselves are not hashed again, which would take about as long as packing them: a disk is trusted to give back what it
+was given.
 
 A file becomes visible by name when all of it is on the disk; one that is never finished never had a name. Must not know
 what is in an arena.
