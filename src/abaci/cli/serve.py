@@ -135,7 +135,7 @@ def _make_pool(config: "ServerConfig"):  # type: ignore[no-untyped-def]  # Engin
 
 
 def _memory_read(num_threads: int | None) -> float | None:
-    """Bytes per second that this machine reads, for a metric to compare with; None where there is no room to measure."""
+    """Bytes per second that this machine reads, as a metric wants it; None where there is no room to measure."""
     from abaci.bench.machine import on_pool
     from abaci.engine.threads import plan_threads
     from abaci.kernels.ceilings import estimate_read_bandwidth
