@@ -30,7 +30,8 @@ from abaci.errors import AbaciError, ContextLengthError, UsageError
 from abaci.generation import FinishReason, GenerationRequest, Pooling, TokenEvent, TokenLogprob
 
 PROMPT_TOKENS = 16
-"""That a prompt brings to a step beside streams, however few these are: so many rows cost about twice one."""
+"""Of a prompt in a step beside streams, however few these are: so many rows cost about twice one. Further prompts bring
+twice as many each, as larger steps cost less a token."""
 PATIENCE = 4
 """Tokens of prompts that a sequence puts up with in a step where its tenant has been given more than theirs."""
 LARGEST_RATIO = 4
@@ -421,7 +422,7 @@ class Scheduler:
             patience += 1 if sequence.tenant.served_tokens <= tenant.served_tokens else PATIENCE
         if self._interactive.has_several_tenants:
             num_prompts = 1
-        return min(room, max(PROMPT_TOKENS * num_prompts, patience))
+        return min(room, max(PROMPT_TOKENS * (2 * num_prompts - 1), patience))
 
     def _share_step(self, sequences: list[Sequence], counts: list[int], prompts: list[Sequence]) -> None:
         """Add prompts to the step, which has streams only."""
