@@ -1,4 +1,4 @@
-"""A server for each test that asks for one."""
+"""Servers for tests that ask for one."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -16,3 +16,19 @@ def server() -> "Iterator[ScriptedServer]":
 
     with scripted_server() as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def module_server() -> "Iterator[ScriptedServer]":
+    """One for all tests of a file."""
+    from scripted_server import scripted_server
+
+    with scripted_server() as running:
+        yield running
+
+
+@pytest.fixture
+def reused_server(module_server: "ScriptedServer") -> "ScriptedServer":
+    """The file's server as if it had just started; for tests that leave no keys behind."""
+    module_server.reset()
+    return module_server

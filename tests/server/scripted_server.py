@@ -89,6 +89,12 @@ class Reciter:
         self.cancelled: list[tuple[str, int | None]] = []
         self._inner = ScriptedGenerator(self._script)
 
+    def reset(self) -> None:
+        """Forget what was asked and what was to be said."""
+        self.answers, self.pause_seconds = ("Hello!",), 0.0
+        self.cancelled.clear()
+        self.requests.clear()
+
     @property
     def requests(self) -> list[GenerationRequest]:
         """Everything submitted so far."""
@@ -156,7 +162,11 @@ class ScriptedPool:
 
     def __init__(self, generator: Reciter) -> None:
         self._generator = generator
-        self._models = {name: ScriptedModel(name, generator) for name in (MODEL, OTHER_MODEL)}
+        self.reset()
+
+    def reset(self) -> None:
+        """Nothing is loaded, and the models have the names they began with."""
+        self._models = {name: ScriptedModel(name, self._generator) for name in (MODEL, OTHER_MODEL)}
         self._loaded: list[str] = []
         self.kept_alive: list[tuple[str, float | None]] = []
         self.only_stored: set[str] = set()
@@ -240,6 +250,11 @@ class ScriptedServer:
     def requests(self) -> list[GenerationRequest]:
         """What reached the generator."""
         return self.generator.requests
+
+    def reset(self) -> None:
+        """As if it had just started, but for its database."""
+        self.generator.reset()
+        self.services.pool.reset()
 
     def say(self, *answers: str | Exception) -> None:
         """Answers of the samples from now on."""

@@ -21,6 +21,11 @@ THOUGHT = "<think>\nHm, a greeting.\n</think>\n\nHello."
 
 
 @pytest.fixture
+def server(reused_server: ScriptedServer) -> ScriptedServer:
+    return reused_server
+
+
+@pytest.fixture
 def client(server: ScriptedServer) -> Iterator[anthropic.Anthropic]:
     with anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0) as client:
         yield client

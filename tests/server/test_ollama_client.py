@@ -41,6 +41,11 @@ THOUGHT = "<think>\nHm.\n</think>\n\nHello."
 
 
 @pytest.fixture
+def server(reused_server: ScriptedServer) -> ScriptedServer:
+    return reused_server
+
+
+@pytest.fixture
 def client(server: ScriptedServer) -> Iterator[ollama.Client]:
     with ollama.Client(server.url) as client:
         yield client
@@ -303,20 +308,21 @@ def test_keep_alive_is_for_whoever_runs_the_server(server: ScriptedServer, clien
     assert server.services.pool.kept_alive == [(MODEL, 300.0), (MODEL, None)]
 
 
-def test_what_changes_the_machine_needs_the_key_of_the_server(server: ScriptedServer) -> None:
-    guest = ollama.Client(server.url, headers={"authorization": f"Bearer {server.create_key('guest')}"})
-    with guest:
-        assert guest.chat(MODEL, USER, keep_alive="5m").message.content == "Hello!"
-        assert server.services.pool.kept_alive == []
-        for change in (
-            lambda: guest.pull(MODEL),
-            lambda: guest.delete(MODEL),
-            lambda: guest.copy(MODEL, "mine"),
-            lambda: guest.generate(MODEL, keep_alive=0),
-        ):
-            with pytest.raises(ollama.ResponseError) as caught:
-                change()
-            assert caught.value.status_code == 403
+def test_what_changes_the_machine_needs_the_key_of_the_server() -> None:
+    with scripted_server() as server:
+        key = server.create_key("guest")
+        with ollama.Client(server.url, headers={"authorization": f"Bearer {key}"}) as guest:
+            assert guest.chat(MODEL, USER, keep_alive="5m").message.content == "Hello!"
+            assert server.services.pool.kept_alive == []
+            for change in (
+                lambda: guest.pull(MODEL),
+                lambda: guest.delete(MODEL),
+                lambda: guest.copy(MODEL, "mine"),
+                lambda: guest.generate(MODEL, keep_alive=0),
+            ):
+                with pytest.raises(ollama.ResponseError) as caught:
+                    change()
+                assert caught.value.status_code == 403
 
 
 class Pull:

@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 from pydantic import BaseModel
-from scripted_server import MODEL, ScriptedServer, call_text
+from scripted_server import MODEL, ScriptedServer, call_text, scripted_server
 
 from abaci.errors import UsageError
 from abaci.generation import ConstraintKind
@@ -23,6 +23,11 @@ TOOL = {
     "strict": False,
 }
 THOUGHT = "<think>\nHm.\n</think>\n\n"
+
+
+@pytest.fixture
+def server(reused_server: ScriptedServer) -> ScriptedServer:
+    return reused_server
 
 
 @pytest.fixture
@@ -166,16 +171,17 @@ def test_what_is_not_to_be_stored_is_not(client: openai.OpenAI) -> None:
         client.responses.retrieve(answer.id)
 
 
-def test_responses_belong_to_a_key(server: ScriptedServer) -> None:
-    keys = [server.create_key(name) for name in ("first", "second")]
-    first, second = (openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0) for key in keys)
-    with first, second:
-        answer = first.responses.create(model=MODEL, input="secret")
-        assert first.responses.retrieve(answer.id).id == answer.id
-        with pytest.raises(openai.NotFoundError):
-            second.responses.retrieve(answer.id)
-        with pytest.raises(openai.BadRequestError):
-            second.responses.create(model=MODEL, input="x", previous_response_id=answer.id)
+def test_responses_belong_to_a_key() -> None:
+    with scripted_server() as server:
+        keys = [server.create_key(name) for name in ("first", "second")]
+        first, second = (openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0) for key in keys)
+        with first, second:
+            answer = first.responses.create(model=MODEL, input="secret")
+            assert first.responses.retrieve(answer.id).id == answer.id
+            with pytest.raises(openai.NotFoundError):
+                second.responses.retrieve(answer.id)
+            with pytest.raises(openai.BadRequestError):
+                second.responses.create(model=MODEL, input="x", previous_response_id=answer.id)
 
 
 class Capital(BaseModel):
