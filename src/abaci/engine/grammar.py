@@ -15,16 +15,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import thread_time
-from typing import Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import numpy as np
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper, regex_to_lark
 from numpy.typing import NDArray
 
 from abaci.engine.json_schema import read_schema, split_schema
 from abaci.errors import UsageError
 from abaci.formats.tokenizer import Tokenizer
 from abaci.generation import Constraint, ConstraintKind
+
+if TYPE_CHECKING:
+    # Loaded when the first constraint comes: it takes 50 ms, which every start would pay.
+    from llguidance import LLMatcher, LLTokenizer
 
 _T = TypeVar("_T")
 
@@ -83,7 +86,7 @@ class Matcher:
 
     __slots__ = ("_address", "_inner", "_seconds_left", "_tail", "_vocab_size", "_wide")
 
-    def __init__(self, inner: LLMatcher, vocab_size: int) -> None:
+    def __init__(self, inner: "LLMatcher", vocab_size: int) -> None:
         self._inner = inner
         self._vocab_size = vocab_size
         self._seconds_left = START_SECONDS
@@ -164,12 +167,6 @@ class GrammarCompiler:
         self._lock = threading.Lock()
         self._compiling = threading.Lock()
         self._tokenizer: LLTokenizer | None = None
-        self._limits = LLParserLimits(
-            initial_lexer_fuel=300_000,
-            max_lexer_states=20_000,
-            max_grammar_size=20_000,
-            verbose_errors=False,
-        )
 
     def compile(self, constraint: Constraint) -> Grammar:
         """Check a constraint and make what its first sample needs.
@@ -218,7 +215,12 @@ class GrammarCompiler:
             )
         if self._tokenizer is None:
             self._tokenizer = self._make_tokenizer()
-        make = partial(LLMatcher, log_level=0, limits=self._limits)
+        from llguidance import LLMatcher, LLParserLimits
+
+        limits = LLParserLimits(
+            initial_lexer_fuel=300_000, max_lexer_states=20_000, max_grammar_size=20_000, verbose_errors=False
+        )
+        make = partial(LLMatcher, log_level=0, limits=limits)
         inner = _guarded(make, self._tokenizer, _to_lark(constraint))
         if inner.is_error():
             raise UsageError(f"the {name} cannot be used: {_brief(inner.get_error())}")
@@ -232,7 +234,9 @@ class GrammarCompiler:
             raise UsageError(f"the {name} cannot be used: no text of this model's tokens satisfies it")
         return matcher
 
-    def _make_tokenizer(self) -> LLTokenizer:
+    def _make_tokenizer(self) -> "LLTokenizer":
+        from llguidance import LLTokenizer, TokenizerWrapper
+
         assert self._vocabulary is not None
         vocabulary = self._vocabulary()
         end = self._vocab_size
@@ -260,6 +264,8 @@ class _Tokens:
 
 
 def _to_lark(constraint: Constraint) -> str:
+    from llguidance import regex_to_lark
+
     match constraint.kind:
         case ConstraintKind.JSON_SCHEMA:
             return f"{_OPTIONS}start: %json {read_schema(constraint.source)}\n"
