@@ -298,7 +298,7 @@ def test_errors(server: ScriptedServer, client: ollama.Client) -> None:
 def test_making_models_is_refused(client: ollama.Client, call: str) -> None:
     with pytest.raises(ollama.ResponseError, match="not provided") as caught:
         getattr(client, call)(MODEL)
-    assert caught.value.status_code == 501
+    assert caught.value.status_code == 400
 
 
 def test_keep_alive_is_for_whoever_runs_the_server(server: ScriptedServer, client: ollama.Client) -> None:

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from abaci import hub
 from abaci.chat.served import ModelState, ModelStatus, ServedModel
-from abaci.errors import AbaciError, ForbiddenError, ModelNotFoundError, UsageError
+from abaci.errors import ForbiddenError, ModelNotFoundError, UsageError
 from abaci.server.ollama.answering import NDJSON, timestamp
 from abaci.server.ollama.bodies import CopyBody, ModelBody, PullBody, ShowBody
 from abaci.server.ollama.names import resolved_name
@@ -22,12 +22,6 @@ from abaci.server.wire import error_document, read_body, warning_headers
 from abaci.version import __version__
 
 _DEFAULT_TAG: Final = ":latest"
-
-
-class NotProvidedError(AbaciError):
-    """Something that Ollama does and this server does not."""
-
-    http_status = 501
 
 
 async def version(request: Request, services: Services) -> Response:
@@ -110,7 +104,7 @@ async def copy(request: Request, services: Services) -> Response:
 
 async def not_provided(request: Request, services: Services) -> Response:
     """Making and publishing models: refused."""
-    raise NotProvidedError(
+    raise UsageError(
         f"{request.url.path[:100]} is not provided", hint="A GGUF file is served by naming it: abaci serve FILE."
     )
 
