@@ -334,7 +334,7 @@ def _earlier_items(store: ResponseStore, owner: str, response_id: str) -> list[M
 
 def _is_whole(item: Mapping[str, Any]) -> bool:
     """A call that the end of an answer cut off is no call; text cut off is text."""
-    return item["type"] != "function_call" or item["status"] == "completed"
+    return bool(item["type"] != "function_call" or item["status"] == "completed")
 
 
 async def _stored(request: Request, services: Services) -> dict[str, Any]:
