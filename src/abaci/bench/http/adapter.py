@@ -9,6 +9,7 @@ import asyncio
 import json
 import sys
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass
 from importlib import import_module
@@ -18,6 +19,8 @@ _ENGINES = {
     "llama.cpp": ("abaci.bench.http.llama_cpp_engine", "LlamaCppEngine"),
     "openvino": ("abaci.bench.http.openvino_engine", "OpenVinoEngine"),
 }
+_SENDING_SECONDS = 0.0005
+"""After a step: an engine that holds the interpreter's lock in the next one would keep its pieces from being sent."""
 _HEADERS = b"Content-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 
 
@@ -112,6 +115,7 @@ class Adapter:
                 self._engine.add(self._asks.popleft())
             if self._engine.has_work and (pieces := self._engine.step()):
                 self._loop.call_soon_threadsafe(self._deliver, pieces)
+                time.sleep(_SENDING_SECONDS)
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection: one request."""

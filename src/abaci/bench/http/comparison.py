@@ -63,7 +63,7 @@ class Extent:
         return [workload for kind in self.kinds for workload in made[kind]]
 
     def _streams(self) -> list[Workload]:
-        per_stream = 1 if self.is_quick else 3
+        per_stream = 1 if self.is_quick else 2
         return [Streams(self.num_streams, self.num_streams * per_stream, 32 if self.is_quick else 64)]
 
     def _visits(self) -> list[Workload]:
