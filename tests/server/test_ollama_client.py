@@ -145,6 +145,14 @@ def test_calls_come_whole(server: ScriptedServer, client: ollama.Client, stream:
     assert [(call.name, call.arguments) for call in calls] == [("get_weather", {"city": "Rome"}), ("get_weather", {})]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_half_a_character_in_a_call(server: ScriptedServer, client: ollama.Client, stream: bool) -> None:
+    server.say("ä" + call_text("get_weather", r'{"city": "\ud800"}'))
+    answer = client.chat(MODEL, USER, tools=[TOOL], stream=stream)
+    calls = [call for part in (answer if stream else [answer]) for call in part.message.tool_calls or ()]
+    assert [call.function.arguments for call in calls] == [{"city": "\ud800"}]
+
+
 def test_results_of_tools(server: ScriptedServer, client: ollama.Client) -> None:
     server.say(call_text("get_weather", '{"city": "Rome"}'))
     first = client.chat(MODEL, USER, tools=[TOOL])

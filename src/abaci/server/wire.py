@@ -21,6 +21,7 @@ REQUEST_ID_HEADER = "x-request-id"
 ANTHROPIC_REQUEST_ID_HEADER = "request-id"
 """The same id under the name that Anthropic's clients look for."""
 
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 
 _Body = TypeVar("_Body", bound="WireBody")
@@ -92,8 +93,11 @@ async def read_json(request: Request) -> Any:
 
 
 def compact_json(value: Any) -> str:
-    """JSON without a blank too many."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    """JSON without a blank too many. Halves of characters, which UTF-8 cannot say, are escaped."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    if text.isascii() or _HALF_CHARACTER.search(text) is None:
+        return text
+    return json.dumps(value, separators=(",", ":"))
 
 
 def explain(error: ValidationError) -> ParameterError:

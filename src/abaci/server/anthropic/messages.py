@@ -1,6 +1,5 @@
 """`POST /v1/messages`, whole and streamed, and `POST /v1/messages/count_tokens`."""
 
-import json
 from collections.abc import Sequence
 from time import perf_counter
 from typing import Any, Final
@@ -16,9 +15,9 @@ from abaci.server.anthropic.bodies import MessagesBody, PromptBody
 from abaci.server.generating import ChatGeneration, Generation, Used, beside_loop, generation
 from abaci.server.replies import EVENT_STREAM, Reply, Sender
 from abaci.server.services import Services
-from abaci.server.wire import error_document, read_body, warning_headers
+from abaci.server.wire import compact_json, error_document, read_body, warning_headers
 
-_PING: Final = b'event: ping\ndata: {"type": "ping"}\n\n'
+_PING: Final = b'event: ping\ndata: {"type":"ping"}\n\n'
 
 
 async def messages(request: Request, services: Services) -> Response:
@@ -134,6 +133,4 @@ def _usage(used: Used) -> dict[str, int]:
 
 
 def _encoded(events: Sequence[Event]) -> bytes:
-    return "".join(
-        f"event: {event['type']}\ndata: {json.dumps(event, ensure_ascii=False)}\n\n" for event in events
-    ).encode()
+    return "".join(f"event: {event['type']}\ndata: {compact_json(event)}\n\n" for event in events).encode()

@@ -26,7 +26,7 @@ from abaci.server.openai.chat import visible_logprobs
 from abaci.server.openai.logprobs import TokenNames
 from abaci.server.replies import Reply, Sender
 from abaci.server.services import Services
-from abaci.server.wire import error_document, read_body, warning_headers
+from abaci.server.wire import compact_json, error_document, read_body, warning_headers
 
 NDJSON: Final = "application/x-ndjson"
 
@@ -206,7 +206,7 @@ class _Call:
         await sender.whole(self._document(self._shape(content + calls.broken, reasoning, complete), logprobs, ending))
 
     def _line(self, *fields: Mapping[str, Any]) -> bytes:
-        return (json.dumps(self._document(*fields), ensure_ascii=False) + "\n").encode()
+        return (compact_json(self._document(*fields)) + "\n").encode()
 
     def _document(
         self,
@@ -236,7 +236,7 @@ class _Call:
         }
 
     def _error_line(self, error: Exception) -> bytes:
-        return (json.dumps(error_document(error, self._request.url.path), ensure_ascii=False) + "\n").encode()
+        return (compact_json(error_document(error, self._request.url.path)) + "\n").encode()
 
 
 class _Calls:

@@ -1,7 +1,6 @@
 """Which models there are: `/api/{version,tags,ps,show}`, and for whoever runs the server `/api/{pull,delete,copy}`."""
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, Final
@@ -18,7 +17,7 @@ from abaci.server.ollama.names import resolved_name
 from abaci.server.ollama.progress import PullProgress
 from abaci.server.replies import Reply, Sender
 from abaci.server.services import Services
-from abaci.server.wire import error_document, read_body, warning_headers
+from abaci.server.wire import compact_json, error_document, read_body, warning_headers
 from abaci.version import __version__
 
 _DEFAULT_TAG: Final = ":latest"
@@ -216,4 +215,4 @@ def _in_memory(services: Services, status: ModelStatus) -> ServedModel | None:
 
 
 def _line(document: dict[str, Any]) -> bytes:
-    return (json.dumps(document, ensure_ascii=False) + "\n").encode()
+    return (compact_json(document) + "\n").encode()

@@ -1,6 +1,5 @@
 """`/v1/responses`: answers as items, whole and as events, kept so that later requests can go on from them."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from time import perf_counter
@@ -24,7 +23,7 @@ from abaci.server.openai.response_output import Event, ResponseOutput
 from abaci.server.replies import EVENT_STREAM, PING, Reply, Sender
 from abaci.server.services import Services
 from abaci.server.stored import ResponseStore
-from abaci.server.wire import ParameterError, WireBody, error_document, read_body, warning_headers
+from abaci.server.wire import ParameterError, WireBody, compact_json, error_document, read_body, warning_headers
 
 _LOGPROBS: Final = "message.output_text.logprobs"
 _MAX_CHAIN: Final = 1000
@@ -311,7 +310,7 @@ class _Call:
         lines = []
         for event in events:
             numbered = {**event, "sequence_number": self._num_events}
-            lines.append(f"event: {event['type']}\ndata: {json.dumps(numbered, ensure_ascii=False)}\n\n")
+            lines.append(f"event: {event['type']}\ndata: {compact_json(numbered)}\n\n")
             self._num_events += 1
         return "".join(lines).encode()
 
