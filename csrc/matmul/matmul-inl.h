@@ -328,13 +328,22 @@ void matmul_quantised(const MatmulTask& task) {
         return;
     }
     const int64_t num_groups = task.matrix.columns / kGroup;
+    const int64_t num_passes = (task.row_end - task.row_begin + kTileRows - 1) / kTileRows;
     CodeTile<L> tile;
     for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel) {
         const uint8_t* packed = task.matrix.data + panel * task.matrix.panel_bytes;
         for (int64_t group = 0; group < num_groups; group += kBlockGroups) {
             const int count = static_cast<int>(num_groups - group < kBlockGroups ? num_groups - group : kBlockGroups);
             unpack_tile<L>(packed, group, count, tile);
+            // While the rows are multiplied with this block the next one is on its way, a share of it before each pass.
+            const uint8_t* next = packed + (group + count) / L::groups_per_record * L::record_bytes;
+            int64_t next_bytes = kBlockGroups / L::groups_per_record * L::record_bytes;
+            int64_t passes_left = num_passes;
             for_runs<kTileRows>(task.row_begin, task.row_end, [&](auto rows, int64_t row) {
+                const int64_t share = next_bytes / passes_left--;
+                for (int64_t at = 0; at < share; at += 64) prefetch(next + at);
+                next += share;
+                next_bytes -= share;
                 tile_pass<L, decltype(rows)::value>(task, panel, row, group, count, tile);
             });
         }

@@ -69,7 +69,7 @@ class RealServer:
         self._reader.join(END_SECONDS)
         assert self.process.stderr is not None
         self.process.stderr.close()
-        print("".join(self.log))  # which pytest shows if the test failed
+        sys.stdout.write("".join(self.log))  # which pytest shows if the test failed
 
     def client(self, **options: Any) -> httpx.Client:
         """A client of it."""

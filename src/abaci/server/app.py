@@ -4,7 +4,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -175,6 +175,10 @@ def _add(api: FastAPI, services: Services, endpoint: Endpoint) -> None:
         )
 
 
+_WATCHED: Final = frozenset({"/health", "/ping", "/metrics"})
+"""Paths that machines ask for all the time."""
+
+
 def _path_parameters(path: str) -> list[str]:
     return [part.strip("{}").split(":")[0] for part in path.split("/") if part.startswith("{")]
 
@@ -195,7 +199,8 @@ def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _log_access(access: Access) -> None:
-    _LOG.info(
+    _LOG.log(
+        logging.DEBUG if access.path in _WATCHED and access.status < 400 else logging.INFO,
         "%s %s %d",
         access.method,
         access.path,

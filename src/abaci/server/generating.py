@@ -15,7 +15,7 @@ from abaci.chat.answer import AnswerDelta, ChatRequest
 from abaci.chat.preparing import prepare
 from abaci.chat.reading import AnswerReader
 from abaci.chat.served import ServedModel
-from abaci.errors import AbaciError, OverloadedError, UsageError
+from abaci.errors import AbaciError, OverloadedError, RateLimitedError, UsageError
 from abaci.generation import FinishReason, GenerationRequest, TokenEvent
 from abaci.server.auth import Caller
 from abaci.server.bridge import EventInbox
@@ -112,14 +112,7 @@ class Generation:
             cache_salt="\n".join(salts),
             is_background=self.caller.is_background,
         )
-        ticket = self._services.accounts.enter(
-            self.caller, len(request.prompt_token_ids), request.max_tokens * request.num_samples
-        )
-        try:
-            self._services.queue.enter(self.model)
-        except OverloadedError:
-            _leave(ticket, 0)
-            raise
+        ticket = self._enter(request)
         self._num_open += 1
         record = self._records[request.request_id] = RequestRecord(
             request,
@@ -144,6 +137,21 @@ class Generation:
             record.open_samples.clear()
             _leave(ticket, 0)
             raise
+
+    def _enter(self, request: GenerationRequest) -> Ticket | None:
+        """A place within the caller's limits and in the queue."""
+        services, ticket = self._services, None
+        try:
+            ticket = services.accounts.enter(
+                self.caller, len(request.prompt_token_ids), request.max_tokens * request.num_samples
+            )
+            services.queue.enter(self.model)
+        except RateLimitedError as error:
+            reason = "queue full" if isinstance(error, OverloadedError) else "key limit"
+            services.metrics.rejected(self.model.status.name, reason)
+            _leave(ticket, 0)
+            raise
+        return ticket
 
     async def events(self) -> AsyncIterator[TokenEvent | None]:
         """What the requests give, until all have ended; None whenever nothing came for a ping's time."""

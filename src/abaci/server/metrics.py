@@ -69,7 +69,6 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._registry.register(_EngineCollector(loaded, memory_read_bytes_per_second))
         self._prompt_tokens = self._counter("prompt_tokens", "Tokens of prompts, cached ones included.")
-        self._generation_tokens = self._counter("generation_tokens", "Tokens generated.")
         self._success = self._counter("request_success", "Requests that ended, by reason.", "finished_reason")
         self._rejections = self._counter("admission_rejections", "Requests refused before they ran.", "reason")
         self._first_token = self._histogram(
@@ -114,7 +113,6 @@ class Metrics:
         """A request has ended, however."""
         labels = (model.status.name, _ENGINE)
         self._prompt_tokens.labels(*labels).inc(record.prompt_tokens)
-        self._generation_tokens.labels(*labels).inc(record.completion_tokens)
         for reason in record.finish_reasons or [FinishReason.CANCELLED]:
             self._success.labels(*labels, _REASONS.get(reason, reason.value)).inc()
         self._request_prompt.labels(*labels).observe(record.prompt_tokens)
@@ -179,6 +177,7 @@ class _EngineCollector(Collector):
                 "prefix_cache_hits": figures.prefix_hit_tokens,
                 "num_preemptions": figures.preemptions,
                 "iteration_tokens": figures.computed_tokens,
+                "generation_tokens": figures.generated_tokens,
                 "engine_steps": figures.steps,
                 "engine_step_seconds": figures.step_seconds,
             }
@@ -204,6 +203,7 @@ _ENGINE_COUNTERS: Final = {
     "prefix_cache_hits": "Prompt tokens found there.",
     "num_preemptions": "Sequences that gave way for lack of pages.",
     "iteration_tokens": "Tokens computed in all steps.",
+    "generation_tokens": "Tokens generated.",
     "engine_steps": "Steps.",
     "engine_step_seconds": "Seconds spent in them.",
 }

@@ -29,7 +29,7 @@ class RequestQueue:
         return self._num_inside
 
     def enter(self, model: ServedModel) -> None:
-        """Raises OverloadedError when the queue is full."""
+        """Let a request in. Raises OverloadedError when the queue is full."""
         if self._num_inside >= self._limit:
             raise OverloadedError(
                 f"{model.status.name}: {self._num_inside} requests are running or waiting", retry_after_seconds=5.0
