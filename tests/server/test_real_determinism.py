@@ -102,6 +102,7 @@ def test_among_sixty_four_streams(server: RealServer, alone: list[bytes]) -> Non
         server.metric("abaci_iteration_tokens_total") - tokens,
     )
     assert tokens / steps > 10, "they did not run together"
+    assert server.metric("abaci_request_queue_time_seconds_count") >= NUM_STREAMS
     for index, answer in enumerate(answers):
         assert same(answer) == alone[index % len(REQUESTS)]
 

@@ -134,14 +134,15 @@ def abaci(state_dir: Path, *arguments: str) -> Any:
     return json.loads(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
 
 
-def test_keys_and_usage_outlive_a_crash(smollm2_path: Path, tmp_path: Path) -> None:
+def test_keys_usage_and_responses_outlive_a_crash(smollm2_path: Path, tmp_path: Path) -> None:
     secret = abaci(tmp_path, "key", "create", "alice")["key"]
     headers = {"authorization": f"Bearer {secret}"}
     with real_server(smollm2_path, tmp_path) as server, server.client(headers=headers) as client:
         assert client.post("/v1/completions", json=SHORT, headers={"authorization": "Bearer no"}).status_code == 401
         for _ in range(3):
             assert client.post("/v1/completions", json=SHORT).status_code == 200
-        wait_until(lambda: client.get("/usage").json()["total"]["requests"] == 3)
+        stored = client.post("/v1/responses", json={"input": "Hello", "max_output_tokens": 16}).json()["id"]
+        wait_until(lambda: client.get("/usage").json()["total"]["requests"] == 4)
         stop = threading.Event()
 
         def load() -> None:
@@ -158,7 +159,8 @@ def test_keys_and_usage_outlive_a_crash(smollm2_path: Path, tmp_path: Path) -> N
         stop.set()
         loader.join()
     with real_server(smollm2_path, tmp_path) as server, server.client(headers=headers) as client:
-        assert client.get("/usage").json()["total"]["requests"] >= 3
+        assert client.get("/usage").json()["total"]["requests"] >= 4
+        assert client.get(f"/v1/responses/{stored}").json()["id"] == stored
         assert client.post("/v1/completions", json=SHORT).status_code == 200
     assert abaci(tmp_path, "usage")["rows"][0]["key"] == "alice"
 

@@ -3,6 +3,7 @@
 Counters and histograms are written by the server as requests go by; what an engine knows is read when somebody asks.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
@@ -166,6 +167,7 @@ class _EngineCollector(Collector):
                 "kv_cache_usage_perc": figures.cache_used_fraction,
                 "kv_cache_tokens": figures.cache_tokens,
                 "cpu_threads_used": figures.num_threads,
+                "cpu_cores_allowed": len(os.sched_getaffinity(0)),
                 "weight_read_bytes_per_second": read,
             }
             if self._memory_read:
@@ -195,6 +197,7 @@ _ENGINE_GAUGES: Final = {
     "kv_cache_usage_perc": "Share of the KV cache's pages that sequences hold, 0 to 1.",
     "kv_cache_tokens": "Tokens the KV cache holds at most.",
     "cpu_threads_used": "Threads that compute.",
+    "cpu_cores_allowed": "Cores that this process may run on.",
     "weight_read_bytes_per_second": "Weights times steps over the seconds spent in steps.",
     "memory_bandwidth_share": "That, over the memory read bandwidth measured at the start.",
 }
