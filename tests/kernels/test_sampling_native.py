@@ -104,6 +104,8 @@ def run(
         output.logprobs,
         output.top_ids,
         output.top_logprobs,
+        batch.hidden_rows,
+        output.hidden,
     )
     return output
 
