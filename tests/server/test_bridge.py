@@ -59,8 +59,19 @@ def test_one_wake_up_for_all_events_of_a_step() -> None:
     asyncio.run(main())
 
 
-def test_waiting_ends_after_its_time() -> None:
-    assert asyncio.run(EventInbox().wait(0.01)) is False
+def test_waiting_ends_after_its_time_and_not_before() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        inbox = EventInbox()
+        loop.call_later(0.05, inbox.put, 0.0, TokenEvent("r", 0, (1,)))
+        assert await inbox.wait(0.1)
+        assert inbox.take() is not None
+        begin = loop.time()
+        assert not await inbox.wait(0.1)  # counted from this wait on, though the timer is the first one's
+        assert 0.09 < loop.time() - begin < 5
+        inbox.close()
+
+    asyncio.run(main())
 
 
 def test_a_sink_outlives_its_loop() -> None:

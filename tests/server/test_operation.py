@@ -49,7 +49,7 @@ def test_metrics_have_vllms_names_under_our_prefix(server: ScriptedServer) -> No
     for name in (
         *("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "prefix_cache_queries_total"),
         *("prefix_cache_hits_total", "num_preemptions_total", "prompt_tokens_total", "generation_tokens_total"),
-        *("inter_token_latency_seconds_bucket", "iteration_tokens_total"),
+        *("inter_token_latency_seconds_bucket", "time_per_output_token_seconds_bucket", "iteration_tokens_total"),
         *("cpu_threads_used", "cpu_cores_allowed", "weight_read_bytes_per_second"),
     ):
         assert f"\nabaci_{name}{{" in text, name

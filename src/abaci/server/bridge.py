@@ -13,22 +13,24 @@ from abaci.generation import TokenEvent, TokenSink
 class EventInbox:
     """Events of the requests that one HTTP call waits for, with the time each was published. One reader."""
 
-    __slots__ = ("_events", "_waiter")
+    __slots__ = ("_events", "_timer", "_waiter", "_waiting_since")
 
     def __init__(self) -> None:
         self._events: deque[tuple[float, TokenEvent]] = deque()
-        self._waiter: asyncio.Future[None] | None = None
-
-    def put(self, seconds: float, event: TokenEvent) -> None:
-        """On the event loop."""
-        self._events.append((seconds, event))
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._waiter: asyncio.Future[bool] | None = None
+        self._waiting_since = 0.0
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def has_events(self) -> bool:
         """Whether `take` would give one."""
         return bool(self._events)
+
+    def put(self, seconds: float, event: TokenEvent) -> None:
+        """On the event loop."""
+        self._events.append((seconds, event))
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(True)
 
     def take(self) -> tuple[float, TokenEvent] | None:
         """The next event if one is here."""
@@ -40,13 +42,31 @@ class EventInbox:
             return True
         loop = asyncio.get_running_loop()
         self._waiter = loop.create_future()
-        timer = loop.call_later(timeout_seconds, _give_up, self._waiter)
+        self._waiting_since = loop.time()
+        if self._timer is None:  # one for many waits: most end long before it, and a timer for each would cost more
+            self._timer = loop.call_later(timeout_seconds, self._look, timeout_seconds)
         try:
-            await self._waiter
+            return await self._waiter
         finally:
-            timer.cancel()
             self._waiter = None
-        return bool(self._events)
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self, timeout_seconds: float) -> None:
+        """Whether the wait that is on now has lasted long enough; if not, when it will have."""
+        self._timer = None
+        if self._waiter is None or self._waiter.done():
+            return
+        loop = asyncio.get_running_loop()
+        left = self._waiting_since + timeout_seconds - loop.time()
+        if left <= 0:
+            self._waiter.set_result(False)
+        else:
+            self._timer = loop.call_later(left, self._look, timeout_seconds)
 
 
 class EventBridge:
@@ -76,8 +96,3 @@ class EventBridge:
         while self._events:
             inbox, seconds, event = self._events.popleft()
             inbox.put(seconds, event)
-
-
-def _give_up(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)

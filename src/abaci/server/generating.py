@@ -185,6 +185,7 @@ class Generation:
 
     def close(self) -> None:
         """Cancel what still runs and book everything."""
+        self._inbox.close()
         for record in self._records.values():
             if record.open_samples:
                 self.model.generator.cancel(record.request.request_id)

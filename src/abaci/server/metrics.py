@@ -26,6 +26,10 @@ _LABELS: Final = ("model_name", "engine")
 _ENGINE: Final = "0"
 """vLLM numbers its engines; a model here has one."""
 
+_LATENCY: Final = "inter_token_latency_seconds"
+_OLDER_LATENCY: Final = "time_per_output_token_seconds"
+"""vLLM's earlier name of it, which dashboards still ask for: exported as a copy."""
+
 _FIRST_TOKEN_SECONDS: Final = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5),
     *(10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0),
@@ -47,7 +51,7 @@ class TokenTimes:
 
     __slots__ = ("_first_token", "_next_token")
 
-    def __init__(self, first_token: Histogram, next_token: tuple[Histogram, ...]) -> None:
+    def __init__(self, first_token: Histogram, next_token: Histogram) -> None:
         self._first_token = first_token
         self._next_token = next_token
 
@@ -57,8 +61,7 @@ class TokenTimes:
 
     def next(self, seconds: float) -> None:
         """A further token of a sample came."""
-        for histogram in self._next_token:
-            histogram.observe(seconds)
+        self._next_token.observe(seconds)
 
 
 class Metrics:
@@ -75,10 +78,7 @@ class Metrics:
         self._first_token = self._histogram(
             "time_to_first_token_seconds", "From arrival to the first token.", _FIRST_TOKEN_SECONDS
         )
-        self._next_token = [
-            self._histogram(name, "From one token of a sample to the next.", _NEXT_TOKEN_SECONDS)
-            for name in ("inter_token_latency_seconds", "time_per_output_token_seconds")
-        ]
+        self._next_token = self._histogram(_LATENCY, "From one token of a sample to the next.", _NEXT_TOKEN_SECONDS)
         self._whole = self._histogram("e2e_request_latency_seconds", "From arrival to the end.", _REQUEST_SECONDS)
         self._queued = self._histogram("request_queue_time_seconds", "Waiting to be scheduled.", _REQUEST_SECONDS)
         self._running = self._histogram("request_inference_time_seconds", "Prefill and decode.", _REQUEST_SECONDS)
@@ -98,9 +98,7 @@ class Metrics:
     def token_times(self, model: ServedModel) -> "TokenTimes":
         """Where the times of one call's tokens go."""
         labels = (model.status.name, _ENGINE)
-        return TokenTimes(
-            self._first_token.labels(*labels), tuple(histogram.labels(*labels) for histogram in self._next_token)
-        )
+        return TokenTimes(self._first_token.labels(*labels), self._next_token.labels(*labels))
 
     def delivered(self, seconds: float) -> None:
         """An event's bytes have been handed to the socket."""
@@ -133,6 +131,8 @@ class Metrics:
     def exposition(self, *, with_vllm_names: bool = False) -> bytes:
         """Everything in Prometheus' text format."""
         text = generate_latest(self._registry)
+        older = b"".join(line + b"\n" for line in text.splitlines() if _LATENCY.encode() in line)
+        text += older.replace(_LATENCY.encode(), _OLDER_LATENCY.encode())
         return text + _renamed(text) if with_vllm_names else text
 
     def _counter(self, name: str, description: str, *labels: str) -> Counter:
