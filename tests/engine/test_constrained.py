@@ -2,6 +2,7 @@
 
 import json
 import queue
+import threading
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -16,7 +17,6 @@ from abaci.engine.threads import plan_threads
 from abaci.errors import UsageError
 from abaci.formats.gguf import GgufCheckpoint
 from abaci.generation import Constraint, ConstraintKind, FinishReason, GenerationRequest, Thinking
-from abaci.kernels.batch import PAGE_TOKENS
 from abaci.models.families import spec_from_gguf
 
 END = 256
@@ -42,7 +42,8 @@ OTHERS = [
 
 
 @contextmanager
-def opened(backend=native_backend, *, num_pages=200, max_step_tokens=128):
+def opened(backend=native_backend, *, num_pages=200, max_step_tokens=128, starts=None):
+    """An engine; with `starts`, an event, it takes its first step when that is set."""
     with GgufCheckpoint.open(golden_path("llama")) as checkpoint:
         spec = spec_from_gguf(checkpoint.metadata, checkpoint.tensors)
         executor = backend(spec, checkpoint, LoadOptions(max_step_tokens=max_step_tokens), plan_threads(1)).executor
@@ -50,16 +51,23 @@ def opened(backend=native_backend, *, num_pages=200, max_step_tokens=128):
         config = EngineConfig(
             spec.vocab_size, 256, (None,), (num_pages,), max_sequences=12, max_step_tokens=max_step_tokens
         )
-        engine = Engine(executor, config, vocabulary=lambda: Vocabulary(TOKENS, frozenset({END})))
+        engine = Engine(
+            executor,
+            config,
+            on_thread_start=None if starts is None else starts.wait,
+            vocabulary=lambda: Vocabulary(TOKENS, frozenset({END})),
+        )
         yield engine
         engine.close()
 
 
-def answers(engine, *requests):
+def answers(engine, *requests, starts=None):
     """For each sample its tokens, log-probabilities and end; all requests run together."""
     heard = queue.SimpleQueue()
     for request in requests:
         engine.submit(request, heard.put)
+    if starts is not None:
+        starts.set()
     found = {}
     num_open = sum(request.num_samples for request in requests)
     while num_open:
@@ -111,9 +119,10 @@ def test_in_chunks(alone):
 
 
 def test_preempted(alone):
-    older = replace(JSON, request_id="older", seed=77, constraint=None, end_token_ids=frozenset(), max_tokens=200)
-    with opened(num_pages=256 // PAGE_TOKENS) as engine:
-        assert answers(engine, older, JSON)["json", 0] == alone
+    older = replace(JSON, request_id="older", seed=77, constraint=None, end_token_ids=frozenset(), max_tokens=100)
+    starts = threading.Event()
+    with opened(num_pages=5, starts=starts) as engine:  # room for either, not for both
+        assert answers(engine, older, replace(JSON, max_tokens=100), starts=starts)["json", 0] == alone
         assert engine.stats().preemptions > 0
 
 

@@ -116,7 +116,17 @@ class Merger:
         if self._whole is not None:
             return self._whole
         self._patience -= len(text)
-        return self.prepare() if self._patience < 0 else self._tokenizer_of(self._words(text))
+        words = self._words(text)
+        if self._patience < 0 or not self._know(words):
+            return self.prepare()
+        return self._tokenizer_of(words)
+
+    def _know(self, words: set[str]) -> bool:
+        """Whether no character is left out, as the library does with those that nothing stands for.
+
+        What is left and right of it would meet, and could merge to a piece that does not occur in the text.
+        """
+        return bool(self._always) or self._vocabulary.keys() >= set(chain.from_iterable(words))
 
     def _tokenizer_of(self, words: set[str]) -> tokenizers.Tokenizer:
         """One that encodes these words as the whole would."""
