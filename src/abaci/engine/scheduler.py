@@ -32,16 +32,16 @@ from abaci.generation import FinishReason, GenerationRequest, Pooling, TokenEven
 PROMPT_TOKENS = 16
 """Of a prompt in a step beside streams, however few these are: so many rows cost about twice one. Further prompts bring
 twice as many each, as larger steps cost less a token."""
-PATIENCE = 4
+PATIENCE = 12
 """Tokens of prompts that a sequence puts up with in a step where its tenant has been given more than theirs."""
 LARGEST_RATIO = 4
 """A tenant that would still run so many times the sequences of another gives up its latest for it."""
-BACKGROUND_TOKENS = 8
+BACKGROUND_TOKENS = 4
 """Of background work in a step where others have been lately: who arrives meanwhile waits no longer than that."""
 QUIET_BACKGROUND_TOKENS = 32
 """Of background work in a step where nobody else has been for QUIET_SECONDS."""
 QUIET_SECONDS = 30.0
-BACKGROUND_PART = 16
+BACKGROUND_PART = 64
 """Beside other work, background gets a token for each so many."""
 
 
