@@ -16,7 +16,7 @@ from abaci.chat.preparing import prepare
 from abaci.chat.reading import AnswerReader
 from abaci.chat.served import ServedModel
 from abaci.errors import AbaciError, OverloadedError, RateLimitedError, UsageError
-from abaci.generation import FinishReason, GenerationRequest, TokenEvent
+from abaci.generation import FinishReason, GenerationRequest, Generator, TokenEvent
 from abaci.server.auth import Caller
 from abaci.server.bridge import EventInbox
 from abaci.server.limits import Ticket
@@ -105,11 +105,12 @@ class Generation:
         """
         if request.num_samples > self._services.config.max_samples:
             raise UsageError(f"n must be at most {self._services.config.max_samples}, not {request.num_samples}")
-        salts = [salt for salt in (self.caller.cache_salt, request.cache_salt) if salt]
+        own_salt = self.caller.cache_salt
         request = replace(
             request,
             tenant=self.caller.key_id or "",
-            cache_salt="\n".join(salts),
+            # Never the salt of another caller alone, whatever a request says.
+            cache_salt=f"{own_salt}\n{request.cache_salt}" if request.cache_salt else own_salt,
             is_background=self.caller.is_background,
         )
         ticket = self._enter(request)
@@ -125,17 +126,25 @@ class Generation:
         if self._services.config.log_prompts:
             prompt = self.model.text.tokenizer.decode(request.prompt_token_ids, skip_special=False)
             _LOG.info("prompt", extra={"request_id": request.request_id, "prompt": prompt})
-        sink = self._services.bridge.sink(self._inbox)
         try:
-            if request.constraint is None:
-                self.model.generator.submit(request, sink)
-            else:
-                await asyncio.to_thread(self.model.generator.submit, request, sink)
+            await self._hand_over(request)
         except AbaciError:  # it never ran
             self._services.queue.leave(self.model)
             self._num_open -= 1
             record.open_samples.clear()
             _leave(ticket, 0)
+            raise
+
+    async def _hand_over(self, request: GenerationRequest) -> None:
+        generator, sink = self.model.generator, self._services.bridge.sink(self._inbox)
+        if request.constraint is None:
+            generator.submit(request, sink)
+            return
+        submitting = asyncio.ensure_future(asyncio.to_thread(generator.submit, request, sink))
+        try:
+            await asyncio.shield(submitting)
+        except asyncio.CancelledError:  # the client has gone, but a thread cannot be stopped: cancel what it submits
+            submitting.add_done_callback(lambda done: _cancel_unless_refused(done, generator, request.request_id))
             raise
 
     def _enter(self, request: GenerationRequest) -> Ticket | None:
@@ -243,6 +252,11 @@ async def generation(
 async def beside_loop(text_length: int, work: Callable[[], _T]) -> _T:
     """Do it at once if the text is short, on a thread if it would hold up the event loop."""
     return work() if text_length < _LONG_TEXT else await asyncio.to_thread(work)
+
+
+def _cancel_unless_refused(submitting: asyncio.Future[None], generator: Generator, request_id: str) -> None:
+    if submitting.exception() is None:
+        generator.cancel(request_id)
 
 
 def _leave(ticket: Ticket | None, num_tokens: int) -> None:
