@@ -11,6 +11,8 @@ import httpx
 import pytest
 from real_server import RealServer, real_server
 
+from abaci import LLM
+
 NUM_STREAMS = 64
 
 SCHEMA = {
@@ -126,3 +128,18 @@ def test_constrained_answers_have_their_form(alone: list[bytes]) -> None:
     calls = [call for piece in pieces for choice in piece["choices"] for call in choice["delta"].get("tool_calls", [])]
     assert calls[0]["function"]["name"] == "get_weather"
     assert set(json.loads("".join(call["function"]["arguments"] for call in calls))) == {"city"}
+
+
+@pytest.mark.parametrize("max_tokens", [0, 1])
+def test_log_likelihoods_are_those_of_score(server: RealServer, smollm2_path: Path, max_tokens: int) -> None:
+    text = "An abacus is a frame with rods, on which beads are moved to count."
+    with LLM(smollm2_path, context=512) as llm:
+        token_ids = llm.tokenizer.encode(text)
+        score = llm.score(token_ids, top_k=1)
+    body = {"prompt": token_ids, "echo": True, "logprobs": 1, "max_tokens": max_tokens, "temperature": 0, "seed": 1234}
+    with server.client() as client:
+        logprobs = client.post("/v1/completions", json=body).json()["choices"][0]["logprobs"]
+    assert len(logprobs["token_logprobs"]) == len(token_ids) + max_tokens
+    assert tuple(logprobs["token_logprobs"][: len(token_ids)]) == score.logprobs
+    likeliest = [max(position.values()) for position in logprobs["top_logprobs"][1 : len(token_ids)]]
+    assert likeliest == [max(position.values()) for position in score.top[:-1]]
