@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -178,6 +179,7 @@ class _Call:
                     pieces.append(self._chunk(running, sample, delta.text, logprobs))
                 if pieces and not running.has_events:
                     await sender.piece(b"".join(pieces))
+                    self._services.metrics.delivered(perf_counter() - running.newest_seconds)
                     pieces = []
             if self._body.includes_usage:
                 document = {**self._identity(running), "choices": [], **usage_fields(running.used())}
