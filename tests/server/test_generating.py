@@ -45,6 +45,7 @@ def test_a_client_that_leaves_while_its_grammar_is_compiled(server: ScriptedServ
             f"{server.url}/v1/chat/completions", json={**BODY, "response_format": form}, timeout=0.3, trust_env=False
         )
     assert compiling.is_set()
+    server.wait_until(lambda: server.generator.cancelled)  # the server has noticed; there is nothing to cancel yet
     go_on.set()
     server.wait_until(lambda: server.requests)
     request_id = server.requests[0].request_id

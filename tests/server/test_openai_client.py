@@ -125,7 +125,7 @@ def test_parameters_reach_the_generator(server: ScriptedServer, client: openai.O
     assert (request.temperature, request.top_p, request.max_tokens, request.seed) == (0.5, 0.9, 7, 2**64 - 1)
     assert (request.presence_penalty, request.frequency_penalty) == (0.5, -0.5)
     assert (request.logit_bias, request.top_k, request.min_p) == (((65, -100.0),), 5, 0.1)
-    assert (request.repetition_penalty, request.priority, request.cache_salt) == (1.1, 3, "mine")
+    assert (request.repetition_penalty, request.priority, request.cache_salt) == (1.1, 3, "\nmine")
 
 
 @pytest.mark.parametrize("stream", [False, True])
