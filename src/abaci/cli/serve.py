@@ -115,13 +115,16 @@ def _make_pool(config: "ServerConfig"):  # type: ignore[no-untyped-def]  # Engin
     from abaci.runtime.pool import EnginePool, PoolConfig, PooledModel
 
     names = config.models or (hub.load_catalog().default,)
+    own_names = {}
     for name in names:
         with DownloadProgress(name) as progress:
-            hub.resolve(name, download=True, progress=progress)
+            own_names[name] = hub.resolve(name, download=True, progress=progress).name
     unknown = set(config.aliases.values()) - set(names)
     if unknown:
         raise UsageError(f"aliases: {', '.join(sorted(unknown))} is not served", hint="Name it among the models.")
-    models = tuple(PooledModel(name, names=_names_of(name, config), context=config.context) for name in names)
+    models = tuple(
+        PooledModel(name, names=(own_names[name], *_aliases_of(name, config)), context=config.context) for name in names
+    )
     return EnginePool(
         PoolConfig(
             models,
@@ -147,12 +150,8 @@ def _memory_read(num_threads: int | None) -> float | None:
         return None
 
 
-def _names_of(model: str, config: "ServerConfig") -> tuple[str, ...]:
-    """The model's own name and its aliases."""
-    from abaci import hub
-
-    aliases = tuple(alias for alias, target in config.aliases.items() if target == model)
-    return (hub.resolve(model, download=False).name, *aliases)
+def _aliases_of(model: str, config: "ServerConfig") -> tuple[str, ...]:
+    return tuple(alias for alias, target in config.aliases.items() if target == model)
 
 
 def _decisions(model: "ServedModel", budget_bytes: int) -> list[str]:

@@ -116,10 +116,10 @@ class Merger:
         if self._whole is not None:
             return self._whole
         self._patience -= len(text)
-        words = self._words(text)
-        if self._patience < 0 or not self._know(words):
+        if self._patience < 0:
             return self.prepare()
-        return self._tokenizer_of(words)
+        words = self._words(text)
+        return self._tokenizer_of(words) if self._know(words) else self.prepare()
 
     def _know(self, words: set[str]) -> bool:
         """Whether no character is left out, as the library does with those that nothing stands for.

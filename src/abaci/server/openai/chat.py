@@ -14,6 +14,7 @@ from abaci.chat.answer import AnswerDelta, ChatRequest, ReasoningOptions, ToolCa
 from abaci.generation import FinishReason, TokenEvent, TokenLogprob
 from abaci.server.generating import ChatGeneration, Generation, Used, generation
 from abaci.server.openai.bodies import ChatBody
+from abaci.server.openai.frame import Frame
 from abaci.server.openai.logprobs import TokenNames
 from abaci.server.replies import DONE, EVENT_STREAM, PING, Reply, Sender, server_sent_event
 from abaci.server.services import Services
@@ -114,22 +115,6 @@ def _reasoning_fields(configured: str, body: ChatBody) -> tuple[str, ...]:
     return ("reasoning_content", "reasoning") if configured == "both" else (configured,)
 
 
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    """What every chunk of a stream has in common, encoded once."""
-
-    head: str
-    tail: str
-
-    @classmethod
-    def make(cls, identity: Mapping[str, Any], *, has_usage: bool) -> "_Frame":
-        head = compact_json(identity)[:-1]
-        return cls(f'{head},"choices":[', '],"usage":null}' if has_usage else "]}")
-
-    def chunk(self, choice: str) -> bytes:
-        return f"data: {self.head}{choice}{self.tail}\n\n".encode()
-
-
 class _Call:
     """One call of the endpoint."""
 
@@ -158,7 +143,7 @@ class _Call:
 
     async def _stream(self, sender: Sender, running: Generation, chat: ChatGeneration) -> None:
         num_samples = chat.prepared.request.num_samples
-        frame = _Frame.make(self._identity(running, "chat.completion.chunk"), has_usage=self._body.includes_usage)
+        frame = Frame.make(self._identity(running, "chat.completion.chunk"), has_usage=self._body.includes_usage)
         names = TokenNames(running.model.text.tokenizer, as_ids=self._body.return_tokens_as_token_ids)
         placements = [_ReasoningPlacement(self._reasoning_fields) for _ in range(num_samples)]
         async with sender.stream(EVENT_STREAM, lambda error: error_event(error, self._path)):
@@ -180,7 +165,7 @@ class _Call:
 
     def _chunks(
         self,
-        frame: _Frame,
+        frame: Frame,
         names: TokenNames,
         texts: Mapping[str, str],
         delta: AnswerDelta,

@@ -15,10 +15,11 @@ from abaci.generation import FinishReason, GenerationRequest, SamplingParams, To
 from abaci.server.generating import Generation, beside_loop, generation
 from abaci.server.openai.bodies import CompletionBody
 from abaci.server.openai.chat import error_event, fingerprint, usage_fields
+from abaci.server.openai.frame import Frame
 from abaci.server.openai.logprobs import CompletionLogprobs, TokenNames
 from abaci.server.replies import DONE, EVENT_STREAM, PING, Reply, Sender, server_sent_event
 from abaci.server.services import Services
-from abaci.server.wire import ParameterError, read_body, warning_headers
+from abaci.server.wire import ParameterError, compact_json, read_body, warning_headers
 
 _FINISH: Final = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length"}
 
@@ -164,9 +165,11 @@ class _Call:
         await sender.whole(document)
 
     async def _stream(self, sender: Sender, running: Generation) -> None:
+        identity = self._identity(running)
+        frame = Frame.make(identity, has_usage=self._body.includes_usage)
         async with sender.stream(EVENT_STREAM, lambda error: error_event(error, self._path)):
             if self._body.echo:
-                first = [self._chunk(running, s, s.prompt_text, None) for s in self._samples.values() if s.prompt_text]
+                first = [_chunk(frame, s, s.prompt_text, None) for s in self._samples.values() if s.prompt_text]
                 await sender.piece(b"".join(first))
             pieces: list[bytes] = []
             async for event in running.events():
@@ -176,14 +179,13 @@ class _Call:
                 sample, delta = self._push(running, event)
                 logprobs = None if sample.logprobs is None else sample.logprobs.take()
                 if delta.text or (logprobs and logprobs["tokens"]) or delta.finish_reason is not None:
-                    pieces.append(self._chunk(running, sample, delta.text, logprobs))
+                    pieces.append(_chunk(frame, sample, delta.text, logprobs))
                 if pieces and not running.has_events:
                     await sender.piece(b"".join(pieces))
                     self._services.metrics.delivered(perf_counter() - running.newest_seconds)
                     pieces = []
             if self._body.includes_usage:
-                document = {**self._identity(running), "choices": [], **usage_fields(running.used())}
-                pieces.append(server_sent_event(document))
+                pieces.append(server_sent_event({**identity, "choices": [], **usage_fields(running.used())}))
             await sender.piece(b"".join([*pieces, DONE]))
 
     def _push(self, running: Generation, event: TokenEvent) -> tuple[_Sample, TextDelta]:
@@ -209,14 +211,6 @@ class _Call:
             if request_id == event.request_id and sample.logprobs is not None:
                 sample.logprobs.add(event.prompt_logprobs[: len(sample.prompt_ids)], sample.prompt_ids)
 
-    def _chunk(
-        self, running: Generation, sample: _Sample, text: str, logprobs: Mapping[str, list[Any]] | None
-    ) -> bytes:
-        choice = {"index": sample.index, "text": text, "logprobs": logprobs, "finish_reason": sample.finish_reason}
-        usage = {"usage": None} if self._body.includes_usage else {}
-        document = {**self._identity(running), "choices": [choice], **usage}
-        return server_sent_event(document)
-
     def _choice(
         self, sample: _Sample, prompt_logprobs: tuple[TokenLogprob | None, ...] | None, running: Generation
     ) -> dict[str, Any]:
@@ -239,3 +233,8 @@ class _Call:
             "model": self._model_name,
             "system_fingerprint": fingerprint(running),
         }
+
+
+def _chunk(frame: Frame, sample: _Sample, text: str, logprobs: Mapping[str, list[Any]] | None) -> bytes:
+    choice = {"index": sample.index, "text": text, "logprobs": logprobs, "finish_reason": sample.finish_reason}
+    return frame.chunk(compact_json(choice))
