@@ -1,7 +1,6 @@
 """`abaci usage`: what keys have used, of which model, on which day, and what it cost."""
 
-import re
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -80,10 +79,10 @@ def _report(
 
 
 def _first_day(text: str) -> date:
-    if match := re.fullmatch(r"([1-9][0-9]{0,4})d", text):
-        return datetime.now(UTC).date() - timedelta(days=int(match[1]) - 1)
+    from abaci.server.usage_report import first_day
+
     try:
-        return date.fromisoformat(text)
+        return first_day(text)
     except ValueError:
         raise UsageError(f"--since {text!r} is not a day", hint="Write 2026-01-31, or 7d.") from None
 

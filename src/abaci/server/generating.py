@@ -20,6 +20,7 @@ from abaci.generation import FinishReason, GenerationRequest, Generator, TokenEv
 from abaci.server.auth import Caller
 from abaci.server.bridge import EventInbox
 from abaci.server.limits import Ticket
+from abaci.server.replies import Sender
 from abaci.server.services import Services
 from abaci.server.traces import TRACE_PARENT
 
@@ -129,7 +130,7 @@ class Generation:
         try:
             await self._hand_over(request)
         except AbaciError:  # it never ran
-            self._services.queue.leave(self.model)
+            self._services.queue.leave()
             self._num_open -= 1
             record.open_samples.clear()
             _leave(ticket, 0)
@@ -172,6 +173,11 @@ class Generation:
                 continue
             if self._note(*item):
                 yield item[1]
+
+    async def deliver(self, sender: Sender, piece: bytes) -> None:
+        """Send what came of the events handed out so far, and note how long after the engine's commit that was."""
+        await sender.piece(piece)
+        self._services.metrics.delivered(perf_counter() - self.newest_seconds)
 
     def end_sample(self, request_id: str, sample_index: int) -> None:
         """A sample's text has ended before its tokens: stop it, and hand out nothing more of it."""
@@ -231,7 +237,7 @@ class Generation:
         if record.open_samples:
             return
         self._num_open -= 1
-        self._services.queue.leave(self.model)
+        self._services.queue.leave()
         _leave(record.ticket, record.prompt_tokens + record.completion_tokens)
         self._services.book(self.caller, self.model, record)
 

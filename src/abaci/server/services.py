@@ -36,7 +36,7 @@ class RequestQueue:
             )
         self._num_inside += 1
 
-    def leave(self, model: ServedModel) -> None:
+    def leave(self) -> None:
         """A request has ended."""
         self._num_inside -= 1
 

@@ -5,9 +5,10 @@ Dollars come from the hourly price of the machine and the measured seconds per t
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
@@ -99,6 +100,13 @@ def report_usage(
         rows=tuple(group.row(place, names, hourly_price) for place, group in ordered),
         total=total.row((None, None, None), names, hourly_price),
     )
+
+
+def first_day(text: str, max_days: int = 99_999) -> date:
+    """A UTC day (`2026-01-31`), or the first of the last so many (`7d`). Raises ValueError for anything else."""
+    if (match := re.fullmatch(r"([1-9][0-9]{0,4})d", text)) and int(match[1]) <= max_days:
+        return datetime.now(UTC).date() - timedelta(days=int(match[1]) - 1)
+    return date.fromisoformat(text)
 
 
 def report_as_json(report: UsageReport) -> dict[str, Any]:

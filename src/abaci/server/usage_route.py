@@ -1,13 +1,12 @@
 """`GET /usage`: what was used, as JSON or CSV. A key of the database sees its own figures, others see all of them."""
 
-import re
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from abaci.server.services import Services
-from abaci.server.usage_report import Dimension, report_as_csv, report_as_json, report_usage
+from abaci.server.usage_report import Dimension, first_day, report_as_csv, report_as_json, report_usage
 from abaci.server.wire import ParameterError
 
 _MAX_DAYS = 36_500
@@ -46,12 +45,9 @@ def _dimension(name: str) -> Dimension:
 
 
 def _first_day(text: str | None) -> date | None:
-    """A UTC day, or `7d` for the last seven."""
     if text is None:
         return None
-    if (match := re.fullmatch(r"([1-9][0-9]{0,4})d", text)) and int(match[1]) <= _MAX_DAYS:
-        return datetime.now(UTC).date() - timedelta(days=int(match[1]) - 1)
     try:
-        return date.fromisoformat(text)
+        return first_day(text, _MAX_DAYS)
     except ValueError:
         raise ParameterError("since", f"since {text[:64]!r} is not a day", hint="2026-01-31, or 7d") from None

@@ -1,7 +1,6 @@
 """`POST /v1/messages`, whole and streamed, and `POST /v1/messages/count_tokens`."""
 
 from collections.abc import Sequence
-from time import perf_counter
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -78,8 +77,7 @@ class _Call:
                     pieces.append(self._ending(delta, running.used()))
                     pieces.append({"type": "message_stop"})
                 if pieces and not running.has_events:
-                    await sender.piece(_encoded(pieces))
-                    self._services.metrics.delivered(perf_counter() - running.newest_seconds)
+                    await running.deliver(sender, _encoded(pieces))
                     pieces = []
 
     async def _whole(self, sender: Sender, running: Generation, chat: ChatGeneration) -> None:

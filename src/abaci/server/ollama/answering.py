@@ -183,8 +183,7 @@ class _Call:
                 if delta.finish_reason is not None:
                     lines.append(self._line(self._shape(calls.broken, "", ()), {}, self._ending(delta, running.used())))
                 if lines and not running.has_events:
-                    await sender.piece(b"".join(lines))
-                    self._services.metrics.delivered(perf_counter() - running.newest_seconds)
+                    await running.deliver(sender, b"".join(lines))
                     lines = []
 
     async def _whole(self, sender: Sender, running: Generation, chat: ChatGeneration) -> None:

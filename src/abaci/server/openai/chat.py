@@ -4,18 +4,18 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring
-from time import perf_counter
 from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from abaci.chat.answer import AnswerDelta, ChatRequest, ReasoningOptions, ToolCallDelta, ToolChoice, ToolChoiceMode
+from abaci.chat.answer import AnswerDelta, ChatRequest, ReasoningOptions, ToolCallDelta, ToolChoice
 from abaci.generation import FinishReason, TokenEvent, TokenLogprob
 from abaci.server.generating import ChatGeneration, Generation, Used, generation
 from abaci.server.openai.bodies import ChatBody
 from abaci.server.openai.frame import Frame
 from abaci.server.openai.logprobs import TokenNames
+from abaci.server.openai.tool_choice import read_tool_choice
 from abaci.server.replies import DONE, EVENT_STREAM, PING, Reply, Sender, server_sent_event
 from abaci.server.services import Services
 from abaci.server.wire import ParameterError, compact_json, error_document, read_body, warning_headers
@@ -56,7 +56,7 @@ def chat_request(body: ChatBody) -> ChatRequest:
         messages=body.messages,
         params=body.sampling_params(logprobs=logprobs, max_tokens=max_tokens),
         tools=tuple(body.tools or ()),
-        tool_choice=_tool_choice(body.tool_choice, body.tools),
+        tool_choice=_tool_choice(body.tool_choice, has_tools=bool(body.tools)),
         allow_parallel_tool_calls=body.parallel_tool_calls is not False,
         reasoning=_reasoning(body),
         template_variables=body.chat_template_kwargs or {},
@@ -64,23 +64,13 @@ def chat_request(body: ChatBody) -> ChatRequest:
     )
 
 
-def _tool_choice(given: str | Mapping[str, Any] | None, tools: Sequence[Mapping[str, Any]] | None) -> ToolChoice:
+def _tool_choice(given: str | Mapping[str, Any] | None, *, has_tools: bool) -> ToolChoice:
+    named: str | None = None
     match given:
-        case None:
-            return ToolChoice(ToolChoiceMode.AUTO)
-        case "auto" | "none" | "required":
-            choice = ToolChoice(ToolChoiceMode(given))
         case {"type": "function", "function": {"name": str(name)}}:
-            choice = ToolChoice(ToolChoiceMode.NAMED, name)
-        case _:
-            raise ParameterError(
-                "tool_choice",
-                "tool_choice must be none, auto, required or a function",
-                hint='For example {"type": "function", "function": {"name": "f"}}.',
-            )
-    if choice.mode in (ToolChoiceMode.REQUIRED, ToolChoiceMode.NAMED) and not tools:
-        raise ParameterError("tool_choice", f"tool_choice {choice.mode} needs tools")
-    return choice
+            named = name
+    example = 'For example {"type": "function", "function": {"name": "f"}}.'
+    return read_tool_choice(given, named, example, has_tools=has_tools)
 
 
 def _reasoning(body: ChatBody) -> ReasoningOptions:
@@ -157,8 +147,7 @@ class _Call:
                 texts = placements[delta.sample_index].place(delta)
                 pieces += self._chunks(frame, names, texts, delta, visible_logprobs(delta, event))
                 if pieces and not running.has_events:
-                    await sender.piece(b"".join(pieces))
-                    self._services.metrics.delivered(perf_counter() - running.newest_seconds)
+                    await running.deliver(sender, b"".join(pieces))
                     pieces = []
             pieces += self._last_chunks(running)
             await sender.piece(b"".join(pieces))

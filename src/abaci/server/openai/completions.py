@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from time import perf_counter
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -181,8 +180,7 @@ class _Call:
                 if delta.text or (logprobs and logprobs["tokens"]) or delta.finish_reason is not None:
                     pieces.append(_chunk(frame, sample, delta.text, logprobs))
                 if pieces and not running.has_events:
-                    await sender.piece(b"".join(pieces))
-                    self._services.metrics.delivered(perf_counter() - running.newest_seconds)
+                    await running.deliver(sender, b"".join(pieces))
                     pieces = []
             if self._body.includes_usage:
                 pieces.append(server_sent_event({**identity, "choices": [], **usage_fields(running.used())}))

@@ -2,14 +2,13 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from time import perf_counter
 from typing import Any, Final, Literal
 
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from abaci.chat.answer import AnswerDelta, ChatRequest, ReasoningOptions, ToolChoice, ToolChoiceMode
+from abaci.chat.answer import AnswerDelta, ChatRequest, ReasoningOptions, ToolChoice
 from abaci.chat.messages import Message, Role
 from abaci.chat.structured import constraint_of
 from abaci.errors import NotFoundError
@@ -20,6 +19,7 @@ from abaci.server.openai.chat import visible_logprobs
 from abaci.server.openai.logprobs import TokenNames
 from abaci.server.openai.response_items import input_items, messages_of, new_id
 from abaci.server.openai.response_output import Event, ResponseOutput
+from abaci.server.openai.tool_choice import read_tool_choice
 from abaci.server.replies import EVENT_STREAM, PING, Reply, Sender
 from abaci.server.services import Services
 from abaci.server.stored import ResponseStore
@@ -237,8 +237,7 @@ class _Call:
                     document = await self._finished(delta, running.used())
                     events.append({"type": f"response.{document['status']}", "response": document})
                 if events and not running.has_events:
-                    await sender.piece(self._encoded(events))
-                    self._services.metrics.delivered(perf_counter() - running.newest_seconds)
+                    await running.deliver(sender, self._encoded(events))
                     events = []
 
     async def _whole(self, sender: Sender, running: Generation, chat: ChatGeneration) -> None:
@@ -354,22 +353,11 @@ def _function(index: int, tool: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tool_choice(given: str | Mapping[str, Any] | None, *, has_tools: bool) -> ToolChoice:
+    named: str | None = None
     match given:
-        case None:
-            return ToolChoice()
-        case "auto" | "none" | "required":
-            choice = ToolChoice(ToolChoiceMode(given))
         case {"type": "function", "name": str(name)}:
-            choice = ToolChoice(ToolChoiceMode.NAMED, name)
-        case _:
-            raise ParameterError(
-                "tool_choice",
-                "tool_choice must be none, auto, required or a function",
-                hint='For example {"type": "function", "name": "f"}.',
-            )
-    if choice.mode in (ToolChoiceMode.REQUIRED, ToolChoiceMode.NAMED) and not has_tools:
-        raise ParameterError("tool_choice", f"tool_choice {choice.mode} needs tools")
-    return choice
+            named = name
+    return read_tool_choice(given, named, 'For example {"type": "function", "name": "f"}.', has_tools=has_tools)
 
 
 def _usage(used: Used) -> dict[str, Any]:
