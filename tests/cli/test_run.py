@@ -1,6 +1,7 @@
 """`abaci run`: where the prompt comes from, what reaches the model, what is printed."""
 
 import json
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from abaci.generation import SamplingParams
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> ScriptedModel:
     scripted = ScriptedModel([["Hel", "lo", "."]])
+    monkeypatch.setattr("abaci.cli.run._fetch", lambda name: None)
     monkeypatch.setattr("abaci.cli.run._open", lambda name, threads, context: scripted)
     return scripted
 
@@ -88,6 +90,7 @@ def test_control_c_keeps_what_was_said_and_ends_with_130(model: ScriptedModel) -
 
 
 def test_a_parameter_out_of_range_is_refused_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("abaci.cli.run._fetch", lambda name: pytest.fail("fetched"))
     monkeypatch.setattr("abaci.cli.run._open", lambda name, threads, context: pytest.fail("loaded"))
     result = run("Hi", "--top-p", "3")
     assert (result.exit_code, result.stderr) == (2, "error: top_p must be in (0, 1], not 3.0\n")
@@ -110,6 +113,7 @@ def test_the_environment_stands_for_flags_of_the_machine(monkeypatch: pytest.Mon
         opened.append(arguments)
         return ScriptedModel([["Hello."]])
 
+    monkeypatch.setattr("abaci.cli.run._fetch", lambda name: None)
     monkeypatch.setattr("abaci.cli.run._open", open_scripted)
     monkeypatch.setenv("ABACI_THREADS", "1")
     monkeypatch.setenv("ABACI_CONTEXT", "512")
@@ -136,3 +140,9 @@ def test_a_remark_of_the_loader_is_a_line(monkeypatch: pytest.MonkeyPatch, smoll
     monkeypatch.setattr("abaci.runtime.llm.LLM", remarking)
     result = CliRunner().invoke(app, ["run", str(smollm2_path), "Hi"])
     assert "warning: no chat template\n" in result.stderr
+
+
+def test_a_download_is_no_part_of_the_load(model: ScriptedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("abaci.cli.run._fetch", lambda name: time.sleep(0.5))
+    result = run("Hi", "--json")
+    assert json.loads(result.stdout)["figures"]["load_seconds"] < 0.5

@@ -70,6 +70,7 @@ def run(
     question = _question(prompt)
     _check(question, system, raw=raw, as_json=as_json)
     _check_params(params)
+    _fetch(model)
     started = time.perf_counter()
     with _open(model, threads, context) as llm:
         load_seconds = time.perf_counter() - started
@@ -112,11 +113,15 @@ def _prompt(question: str, system: str | None, raw: bool) -> Prompt:
     return messages if system is None else [{"role": "system", "content": system}, *messages]
 
 
-def _open(model: str, threads: int | None, context: int | None) -> "LLM":
+def _fetch(model: str) -> None:
+    """Before the clock of the load starts: how long a download took says nothing about the model."""
     from abaci import hub
 
     with DownloadProgress(model) as progress:
         hub.resolve(model, download=True, progress=progress)
+
+
+def _open(model: str, threads: int | None, context: int | None) -> "LLM":
     from abaci.runtime.llm import LLM
 
     with warnings.catch_warnings(record=True, action="always") as remarks:
