@@ -1,115 +1,138 @@
-"""From what is typed to a file."""
+"""What a name means, and that none can lead out of where it belongs."""
 
-import re
-from pathlib import Path
+import string
+from pathlib import Path, PurePosixPath
+from typing import get_args
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from abaci import hub
-from abaci.errors import IntegrityError, ModelNotFoundError, UsageError
-from abaci.hub.python_index import PythonIndexSource
+from abaci.errors import UsageError
+from abaci.hub.names import (
+    CatalogName,
+    FileUrl,
+    HuggingFaceName,
+    LMStudioName,
+    LocalPath,
+    ModelName,
+    ModelScopeName,
+    OllamaName,
+    Repository,
+    parse_name,
+)
 
-
-@pytest.fixture(autouse=True)
-def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ABACI_HOME", str(tmp_path / "home"))
-
-
-def test_a_file_is_itself(tmp_path: Path) -> None:
-    file = tmp_path / "mine.gguf"
-    file.write_bytes(b"GGUF")
-    resolved = hub.resolve(str(file), download=False)
-    assert (resolved.path, resolved.name, resolved.sha256, resolved.licence) == (file, "mine", None, None)
-
-
-def test_a_folder_is_its_one_model(tmp_path: Path) -> None:
-    (tmp_path / "mine.gguf").write_bytes(b"")
-    (tmp_path / "README.md").write_text("")
-    assert hub.resolve(str(tmp_path), download=False).path == tmp_path / "mine.gguf"
-
-
-def test_a_folder_of_shards_is_its_first(tmp_path: Path) -> None:
-    for number in (3, 1, 2):
-        (tmp_path / f"big-{number:05}-of-00003.gguf").write_bytes(b"")
-    assert hub.resolve(str(tmp_path), download=False).path == tmp_path / "big-00001-of-00003.gguf"
-
-
-def test_a_folder_of_several_models_names_them(tmp_path: Path) -> None:
-    for name in ("a.gguf", "b.gguf"):
-        (tmp_path / name).write_bytes(b"")
-    with pytest.raises(UsageError, match=r"a\.gguf, b\.gguf"):
-        hub.resolve(str(tmp_path), download=False)
-
-
-def test_a_folder_of_none(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match=r"no \.gguf file"):
-        hub.resolve(str(tmp_path), download=False)
-
-
-def test_a_file_of_another_kind(tmp_path: Path) -> None:
-    (tmp_path / "model.bin").write_bytes(b"")
-    with pytest.raises(UsageError, match=r"model\.bin is not a \.gguf file"):
-        hub.resolve(str(tmp_path / "model.bin"), download=False)
-
-
-@pytest.mark.parametrize("name", ["./none.gguf", "none.gguf", "some/folder"])
-def test_a_path_that_is_not_there(name: str) -> None:
-    with pytest.raises(ModelNotFoundError, match="no file or folder"):
-        hub.resolve(name, download=True)
+QWEN = Repository("Qwen", "Qwen2.5-7B-Instruct-GGUF")
 
 
 @pytest.mark.parametrize(
-    ("typed", "suggested"),
+    ("text", "meaning"),
     [
-        ("qwen2.5-coder", "qwen2.5-coder:0.5b"),
-        ("qwen2.5", "qwen2.5-coder:0.5b"),
-        ("smolm2:135m", "smollm2:135m"),
-        ("SmolLM2:135M", "smollm2:135m"),
-        ("gemma", "gemma3:270m"),
+        ("qwen2.5:7b", CatalogName("qwen2.5:7b")),
+        ("Qwen2.5:7B", CatalogName("qwen2.5:7b")),
+        ("qwen2.5:7b-q8_0", CatalogName("qwen2.5:7b-q8_0")),
+        ("Qwen/Qwen2.5-7B-Instruct-GGUF", HuggingFaceName(QWEN)),
+        ("Qwen/Qwen2.5-7B-Instruct-GGUF:q4_k_m", HuggingFaceName(QWEN, "Q4_K_M")),
+        ("hf.co/Qwen/Qwen2.5-7B-Instruct-GGUF:Q8_0", HuggingFaceName(QWEN, "Q8_0")),
+        ("https://huggingface.co/Qwen/Qwen2.5-7B-Instruct-GGUF", HuggingFaceName(QWEN)),
+        ("modelscope/Qwen/Qwen2.5-7B-Instruct-GGUF:Q8_0", ModelScopeName(QWEN, "Q8_0")),
+        ("lmstudio/Qwen/Qwen2.5-7B-Instruct-GGUF", LMStudioName(QWEN)),
+        ("ollama/llama3.2", OllamaName(Repository("library", "llama3.2"), "latest")),
+        ("ollama/llama3.2:3b-instruct-q4_K_M", OllamaName(Repository("library", "llama3.2"), "3b-instruct-q4_K_M")),
+        ("ollama/someone/model:1b", OllamaName(Repository("someone", "model"), "1b")),
+        ("https://example.org/a/b/m.gguf", FileUrl("https://example.org/a/b/m.gguf")),
+        ("http://localhost:8000/m.gguf?x=1", FileUrl("http://localhost:8000/m.gguf?x=1")),
+        ("https://hf.co/o/r/resolve/main/m.gguf", FileUrl("https://hf.co/o/r/resolve/main/m.gguf")),
+        ("m.gguf", LocalPath(Path("m.gguf"))),
+        ("./models", LocalPath(Path("models"))),
+        ("../m.gguf", LocalPath(Path("../m.gguf"))),
+        ("~/m", LocalPath(Path("~/m"))),
+        ("/srv/models/7b", LocalPath(Path("/srv/models/7b"))),
+        (".", LocalPath(Path())),
     ],
 )
-def test_an_unknown_name_gets_the_near_ones(typed: str, suggested: str) -> None:
-    with pytest.raises(ModelNotFoundError, match=re.escape(typed)) as caught:
-        hub.resolve(typed, download=True)
-    assert suggested in str(caught.value.hint)
+def test_forms(text: str, meaning: ModelName) -> None:
+    assert parse_name(text) == meaning
 
 
-def test_a_name_far_from_all_gets_the_list() -> None:
-    with pytest.raises(ModelNotFoundError) as caught:
-        hub.pull("xyzzy")
-    assert str(caught.value.hint).count(":") == len(hub.load_catalog().entries)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "two words",
+        "qwen:7b:q4",
+        "a/b/c",
+        "a/..",
+        "a/b:",
+        "a/b:../../x",
+        "-a/b",
+        "a--b/c",
+        "a/b\n",
+        "a/b\0",
+        "hf.co/a",
+        "hf.co/../a",
+        "hf.co/a/b/../../c",
+        "hf.co/a/b%2f..:Q4",
+        "ollama/",
+        "ollama/../x",
+        "ollama/x:a/b",
+        "ollama/a/b/c",
+        "modelscope/a",
+        "lmstudio//b",
+        "https://example.org/",
+        "https://example.org/m.bin",
+        "https://example.org/..gguf",
+        "https:///m.gguf",
+        "https://user:secret@example.org/m.gguf",
+        "https://example.org/a b/m.gguf",
+        "https://example.org/m.gguf#part",
+        "https://[::1/m.gguf",
+        "ftp://example.org/m.gguf",
+        "file:///etc/m.gguf",
+        "./\0",
+        "x" * 2_001,
+    ],
+)
+def test_what_has_no_form_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_name(text)
 
 
-def test_a_known_model_that_is_not_here_says_how_to_get_it() -> None:
-    with pytest.raises(ModelNotFoundError) as caught:
-        hub.resolve("smollm2:135m", download=False)
-    assert caught.value.hint == "abaci pull smollm2:135m"
+NEAR_NAMES = st.text(
+    alphabet=[*string.ascii_letters[:6], "0", ".", "/", "\\", ":", "-", "_", "~", "%", "\0", "\n"], max_size=30
+)
+PREFIXES = st.sampled_from(["", "hf.co/", "ollama/", "modelscope/", "lmstudio/", "https://", "https://h/", "a/b:"])
 
 
-def test_pull_from_a_folder_with_another_file_keeps_nothing(tmp_path: Path) -> None:
-    entry = hub.load_catalog().entries["smollm2:135m"]
-    with (tmp_path / entry.file_name).open("wb") as file:
-        file.truncate(entry.num_bytes)
-    with pytest.raises(IntegrityError):
-        hub.pull("smollm2:135m", local=tmp_path)
-    assert not list((tmp_path / "home").rglob("*.gguf"))
+@given(PREFIXES, st.one_of(st.text(max_size=40), NEAR_NAMES))
+def test_every_text_is_refused_or_names_one_thing(prefix: str, rest: str) -> None:
+    try:
+        name = parse_name(prefix + rest)
+    except UsageError:
+        return
+    assert isinstance(name, get_args(ModelName))
+    if not isinstance(name, LocalPath):
+        assert parse_name(str(name)) == name
 
 
-def test_real_weights_are_taken_from_a_file(smollm2_path: Path) -> None:
-    resolved = hub.pull("smollm2:135m", local=smollm2_path)
-    assert resolved == hub.resolve("smollm2:135m", download=False)
-    assert resolved.path != smollm2_path
-    assert resolved.licence == "Apache-2.0"
-
-
-def test_the_catalog_is_sound() -> None:
-    catalog = hub.load_catalog()
-    assert catalog.default in catalog.entries
-    for entry in catalog.entries.values():
-        assert re.fullmatch("[0-9a-f]{64}", entry.sha256)
-        assert entry.licence
-        template = entry.chat_template()
-        assert template is None or "messages" in template
-        for source in entry.sources:
-            if isinstance(source, PythonIndexSource):
-                assert sum(package.num_bytes for package in source.packages) == entry.num_bytes
+@given(PREFIXES, NEAR_NAMES)
+def test_no_part_of_a_name_leads_elsewhere(prefix: str, rest: str) -> None:
+    try:
+        name = parse_name(prefix + rest)
+    except UsageError:
+        return
+    match name:
+        case HuggingFaceName(repository, extra) | ModelScopeName(repository, extra) | LMStudioName(repository, extra):
+            parts = [repository.organisation, repository.name, extra or "x"]
+        case OllamaName(repository, tag):
+            parts = [repository.organisation, repository.name, tag]
+        case CatalogName(text):
+            parts = text.split(":")
+        case FileUrl():
+            parts = [name.file_name]
+        case LocalPath():
+            return
+    for part in parts:
+        assert part.isascii() and part.isprintable()
+        assert PurePosixPath(part).parts == (part,) and part not in (".", "..") and "\\" not in part

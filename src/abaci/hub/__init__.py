@@ -2,17 +2,20 @@
 
 from abaci.hub.catalog import Catalog, CatalogEntry, load_catalog
 from abaci.hub.download import DownloadListener
-from abaci.hub.names import ResolvedModel, pull, resolve, stored_model
+from abaci.hub.names import ModelName, parse_name
+from abaci.hub.resolving import ResolvedModel, pull, resolve, stored_model
 from abaci.hub.store import Store, StoredModel
 
 __all__ = [
     "Catalog",
     "CatalogEntry",
     "DownloadListener",
+    "ModelName",
     "ResolvedModel",
     "Store",
     "StoredModel",
     "load_catalog",
+    "parse_name",
     "pull",
     "resolve",
     "stored_model",

@@ -1,122 +1,243 @@
-"""From what a person types, a catalog name, a `.gguf` file or a folder, to the file to open."""
+"""What a person may type for a model, read strictly into one of a few frozen values. Opens, asks and fetches nothing.
 
-import difflib
-import os
+    qwen2.5:7b    qwen2.5:7b-q8_0                          CatalogName
+    hf.co/org/repo[:QUANT]    org/repo[:QUANT]             HuggingFaceName
+    modelscope/org/repo[:QUANT]                            ModelScopeName
+    ollama/name[:TAG]    ollama/namespace/name[:TAG]       OllamaName
+    lmstudio/org/repo[:QUANT]                              LMStudioName
+    https://host/path/file.gguf                            FileUrl
+    ./file.gguf    /folder    ~/folder    file.gguf        LocalPath; a folder called `ollama` is `./ollama`
+
+Every part of a name is checked where the value is made, so none can hold a separator, `..`, or a control character: a
+path or an address put together from parts stays below the folder or host it starts from. Only LocalPath, which the user
+gives for a file of theirs, may point anywhere.
+"""
+
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+from urllib.parse import urlsplit
 
-from abaci.errors import ModelNotFoundError, UsageError
-from abaci.hub.catalog import Catalog, CatalogEntry, load_catalog
-from abaci.hub.download import DownloadListener, SilentListener, download
-from abaci.hub.sources import LocalSource
-from abaci.hub.store import Store, StoredModel
+from abaci.errors import UsageError
 
-_SHARD = re.compile(r"-(\d{5})-of-\d{5}\.gguf$")
+MAX_NAME_CHARACTERS: Final = 2_000
+
+_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,126}")
+_CATALOG = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?(?::[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?)?")
 
 
 @dataclass(frozen=True, slots=True)
-class ResolvedModel:
-    """A model file on this machine. `sha256` and `licence` are None for a file that came from no catalog."""
+class Repository:
+    """`organisation/name`, as hubs write it."""
+
+    organisation: str
+    name: str
+
+    def __post_init__(self) -> None:
+        for part in (self.organisation, self.name):
+            if _PART.fullmatch(part) is None or ".." in part or "--" in part:
+                raise ValueError(f"{part!r} cannot be part of a repository's name")
+
+    def __str__(self) -> str:
+        return f"{self.organisation}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogName:
+    """A name of the form the catalog uses: lower case, perhaps a size, perhaps a quantisation after it."""
+
+    text: str
+
+    def __post_init__(self) -> None:
+        if _CATALOG.fullmatch(self.text) is None:
+            raise ValueError(f"{self.text!r} cannot be a catalog name")
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class HuggingFaceName:
+    """A repository of the Hugging Face hub; `quantisation` (upper case, e.g. Q4_K_M) chooses among its files."""
+
+    repository: Repository
+    quantisation: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_quantisation(self.quantisation)
+
+    def __str__(self) -> str:
+        return f"hf.co/{self.repository}{_suffix(self.quantisation)}"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelScopeName:
+    """A repository of ModelScope."""
+
+    repository: Repository
+    quantisation: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_quantisation(self.quantisation)
+
+    def __str__(self) -> str:
+        return f"modelscope/{self.repository}{_suffix(self.quantisation)}"
+
+
+@dataclass(frozen=True, slots=True)
+class LMStudioName:
+    """A model in the folder of LM Studio on this machine."""
+
+    repository: Repository
+    quantisation: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_quantisation(self.quantisation)
+
+    def __str__(self) -> str:
+        return f"lmstudio/{self.repository}{_suffix(self.quantisation)}"
+
+
+@dataclass(frozen=True, slots=True)
+class OllamaName:
+    """A model in the store of Ollama on this machine; its own library is the namespace `library`."""
+
+    repository: Repository
+    tag: str = "latest"
+
+    def __post_init__(self) -> None:
+        if _TAG.fullmatch(self.tag) is None or ".." in self.tag:
+            raise ValueError(f"{self.tag!r} cannot be a tag")
+
+    def __str__(self) -> str:
+        name = self.repository.name if self.repository.organisation == "library" else str(self.repository)
+        return f"ollama/{name}:{self.tag}"
+
+
+@dataclass(frozen=True, slots=True)
+class FileUrl:
+    """The address of one `.gguf` file, or of the first of its shards."""
+
+    url: str
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"{self.url!r} is not an http address")
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("an address must not hold a user or password")
+        if parts.fragment or any(character <= " " or character == "\x7f" for character in self.url):
+            raise ValueError(f"{self.url!r} holds a fragment, space or control character")
+        if _PART.fullmatch(self.file_name) is None or ".." in self.file_name or not self.file_name.endswith(".gguf"):
+            raise ValueError(f"{self.url!r} does not end with the name of a .gguf file")
+
+    @property
+    def file_name(self) -> str:
+        """The last part of its path."""
+        return urlsplit(self.url).path.rpartition("/")[2]
+
+    def __str__(self) -> str:
+        return self.url
+
+
+@dataclass(frozen=True, slots=True)
+class LocalPath:
+    """A file or folder of the user's."""
 
     path: Path
-    """The file, or the first of its shards."""
-    name: str
-    licence: str | None
-    sha256: str | None
-    source: str
-    chat_template: str | None
-    """The catalog's template, for a file that lacks one."""
+
+    def __str__(self) -> str:
+        return str(self.path)
 
 
-def resolve(name: str, *, download: bool, progress: DownloadListener | None = None) -> ResolvedModel:
-    """The file that `name` stands for: a file or folder of that path if one exists, else a model of the catalog.
+ModelName = CatalogName | HuggingFaceName | ModelScopeName | LMStudioName | OllamaName | FileUrl | LocalPath
+"""All that a model can be called."""
 
-    With `download` a catalog model that is not here is fetched first, as `pull` does.
-    Raises ModelNotFoundError, with near names; UsageError for a folder of several models; IntegrityError for a stored
-    file that has changed; what `pull` raises.
+
+def parse_name(text: str) -> ModelName:
+    """The meaning of what was typed, by its form alone: whether such a model exists is for others to say.
+
+    Raises UsageError for a text that has none of the forms, which says which part is wrong.
     """
-    path = Path(name).expanduser()
-    if path.exists():
-        return _resolve_path(path)
-    entry = _catalog_entry(name)
-    store = Store()
-    stored = store.get(name)
-    if stored is not None:
-        return _resolved(entry, store.check(stored))
-    if download:
-        return pull(name, progress=progress)
-    raise ModelNotFoundError(f"{name} has not been fetched yet", hint=f"abaci pull {name}")
+    if len(text) > MAX_NAME_CHARACTERS:
+        raise UsageError(f"a model's name has {len(text):,} characters, more than {MAX_NAME_CHARACTERS:,}")
+    try:
+        return _parse(text)
+    except ValueError as error:
+        raise UsageError(f"no model can be called {text!r}: {error}", hint=FORMS) from error
 
 
-def pull(name: str, *, progress: DownloadListener | None = None, local: Path | None = None) -> ResolvedModel:
-    """Fetch a catalog model, from `local` (a file, or a folder that holds it) if given; one that is here is left alone.
-
-    Raises ModelNotFoundError, DownloadError, IntegrityError, ResourceError.
-    """
-    entry = _catalog_entry(name)
-    sources = None if local is None else (LocalSource(local),)
-    stored = download(entry, Store(), progress or SilentListener(), sources)
-    return _resolved(entry, stored)
+FORMS: Final = (
+    "a name is like qwen2.5:7b, org/repo, hf.co/org/repo:Q4_K_M, modelscope/org/repo, ollama/name:tag, "
+    "https://host/file.gguf or ./file.gguf"
+)
 
 
-def stored_model(name: str, store: Store) -> StoredModel:
-    """A model that is in the store. Raises ModelNotFoundError, with near names."""
-    stored = store.get(name)
-    if stored is None:
-        _catalog_entry(name)
-        raise ModelNotFoundError(f"{name} is not here", hint=f"abaci pull {name}")
-    return stored
+def _parse(text: str) -> ModelName:
+    place, _, rest = text.removeprefix("https://").partition("/")
+    if "://" in text and (place not in _HUGGING_FACE_HOSTS or text.endswith(".gguf")):
+        return FileUrl(text)
+    if place in _HUGGING_FACE_HOSTS:
+        return _hugging_face_name(rest)
+    if place in _PLACES:
+        return _PLACES[place](rest)
+    if place in ("", ".", "..") or text.startswith("~") or text.endswith(".gguf"):
+        return _local_path(text)
+    return _hugging_face_name(text) if "/" in text else CatalogName(text.lower())
 
 
-def _resolved(entry: CatalogEntry, stored: StoredModel) -> ResolvedModel:
-    return ResolvedModel(
-        path=stored.path,
-        name=entry.name,
-        licence=stored.licence,
-        sha256=stored.sha256,
-        source=stored.source,
-        chat_template=entry.chat_template(),
-    )
+def _hugging_face_name(text: str) -> HuggingFaceName:
+    return HuggingFaceName(*_repository_and_quantisation(text))
 
 
-def _resolve_path(path: Path) -> ResolvedModel:
-    file = _model_in_folder(path) if path.is_dir() else path
-    if file.suffix != ".gguf":
-        raise UsageError(f"{file} is not a .gguf file", hint="only GGUF files can be run")
-    return ResolvedModel(path=file, name=file.stem, licence=None, sha256=None, source=str(file), chat_template=None)
+def _model_scope_name(text: str) -> ModelScopeName:
+    return ModelScopeName(*_repository_and_quantisation(text))
 
 
-def _model_in_folder(folder: Path) -> Path:
-    """The one model of a folder; of a model in shards, the first."""
-    files = [path for path in sorted(folder.glob("*.gguf")) if _is_first_or_only_shard(path.name)]
-    if not files:
-        raise ModelNotFoundError(f"no .gguf file in {folder}", hint="give a .gguf file, or a folder that holds one")
-    if len(files) > 1:
-        names = ", ".join(path.name for path in files)
-        raise UsageError(f"{folder} holds several models: {names}", hint=f"name one, e.g. {files[0]}")
-    return files[0]
+def _lm_studio_name(text: str) -> LMStudioName:
+    return LMStudioName(*_repository_and_quantisation(text))
 
 
-def _is_first_or_only_shard(file_name: str) -> bool:
-    shard = _SHARD.search(file_name)
-    return shard is None or int(shard.group(1)) == 1
+def _ollama_name(text: str) -> OllamaName:
+    path, colon, tag = text.partition(":")
+    repository = _repository(path if "/" in path else f"library/{path}")
+    return OllamaName(repository, tag) if colon else OllamaName(repository)
 
 
-def _catalog_entry(name: str) -> CatalogEntry:
-    catalog = load_catalog()
-    if name in catalog.entries:
-        return catalog.entries[name]
-    if name.endswith(".gguf") or os.sep in name:
-        raise ModelNotFoundError(f"no file or folder {name}", hint="check the path, or see the catalog: abaci list")
-    near = _near_names(name, catalog)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"the catalog has {', '.join(catalog.entries)}"
-    raise ModelNotFoundError(f"no model is called {name!r}", hint=hint)
+_HUGGING_FACE_HOSTS: Final = frozenset({"hf.co", "huggingface.co"})
+_PLACES: Final[Mapping[str, Callable[[str], ModelName]]] = MappingProxyType(
+    {"modelscope": _model_scope_name, "lmstudio": _lm_studio_name, "ollama": _ollama_name}
+)
 
 
-def _near_names(name: str, catalog: Catalog) -> list[str]:
-    """Catalog names that share a beginning or most letters with what was typed."""
-    typed = name.lower()
-    alike = set(difflib.get_close_matches(typed, catalog.entries, n=3, cutoff=0.5))
-    begun = {known for known in catalog.entries if typed and known.startswith(typed.split(":")[0])}
-    return [known for known in catalog.entries if known in alike | begun]
+def _local_path(text: str) -> LocalPath:
+    if not text:
+        raise ValueError("it is empty")
+    if "\0" in text:
+        raise ValueError("a path cannot hold a null character")
+    return LocalPath(Path(text))
+
+
+def _repository_and_quantisation(text: str) -> tuple[Repository, str | None]:
+    path, colon, quantisation = text.partition(":")
+    return _repository(path), quantisation.upper() if colon else None
+
+
+def _repository(path: str) -> Repository:
+    parts = path.split("/")
+    if len(parts) != 2:
+        raise ValueError(f"{path!r} is not of the form org/repo")
+    return Repository(*parts)
+
+
+def _check_quantisation(quantisation: str | None) -> None:
+    if quantisation is not None and (_PART.fullmatch(quantisation) is None or quantisation != quantisation.upper()):
+        raise ValueError(f"{quantisation!r} cannot be a quantisation")
+
+
+def _suffix(quantisation: str | None) -> str:
+    return "" if quantisation is None else f":{quantisation}"

@@ -1,0 +1,115 @@
+"""From what is typed to a file."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from abaci import hub
+from abaci.errors import IntegrityError, ModelNotFoundError, UsageError
+from abaci.hub.python_index import PythonIndexSource
+
+
+@pytest.fixture(autouse=True)
+def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ABACI_HOME", str(tmp_path / "home"))
+
+
+def test_a_file_is_itself(tmp_path: Path) -> None:
+    file = tmp_path / "mine.gguf"
+    file.write_bytes(b"GGUF")
+    resolved = hub.resolve(str(file), download=False)
+    assert (resolved.path, resolved.name, resolved.sha256, resolved.licence) == (file, "mine", None, None)
+
+
+def test_a_folder_is_its_one_model(tmp_path: Path) -> None:
+    (tmp_path / "mine.gguf").write_bytes(b"")
+    (tmp_path / "README.md").write_text("")
+    assert hub.resolve(str(tmp_path), download=False).path == tmp_path / "mine.gguf"
+
+
+def test_a_folder_of_shards_is_its_first(tmp_path: Path) -> None:
+    for number in (3, 1, 2):
+        (tmp_path / f"big-{number:05}-of-00003.gguf").write_bytes(b"")
+    assert hub.resolve(str(tmp_path), download=False).path == tmp_path / "big-00001-of-00003.gguf"
+
+
+def test_a_folder_of_several_models_names_them(tmp_path: Path) -> None:
+    for name in ("a.gguf", "b.gguf"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(UsageError, match=r"a\.gguf, b\.gguf"):
+        hub.resolve(str(tmp_path), download=False)
+
+
+def test_a_folder_of_none(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"no \.gguf file"):
+        hub.resolve(str(tmp_path), download=False)
+
+
+def test_a_file_of_another_kind(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"model\.bin is not a \.gguf file"):
+        hub.resolve(str(tmp_path / "model.bin"), download=False)
+
+
+@pytest.mark.parametrize("name", ["./none.gguf", "none.gguf", "some/folder"])
+def test_a_path_that_is_not_there(name: str) -> None:
+    with pytest.raises(ModelNotFoundError, match="no file or folder"):
+        hub.resolve(name, download=True)
+
+
+@pytest.mark.parametrize(
+    ("typed", "suggested"),
+    [
+        ("qwen2.5-coder", "qwen2.5-coder:0.5b"),
+        ("qwen2.5", "qwen2.5-coder:0.5b"),
+        ("smolm2:135m", "smollm2:135m"),
+        ("SmolLM2:135M", "smollm2:135m"),
+        ("gemma", "gemma3:270m"),
+    ],
+)
+def test_an_unknown_name_gets_the_near_ones(typed: str, suggested: str) -> None:
+    with pytest.raises(ModelNotFoundError, match=re.escape(typed)) as caught:
+        hub.resolve(typed, download=True)
+    assert suggested in str(caught.value.hint)
+
+
+def test_a_name_far_from_all_gets_the_list() -> None:
+    with pytest.raises(ModelNotFoundError) as caught:
+        hub.pull("xyzzy")
+    assert str(caught.value.hint).count(":") == len(hub.load_catalog().entries)
+
+
+def test_a_known_model_that_is_not_here_says_how_to_get_it() -> None:
+    with pytest.raises(ModelNotFoundError) as caught:
+        hub.resolve("smollm2:135m", download=False)
+    assert caught.value.hint == "abaci pull smollm2:135m"
+
+
+def test_pull_from_a_folder_with_another_file_keeps_nothing(tmp_path: Path) -> None:
+    entry = hub.load_catalog().entries["smollm2:135m"]
+    with (tmp_path / entry.file_name).open("wb") as file:
+        file.truncate(entry.num_bytes)
+    with pytest.raises(IntegrityError):
+        hub.pull("smollm2:135m", local=tmp_path)
+    assert not list((tmp_path / "home").rglob("*.gguf"))
+
+
+def test_real_weights_are_taken_from_a_file(smollm2_path: Path) -> None:
+    resolved = hub.pull("smollm2:135m", local=smollm2_path)
+    assert resolved == hub.resolve("smollm2:135m", download=False)
+    assert resolved.path != smollm2_path
+    assert resolved.licence == "Apache-2.0"
+
+
+def test_the_catalog_is_sound() -> None:
+    catalog = hub.load_catalog()
+    assert catalog.default in catalog.entries
+    for entry in catalog.entries.values():
+        assert re.fullmatch("[0-9a-f]{64}", entry.sha256)
+        assert entry.licence
+        template = entry.chat_template()
+        assert template is None or "messages" in template
+        for source in entry.sources:
+            if isinstance(source, PythonIndexSource):
+                assert sum(package.num_bytes for package in source.packages) == entry.num_bytes
