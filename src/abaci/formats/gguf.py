@@ -135,11 +135,12 @@ class GgufCheckpoint:
     __slots__ = ("__weakref__", "_close", "_files", "_mappings", "_metadata", "_paths", "_tensors")
 
     def __init__(self, shards: Sequence["_Shard"]) -> None:
-        self._paths = tuple(shard.path for shard in shards)
+        headers = [shard.header for shard in shards]
+        self._paths = tuple(header.path for header in headers)
         self._files = tuple(shard.file for shard in shards)
         self._mappings = tuple(shard.mapping for shard in shards)
-        self._metadata = MappingProxyType(_merge_metadata(shards))
-        self._tensors = MappingProxyType(_merge_tensors(shards))
+        self._metadata = MappingProxyType(_merge_metadata(headers))
+        self._tensors = MappingProxyType(_merge_tensors(headers))
         self._close = weakref.finalize(self, _unmap, self._mappings, self._files)
         self._close.atexit = False
 
@@ -153,11 +154,11 @@ class GgufCheckpoint:
         path = Path(path)
         with ExitStack() as opened:
             first = _read_shard(path, 0, opened)
-            if first.metadata.get(_SHARD_COUNT_KEY, 1) == 1:
+            if first.header.metadata.get(_SHARD_COUNT_KEY, 1) == 1:
                 shards = [first]
             else:
-                shards = [_read_shard(shard, i, opened) for i, shard in enumerate(_shard_paths(first))]
-                _check_shards(shards)
+                shards = [_read_shard(shard, i, opened) for i, shard in enumerate(_shard_paths(first.header))]
+                _check_shards([shard.header for shard in shards])
                 first.mapping.close()
                 first.file.close()
             checkpoint = cls(shards)
@@ -213,20 +214,57 @@ def _unmap(mappings: Iterable[mmap.mmap], files: Iterable[BinaryIO]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Shard:
-    path: Path
+    header: "GgufHeader"
     file: BinaryIO
     mapping: mmap.mmap
-    metadata: dict[str, MetadataValue]
-    tensors: dict[str, TensorInfo]
 
 
 def _read_shard(path: Path, file_index: int, opened: ExitStack) -> _Shard:
     file, mapping = _map(path, opened)
-    cursor = _Cursor(path, mapping)
+    return _Shard(_read_front(_Cursor(path, mapping), file_index), file, mapping)
+
+
+@dataclass(frozen=True, slots=True)
+class GgufHeader:
+    """What a GGUF file says before its tensor data. `path` may be no more than its name."""
+
+    path: Path
+    metadata: dict[str, MetadataValue]
+    tensors: dict[str, TensorInfo]
+
+    @property
+    def num_shards(self) -> int:
+        """Files that the model has in all, as this one says. Raises FileFormatError."""
+        count = self.metadata.get(_SHARD_COUNT_KEY, 1)
+        if not _is_int(count) or not 1 <= count <= _MAX_SHARDS:
+            raise FileFormatError(f"{self.path}: {_SHARD_COUNT_KEY} is {count!r}", hint=_DAMAGED_HINT)
+        return count
+
+
+def read_header(path: Path, prefix: bytes, file_bytes: int, file_index: int = 0) -> GgufHeader:
+    """The header of a file of `file_bytes` of which only the first bytes are at hand; checked as `open` checks it.
+
+    Raises PrefixTooShortError where it ends behind `prefix`; FileFormatError, UnsupportedModelError.
+    """
+    if len(prefix) < len(MAGIC) <= file_bytes:
+        raise PrefixTooShortError
+    return _read_front(_Cursor(path, prefix, file_bytes), file_index)
+
+
+def join_headers(headers: Sequence[GgufHeader]) -> GgufHeader:
+    """The headers of all shards, in order, as one. Raises FileFormatError for shards that do not belong together."""
+    if len(headers) == 1 and headers[0].num_shards == 1:
+        return headers[0]
+    _check_shards(headers)
+    return GgufHeader(headers[0].path, _merge_metadata(headers), _merge_tensors(headers))
+
+
+def _read_front(cursor: "_Cursor", file_index: int) -> GgufHeader:
+    """All that comes before the tensor data."""
     num_tensors, num_keys = _read_header(cursor)
     metadata = _read_metadata(cursor, num_keys)
     tensors = _read_tensor_infos(cursor, num_tensors, _alignment(cursor, metadata), file_index)
-    return _Shard(path, file, mapping, metadata, tensors)
+    return GgufHeader(cursor.path, metadata, tensors)
 
 
 def _map(path: Path, opened: ExitStack) -> tuple[BinaryIO, mmap.mmap]:
@@ -243,15 +281,22 @@ def _map(path: Path, opened: ExitStack) -> tuple[BinaryIO, mmap.mmap]:
         ) from None
 
 
+class PrefixTooShortError(Exception):
+    """The header goes on behind the bytes at hand: read more of the file and try again."""
+
+
 class _Cursor:
-    """Reads values front to back; whatever would end behind the file's end is an error that names the place."""
+    """Reads values front to back; whatever would end behind the file's end is an error that names the place.
+
+    `data` may be only the beginning of a file of `size` bytes; a value behind it raises PrefixTooShortError.
+    """
 
     __slots__ = ("data", "path", "position", "size")
 
-    def __init__(self, path: Path, data: mmap.mmap) -> None:
+    def __init__(self, path: Path, data: mmap.mmap | bytes, size: int | None = None) -> None:
         self.path = path
         self.data = data
-        self.size = len(data)
+        self.size = len(data) if size is None else size
         self.position = 0
 
     def fail(self, problem: str, *, at: int | None = None) -> NoReturn:
@@ -263,6 +308,8 @@ class _Cursor:
         begin = self.position
         if num_bytes > self.size - begin:
             self.fail(f"{what} takes {num_bytes} bytes, the file has {self.size - begin} left")
+        if num_bytes > len(self.data) - begin:
+            raise PrefixTooShortError
         self.position = begin + num_bytes
         return begin
 
@@ -292,18 +339,22 @@ class _Cursor:
 
     def strings(self, count: int, what: str) -> list[str]:
         """`count` strings, each a 64-bit length and UTF-8. A tight loop: vocabularies have several hundred thousand."""
-        data, size, position = self.data, self.size, self.position
+        data, available, position = self.data, len(self.data), self.position
         length_at = _U64.unpack_from
         values: list[str] = []
         try:
             for _ in range(count):
                 begin = position + 8
                 end = begin + length_at(data, position)[0]
-                if end > size:
+                if end > available:
+                    if end <= self.size:
+                        raise PrefixTooShortError
                     self.fail(f"{what}: a string of {end - begin} bytes ends behind the file's end", at=position)
                 values.append(data[begin:end].decode())
                 position = end
         except struct.error:
+            if position + 8 <= self.size:
+                raise PrefixTooShortError from None
             self.fail(f"{what}: the file ends inside a string's length", at=position)
         except UnicodeDecodeError as error:
             self.fail(f"{what}: text is not valid UTF-8 ({error.reason})", at=begin + error.start)
@@ -473,7 +524,7 @@ def _is_int(value: object) -> TypeGuard[int]:
 # split.tensors.count (of all files together). The first one has the model's metadata.
 
 
-def _shard_paths(shard: _Shard) -> list[Path]:
+def _shard_paths(shard: GgufHeader) -> list[Path]:
     count = shard.metadata[_SHARD_COUNT_KEY]
     name = _SHARD_NAME.fullmatch(shard.path.name)
     if not _is_int(count) or not 1 < count <= _MAX_SHARDS:
@@ -493,7 +544,7 @@ def _shard_paths(shard: _Shard) -> list[Path]:
     return paths
 
 
-def _check_shards(shards: Sequence[_Shard]) -> None:
+def _check_shards(shards: Sequence[GgufHeader]) -> None:
     for i, shard in enumerate(shards):
         for key, expected in ((_SHARD_INDEX_KEY, i), (_SHARD_COUNT_KEY, len(shards))):
             if shard.metadata.get(key) != expected:
@@ -509,7 +560,7 @@ def _check_shards(shards: Sequence[_Shard]) -> None:
         )
 
 
-def _merge_metadata(shards: Sequence[_Shard]) -> dict[str, MetadataValue]:
+def _merge_metadata(shards: Sequence[GgufHeader]) -> dict[str, MetadataValue]:
     merged = dict(shards[0].metadata)
     for shard in shards[1:]:
         for key, value in shard.metadata.items():
@@ -521,7 +572,7 @@ def _merge_metadata(shards: Sequence[_Shard]) -> dict[str, MetadataValue]:
     return merged
 
 
-def _merge_tensors(shards: Sequence[_Shard]) -> dict[str, TensorInfo]:
+def _merge_tensors(shards: Sequence[GgufHeader]) -> dict[str, TensorInfo]:
     merged: dict[str, TensorInfo] = {}
     for shard in shards:
         for name, tensor in shard.tensors.items():
