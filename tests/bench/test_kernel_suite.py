@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from abaci.bench import kernel_suite
-from abaci.bench.kernel_suite import KernelPlan, full_plan, measure_kernels, plan_of_file, quick_plan, random_blocks
+from abaci.bench.kernel_suite import KernelPlan, full_plan, measure_kernels, plan_of_file, quick_plan
 from abaci.kernels.ceilings import Ceilings
 from abaci.kernels.dequantise import dequantise
+from abaci.kernels.random_weights import random_blocks
 from abaci.tensor import WeightFormat
 
 

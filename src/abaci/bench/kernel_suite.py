@@ -1,6 +1,6 @@
 """The suite of matrix kernels: every weight format, instruction set and number of rows, on random weights."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -15,6 +15,7 @@ from abaci.engine.threads import plan_threads
 from abaci.formats.gguf import GgufCheckpoint
 from abaci.kernels import _native
 from abaci.kernels.ceilings import Ceilings, measure_ceilings
+from abaci.kernels.random_weights import pack_random
 from abaci.tensor import WeightFormat
 
 SHAPES = ((4864, 896), (896, 4864), (151936, 896))
@@ -26,18 +27,6 @@ _STREAMED_BYTES = 768 << 20
 _SAMPLES = 5
 _SAMPLE_SECONDS = 0.05
 _LONGEST_SECONDS = 1.5
-_SOURCE_ROWS = 4096
-_SCALE_OFFSETS: Mapping[WeightFormat, tuple[int, ...]] = {
-    WeightFormat.Q4_0: (0,),
-    WeightFormat.Q4_1: (0, 2),
-    WeightFormat.Q5_0: (0,),
-    WeightFormat.Q5_1: (0, 2),
-    WeightFormat.Q8_0: (0,),
-    WeightFormat.Q4_K: (0, 2),
-    WeightFormat.Q5_K: (0, 2),
-    WeightFormat.Q6_K: (208,),
-}
-"""Where a block keeps its float16 fields; any other byte may have any value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +94,12 @@ def _measure_format(
     widths = sorted({columns for _, columns in plan.shapes})
     for columns in (columns for columns in widths if columns % weight_format.block_size == 0):
         row_bytes = columns // weight_format.block_size * weight_format.block_bytes
-        tall = _pack_random(pool, weight_format, -(-_STREAMED_BYTES // row_bytes), columns)
+        tall = pack_random(pool, weight_format, -(-_STREAMED_BYTES // row_bytes), columns)
         streamed = [(tall, num_rows) for num_rows in NUM_ROWS if num_rows <= _STREAMED_ROWS]
         yield from _measure_each(pool, plan.targets, weight_format, streamed)
         del tall, streamed
         for rows in (rows for rows, width in plan.shapes if width == columns):
-            matrix = _pack_random(pool, weight_format, rows, columns)
+            matrix = pack_random(pool, weight_format, rows, columns)
             cached = [(matrix, num_rows) for num_rows in NUM_ROWS if num_rows > _STREAMED_ROWS]
             yield from _measure_each(pool, plan.targets, weight_format, cached)
 
@@ -152,31 +141,3 @@ def _sample(
     repeats = max(1, int(_SAMPLE_SECONDS / once))
     num_samples = _SAMPLES if once < _LONGEST_SECONDS / _SAMPLES else 1
     return tuple(kernels.matmul(matrix, activations, pool, repeats)[1] / repeats for _ in range(num_samples))
-
-
-def _pack_random(pool: _native.ThreadPool, weight_format: WeightFormat, rows: int, columns: int) -> _native.Matrix:
-    """A matrix whose rows repeat every few thousand: its packing takes time, its making none."""
-    number = list(WeightFormat).index(weight_format)
-    matrix = _native.WeightArena(_native.packed_bytes(number, rows, columns) + 4096).allocate(number, rows, columns)
-    blocks_per_row = columns // weight_format.block_size
-    source = random_blocks(weight_format, blocks_per_row * _SOURCE_ROWS).reshape(_SOURCE_ROWS, -1)
-    for first_row in range(0, rows, _SOURCE_ROWS):
-        is_finite = matrix.pack(pool, source[: rows - first_row].data, first_row)
-        assert is_finite, "random weights are finite"
-    return matrix
-
-
-def random_blocks(weight_format: WeightFormat, num_blocks: int) -> NDArray[np.uint8]:
-    """Blocks of finite random weights, shape (num_blocks, block_bytes)."""
-    random = np.random.default_rng(2)
-    values = random.standard_normal(num_blocks, dtype=np.float32)
-    if weight_format is WeightFormat.F32:
-        return values.view(np.uint8).reshape(num_blocks, 4)
-    if weight_format is WeightFormat.F16:
-        return values.astype(np.float16).view(np.uint8).reshape(num_blocks, 2)
-    if weight_format is WeightFormat.BF16:
-        return np.ascontiguousarray(values.view(np.uint16)[1::2]).view(np.uint8).reshape(num_blocks, 2)
-    blocks = random.integers(0, 256, (num_blocks, weight_format.block_bytes), dtype=np.uint8)
-    for offset in _SCALE_OFFSETS[weight_format]:
-        blocks[:, offset : offset + 2] = np.full((num_blocks, 1), 0.01, np.float16).view(np.uint8)
-    return blocks
