@@ -131,7 +131,7 @@ class Merger:
     def _tokenizer_of(self, words: set[str]) -> tokenizers.Tokenizer:
         """One that encodes these words as the whole would."""
         merges = self._merges_within(words)
-        names = {*chain.from_iterable(words), *chain.from_iterable(merges), *map("".join, merges)}
+        names = {*words, *chain.from_iterable(words), *chain.from_iterable(merges), *map("".join, merges)}
         vocabulary = {name: self._vocabulary[name] for name in names if name in self._vocabulary}
         return self._tokenizer({**vocabulary, **self._always}, merges)
 
