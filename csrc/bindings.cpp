@@ -17,6 +17,7 @@
 #include "dispatch.h"
 #include "platform.h"
 #include "program.h"
+#include "quantise/quantise.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -251,6 +252,29 @@ struct Kernels {
         return out;
     }
 };
+
+// Weights of float32 as the bytes of rows in a format of GGUF.
+nb::ndarray<nb::numpy, uint8_t> quantise_weights(ThreadPool& pool, const std::string& target, const std::string& format,
+                                                 const Floats2& values, const std::optional<Floats1>& importance) {
+    BlockFormat block_format;
+    require(block_format_of(format.c_str(), block_format), "weights cannot be quantised to this format");
+    const BlockSize size = block_size_of(block_format);
+    const auto rows = static_cast<int64_t>(values.shape(0)), columns = static_cast<int64_t>(values.shape(1));
+    require(rows > 0 && columns > 0 && columns % size.values == 0, "columns are not whole blocks of the format");
+    require(!importance || static_cast<int64_t>(importance->shape(0)) == columns, "not one importance per column");
+    const KernelTable* kernels = kernels_of(target);
+    auto blocks = new_array<uint8_t>({values.shape(0), static_cast<size_t>(columns / size.values * size.bytes)});
+    int64_t bad_row;
+    {
+        const nb::gil_scoped_release release;
+        bad_row = quantise_rows(pool, *kernels, block_format, values.data(), rows, columns,
+                                importance ? importance->data() : nullptr, blocks.data());
+    }
+    if (bad_row >= 0)
+        throw std::invalid_argument("row " + std::to_string(bad_row) +
+                                    " holds a value that is not finite or too large for the format");
+    return blocks;
+}
 
 // Bytes per second at which all threads together read memory that no cache holds: the best of `repeats` passes.
 double read_bandwidth(ThreadPool& pool, const std::string& target, int64_t num_bytes, int repeats) {
@@ -586,6 +610,7 @@ NB_MODULE(_native, m) {
     m.def("read_bandwidth", &read_bandwidth, "pool"_a, "target"_a, "num_bytes"_a, "repeats"_a);
     m.def("int8_peak", &int8_peak_rate, "pool"_a, "target"_a, "repeats"_a);
     m.def("pack_all", &pack_all, "pool"_a, "parts"_a);
+    m.def("quantise_weights", &quantise_weights, "pool"_a, "target"_a, "format"_a, "values"_a, "importance"_a.none());
     m.def("packed_bytes", &packed_bytes, "format"_a, "rows"_a, "columns"_a);
     m.def("rope_frequencies", [](double theta, int dim, double linear_scale) {
         const std::vector<float> values = rope_frequencies(theta, dim, linear_scale, nullptr);

@@ -20,6 +20,9 @@ inline constexpr int kGroup = 32;
 enum class Format : uint32_t { F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K };
 inline constexpr int kNumFormats = 11;
 
+// What weights can be quantised to: GGUF's names for its blocks. See quantise/blocks-inl.h.
+enum class BlockFormat : uint32_t { Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4 };
+
 inline constexpr bool is_quantised(Format format) {
     return format >= Format::Q4_0;
 }
@@ -128,6 +131,10 @@ struct KernelTable {
     void (*prepare_thread)();  // rounding and flush modes
     int64_t (*int8_peak)(int64_t rounds, int32_t* sink);
     int32_t (*read_memory)(const uint8_t* p, int64_t num_bytes);
+    // A row of weights, whole blocks of it, into the file's form. `importance`: null, or a weight for each column.
+    // False where a value is not finite or too large for the format.
+    bool (*quantise_weights)(BlockFormat format, const float* x, const float* importance, int64_t columns,
+                             uint8_t* blocks);
 };
 inline constexpr int kSumBlock = 1024;
 inline constexpr int kMaxBlock = 64;

@@ -3,6 +3,7 @@
 #include "ceilings-inl.h"
 #include "elementwise-inl.h"
 #include "matmul/matmul-inl.h"
+#include "quantise/blocks-inl.h"
 
 #define ABACI_STRING_OF(x) #x
 #define ABACI_STRING(x) ABACI_STRING_OF(x)
@@ -34,6 +35,7 @@ const KernelTable* ABACI_JOIN(ABACI_TARGET, _kernels)() {
         .prepare_thread = set_float_modes,
         .int8_peak = int8_peak,
         .read_memory = read_memory,
+        .quantise_weights = quantise_weights,
     };
     return &table;
 }
