@@ -7,7 +7,6 @@ import pytest
 
 from abaci import hub
 from abaci.errors import IntegrityError, ModelNotFoundError, UsageError
-from abaci.hub.python_index import PythonIndexSource
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +63,6 @@ def test_a_path_that_is_not_there(name: str) -> None:
         ("qwen2.5-coder", "qwen2.5-coder:0.5b"),
         ("qwen2.5", "qwen2.5-coder:0.5b"),
         ("smolm2:135m", "smollm2:135m"),
-        ("SmolLM2:135M", "smollm2:135m"),
         ("gemma", "gemma3:270m"),
     ],
 )
@@ -77,7 +75,7 @@ def test_an_unknown_name_gets_the_near_ones(typed: str, suggested: str) -> None:
 def test_a_name_far_from_all_gets_the_list() -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         hub.pull("xyzzy")
-    assert str(caught.value.hint).count(":") == len(hub.load_catalog().entries)
+    assert str(caught.value.hint).count(":") == len(hub.pinned_entries(hub.load_catalog()))
 
 
 def test_a_known_model_that_is_not_here_says_how_to_get_it() -> None:
@@ -87,7 +85,8 @@ def test_a_known_model_that_is_not_here_says_how_to_get_it() -> None:
 
 
 def test_pull_from_a_folder_with_another_file_keeps_nothing(tmp_path: Path) -> None:
-    entry = hub.load_catalog().entries["smollm2:135m"]
+    entry = hub.pinned_entry(hub.load_catalog(), "smollm2:135m")
+    assert entry is not None
     with (tmp_path / entry.file_name).open("wb") as file:
         file.truncate(entry.num_bytes)
     with pytest.raises(IntegrityError):
@@ -100,16 +99,3 @@ def test_real_weights_are_taken_from_a_file(smollm2_path: Path) -> None:
     assert resolved == hub.resolve("smollm2:135m", download=False)
     assert resolved.path != smollm2_path
     assert resolved.licence == "Apache-2.0"
-
-
-def test_the_catalog_is_sound() -> None:
-    catalog = hub.load_catalog()
-    assert catalog.default in catalog.entries
-    for entry in catalog.entries.values():
-        assert re.fullmatch("[0-9a-f]{64}", entry.sha256)
-        assert entry.licence
-        template = entry.chat_template()
-        assert template is None or "messages" in template
-        for source in entry.sources:
-            if isinstance(source, PythonIndexSource):
-                assert sum(package.num_bytes for package in source.packages) == entry.num_bytes

@@ -368,12 +368,14 @@ def any_model() -> Iterator[ScriptedServer]:
 def test_pull(any_model: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched = Pull(monkeypatch)
     name = hub.load_catalog().default
+    entry = hub.pinned_entry(hub.load_catalog(), name)
+    assert entry is not None
     with ollama.Client(any_model.url) as client:
         steps = list(client.pull(name, stream=True))
         assert (steps[0].status, steps[-1].status) == ("pulling manifest", "success")
         assert steps[1].status == "a source has gone"
         assert (steps[-3].total, steps[-3].completed) == (100, 100)
-        assert steps[-3].digest == f"sha256:{hub.load_catalog().entries[name].sha256}"
+        assert steps[-3].digest == f"sha256:{entry.sha256}"
         assert client.pull(f"{name}:latest").status == "success"
         assert fetched.names == [name, name]
         fetched.error = DownloadError("nobody has it")

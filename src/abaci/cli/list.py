@@ -30,6 +30,7 @@ def _listed_models() -> list[_Listed]:
     from abaci import hub
 
     catalog = hub.load_catalog()
+    pinned = hub.pinned_entries(catalog)
     paths = {model.name: str(model.path) for model in hub.Store().all()}
     known = [
         _Listed(
@@ -40,12 +41,12 @@ def _listed_models() -> list[_Listed]:
             default=entry.name == catalog.default,
             path=paths.get(entry.name),
         )
-        for entry in catalog.entries.values()
+        for entry in pinned
     ]
     others = [
         _Listed(model.name, "", model.num_bytes, model.licence, default=False, path=str(model.path))
         for model in hub.Store().all()
-        if model.name not in catalog.entries
+        if model.name not in {entry.name for entry in pinned}
     ]
     return known + others
 

@@ -1,6 +1,6 @@
 """Getting models and keeping them: the catalog, the sources, the store. Knows files, not what is in them."""
 
-from abaci.hub.catalog import Catalog, CatalogEntry, load_catalog
+from abaci.hub.catalog import Catalog, CatalogEntry, load_catalog, pinned_entries, pinned_entry
 from abaci.hub.download import DownloadListener
 from abaci.hub.names import ModelName, parse_name
 from abaci.hub.resolving import ResolvedModel, pull, resolve, stored_model
@@ -16,6 +16,8 @@ __all__ = [
     "StoredModel",
     "load_catalog",
     "parse_name",
+    "pinned_entries",
+    "pinned_entry",
     "pull",
     "resolve",
     "stored_model",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from abaci.errors import ModelNotFoundError, UsageError
-from abaci.hub.catalog import Catalog, CatalogEntry, load_catalog
+from abaci.hub.catalog import Catalog, CatalogEntry, load_catalog, pinned_entries, pinned_entry
 from abaci.hub.download import DownloadListener, SilentListener, download
 from abaci.hub.sources import LocalSource
 from abaci.hub.store import Store, StoredModel
@@ -105,18 +105,24 @@ def _is_first_or_only_shard(file_name: str) -> bool:
 
 def _catalog_entry(name: str) -> CatalogEntry:
     catalog = load_catalog()
-    if name in catalog.entries:
-        return catalog.entries[name]
+    entry = pinned_entry(catalog, name)
+    if entry is not None:
+        return entry
     if name.endswith(".gguf") or os.sep in name:
         raise ModelNotFoundError(f"no file or folder {name}", hint="check the path, or see the catalog: abaci list")
     near = _near_names(name, catalog)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"the catalog has {', '.join(catalog.entries)}"
+    hint = f"did you mean {' or '.join(near)}?" if near else f"the catalog has {', '.join(_fetchable(catalog))}"
     raise ModelNotFoundError(f"no model is called {name!r}", hint=hint)
 
 
 def _near_names(name: str, catalog: Catalog) -> list[str]:
     """Catalog names that share a beginning or most letters with what was typed."""
     typed = name.lower()
-    alike = set(difflib.get_close_matches(typed, catalog.entries, n=3, cutoff=0.5))
-    begun = {known for known in catalog.entries if typed and known.startswith(typed.split(":")[0])}
-    return [known for known in catalog.entries if known in alike | begun]
+    fetchable = _fetchable(catalog)
+    alike = set(difflib.get_close_matches(typed, fetchable, n=3, cutoff=0.5))
+    begun = {known for known in fetchable if typed and known.startswith(typed.split(":")[0])}
+    return [known for known in fetchable if known in alike | begun]
+
+
+def _fetchable(catalog: Catalog) -> list[str]:
+    return [entry.name for entry in pinned_entries(catalog)]

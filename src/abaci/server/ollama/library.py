@@ -58,7 +58,7 @@ async def pull(request: Request, services: Services) -> Response:
     name = body.asked.removesuffix(_DEFAULT_TAG)
     if body.insecure:
         raise UsageError("insecure is not supported", hint="Models come from the catalog's sources, always checked.")
-    if name not in hub.load_catalog().entries:
+    if hub.pinned_entry(hub.load_catalog(), name) is None:
         raise ModelNotFoundError(f"the catalog has no model {name[:200]!r}", hint="`abaci list` shows the catalog.")
     if not services.config.any_model and name not in {status.name for status in services.pool.models()}:
         raise ForbiddenError(
@@ -111,7 +111,8 @@ async def not_provided(request: Request, services: Services) -> Response:
 async def _pulling(name: str) -> AsyncGenerator[dict[str, Any], None]:
     """What Ollama's clients show while a model comes."""
     yield {"status": "pulling manifest"}
-    digest = f"sha256:{hub.load_catalog().entries[name].sha256}"
+    entry = hub.pinned_entry(hub.load_catalog(), name)
+    digest = f"sha256:{entry.sha256}" if entry is not None else ""
     progress = PullProgress(asyncio.get_running_loop())
     work = asyncio.ensure_future(asyncio.to_thread(hub.pull, name, progress=progress))
     work.add_done_callback(progress.finished)

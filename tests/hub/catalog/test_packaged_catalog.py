@@ -1,0 +1,95 @@
+"""The catalog that comes with the package: every entry agrees with itself."""
+
+import re
+
+import pytest
+from license_expression import get_spdx_licensing
+
+from abaci.hub.catalog import Catalog, CatalogModel, Task, load_catalog, pinned_entries
+
+OWN_LICENCES = re.compile(r"LicenseRef-[A-Za-z0-9.-]+")
+
+CATALOG = load_catalog()
+MODELS = list(CATALOG.models.values())
+
+
+@pytest.fixture
+def catalog() -> Catalog:
+    return CATALOG
+
+
+def every_model() -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("model", MODELS, ids=[model.name for model in MODELS])
+
+
+def test_the_default_can_be_fetched_by_its_hash(catalog: Catalog) -> None:
+    found = catalog.find(catalog.default)
+    assert found is not None and found.variant is not None and found.variant.pin is not None
+
+
+def test_names_are_found_however_they_are_written(catalog: Catalog) -> None:
+    for name, model in catalog.names.items():
+        found = catalog.find(name.upper())
+        assert found is not None and found.model.name == model
+        for variant in catalog.models[model].variants:
+            exact = catalog.find(f"{name}-{variant.quantisation}")
+            assert exact is not None and (exact.model.name, exact.variant) == (model, variant)
+
+
+def test_templates_are_there(catalog: Catalog) -> None:
+    for entry in pinned_entries(catalog):
+        template = entry.chat_template()
+        assert template is None or "messages" in template
+
+
+def test_repositories_hold_one_model(catalog: Catalog) -> None:
+    owners: dict[str, str] = {}
+    for model in catalog.models.values():
+        for repository in {str(variant.repository) for variant in model.variants}:
+            assert owners.setdefault(repository, model.name) == model.name
+
+
+@every_model()
+def test_licences_are_spdx_expressions(model: CatalogModel) -> None:
+    licensing = get_spdx_licensing()
+    for key in licensing.license_keys(model.licence.expression, unique=True):
+        assert key in licensing.known_symbols or OWN_LICENCES.fullmatch(key)
+
+
+@every_model()
+def test_parameters_follow_from_the_shape(model: CatalogModel) -> None:
+    shape, stated = model.shape, model.parameters
+    if shape is None or stated is None:
+        pytest.skip("nothing published to compare")
+    assert shape.num_parameters == pytest.approx(stated.total, rel=0.03)
+    if stated.active != stated.total:
+        assert shape.num_active_parameters == pytest.approx(stated.active, rel=0.12)
+    else:
+        assert shape.experts is None
+
+
+@every_model()
+def test_shapes_are_plausible(model: CatalogModel) -> None:
+    shape = model.shape
+    if shape is None:
+        pytest.skip("no shape published")
+    assert shape.num_heads % shape.num_kv_heads == 0
+    assert shape.num_layers <= 200 and shape.hidden_size <= 20_000
+    for layers in (shape.linear_attention, shape.sliding_window):
+        assert layers is None or layers.num_layers <= shape.num_layers
+    if shape.experts is not None:
+        assert shape.experts.num_experts_per_token < shape.experts.num_experts
+        assert shape.experts.num_dense_layers < shape.num_layers
+
+
+@every_model()
+def test_facts_agree(model: CatalogModel) -> None:
+    assert model.tasks
+    assert model.repository not in model.bases
+    context = model.context
+    if context is not None and context.num_extended_tokens is not None:
+        assert context.num_extended_tokens > context.num_tokens
+    if model.parameters is not None:
+        assert model.parameters.active <= model.parameters.total
+    if Task.COMPLETION in model.tasks:
+        assert Task.CHAT not in model.tasks
