@@ -2,7 +2,7 @@
 
 import pytest
 
-from abaci.engine.memory import available_memory_bytes, size_cache
+from abaci.engine.memory import available_memory_bytes, size_cache, total_memory_bytes
 from abaci.errors import ResourceError, UsageError
 
 GIB = 1 << 30
@@ -98,3 +98,18 @@ def test_available_memory_is_the_smallest_of_machine_and_groups(tmp_path, files,
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text + "\n")
     assert available_memory_bytes(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 9 * GIB),
+        ({"proc/self/cgroup": "0::/a", "sys/fs/cgroup/a/memory.max": f"{4 * GIB}"}, 4 * GIB),
+        ({"proc/self/cgroup": "0::/a", "sys/fs/cgroup/a/memory.max": "max"}, 9 * GIB),
+    ],
+)
+def test_total_memory_is_the_smallest_of_machine_and_groups(tmp_path, files, expected):
+    for path, text in ({"proc/meminfo": f"MemTotal: {9 * GIB >> 10} kB"} | files).items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text + "\n")
+    assert total_memory_bytes(tmp_path) == expected

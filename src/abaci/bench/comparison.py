@@ -15,7 +15,7 @@ from time import perf_counter
 
 from abaci.bench.contender import Contender, Settings, describe_settings
 from abaci.bench.costs import ModelCosts, costs_of_file
-from abaci.bench.machine import describe_machine, on_pool
+from abaci.bench.machine import describe_machine
 from abaci.bench.process import ContenderProcess, MemoryPeak, MemoryWatch, Neighbours, busy_process
 from abaci.bench.report import CeilingSample, Comparison, Figure, Measurement, Unit
 from abaci.bench.workloads import Decode, Prefill, Tokens, Workload
@@ -23,6 +23,7 @@ from abaci.engine.threads import ThreadPlan, plan_threads
 from abaci.kernels.ceilings import Ceilings, measure_ceilings
 from abaci.kernels.native import choose_target
 from abaci.kernels.packed_store import SIZE_VARIABLE
+from abaci.runtime.machine import on_pool
 
 Tell = Callable[[str], None]
 """Takes a line on what is being done."""

@@ -8,7 +8,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from abaci.bench.machine import describe_machine, on_pool
+from abaci.bench.machine import describe_machine
 from abaci.bench.process import Neighbours
 from abaci.bench.report import KernelFigure, KernelReport
 from abaci.engine.threads import plan_threads
@@ -16,6 +16,7 @@ from abaci.formats.gguf import GgufCheckpoint
 from abaci.kernels import _native
 from abaci.kernels.ceilings import Ceilings, measure_ceilings
 from abaci.kernels.random_weights import pack_random
+from abaci.runtime.machine import on_pool
 from abaci.tensor import WeightFormat
 
 SHAPES = ((4864, 896), (896, 4864), (151936, 896))

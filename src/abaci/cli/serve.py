@@ -139,10 +139,10 @@ def _make_pool(config: "ServerConfig"):  # type: ignore[no-untyped-def]  # Engin
 
 def _memory_read(num_threads: int | None) -> float | None:
     """Bytes per second that this machine reads, as a metric wants it; None where there is no room to measure."""
-    from abaci.bench.machine import on_pool
     from abaci.engine.threads import plan_threads
     from abaci.kernels.ceilings import estimate_read_bandwidth
     from abaci.kernels.native import choose_target
+    from abaci.runtime.machine import on_pool
 
     try:
         return on_pool(plan_threads(num_threads), lambda pool: estimate_read_bandwidth(pool, choose_target()))

@@ -98,6 +98,17 @@ def available_memory_bytes(root: Path = _ROOT) -> int:
     return max(0, min([machine, *groups]))
 
 
+def total_memory_bytes(root: Path = _ROOT) -> int:
+    """Memory that processes here can have at most: the machine's, or what control groups grant of it."""
+    machine = _fields(root / "proc/meminfo").get("MemTotal:", _UNLIMITED_BYTES >> 10) << 10
+    return min([machine, *(_group_limit(folder) for folder in group_folders("memory", root))])
+
+
+def _group_limit(folder: Path) -> int:
+    words = read_words(folder / "memory.max") or read_words(folder / "memory.limit_in_bytes")
+    return int(words[0]) if words and words[0].isdigit() else _UNLIMITED_BYTES
+
+
 def _window_pages(window: int | None, page_tokens: int, max_sequences: int, max_step_tokens: int) -> int | None:
     if window is None:
         return None

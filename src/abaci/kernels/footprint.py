@@ -35,23 +35,15 @@ _FLOAT_BYTES: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A matrix that every token is multiplied with."""
+    """A matrix, or several of one format, that every token is multiplied with."""
 
     weight_format: WeightFormat
-    rows: int
-    columns: int
+    num_bytes: int
+    """Packed."""
+    operations: int
+    """For one token; a multiplication and an addition count as two."""
     is_head: bool = False
     """Only tokens whose logits are wanted are multiplied with it."""
-
-    @property
-    def num_bytes(self) -> int:
-        """Packed."""
-        return _packed_bytes(self.weight_format, self.rows, self.columns)
-
-    @property
-    def operations(self) -> int:
-        """For one token; a multiplication and an addition count as two."""
-        return 2 * self.rows * self.columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +168,8 @@ def _layer_attention(spec: ModelSpec, layer: int) -> LayerAttention:
 
 def _products(steps: Iterable[RecordedStep], formats: Mapping[str, WeightFormat]) -> Iterable[Product]:
     def product(linear: Linear, is_head: bool) -> Product:
-        return Product(formats[linear.weight], linear.out_features, linear.in_features, is_head)
+        weight_format, rows, columns = formats[linear.weight], linear.out_features, linear.in_features
+        return Product(weight_format, _packed_bytes(weight_format, rows, columns), 2 * rows * columns, is_head)
 
     for step in steps:
         if isinstance(step, LinearStep):

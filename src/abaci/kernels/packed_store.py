@@ -184,12 +184,13 @@ def packed_store() -> PackedStore | None:
     if limit_bytes == 0:
         return None
     try:
-        return PackedStore(_cache_folder() / "packed", limit_bytes)
+        return PackedStore(cache_folder() / "packed", limit_bytes)
     except RuntimeError:  # no home
         return None
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Where copies live that may vanish at any time, as the environment has it. Raises RuntimeError without a home."""
     if folder := os.environ.get("ABACI_CACHE_DIR"):
         return Path(folder).expanduser().absolute()
     cache = os.environ.get("XDG_CACHE_HOME")
