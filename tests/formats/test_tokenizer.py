@@ -13,6 +13,7 @@ from abaci.formats.gguf import GgufCheckpoint
 from abaci.formats.tokenizer import StreamingDecoder, Tokenizer
 
 CASES = json.loads((Path(__file__).parent.parent / "tokenizer_cases.json").read_text())["texts"]
+RULE_CASES = json.loads((Path(__file__).parent / "word_rule_cases.json").read_text())
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
@@ -113,6 +114,14 @@ def test_smollm2_decodes_what_it_encodes(smollm2):
             assert smollm2.decode(case["smollm2"]) == case["text"]
 
 
+@pytest.mark.parametrize("rule", RULE_CASES["ids"])
+def test_word_rules_give_the_ids_of_llama_cpp(rule, smollm2_path):
+    with GgufCheckpoint.open(smollm2_path) as checkpoint:
+        tokenizer = Tokenizer.from_gguf({**checkpoint.metadata, "tokenizer.ggml.pre": rule})
+    found = dict(zip(RULE_CASES["texts"], RULE_CASES["ids"][rule], strict=True))
+    assert {text: ids for text in found if (ids := tokenizer.encode(text, add_bos=False)) != found[text]} == {}
+
+
 # Byte-level BPE
 
 
@@ -135,10 +144,14 @@ def test_merges_apply_in_order():
         ("default", " !", ["Ġ", "!"]),
         ("qwen2", "e\u0301", ["Ã©"]),
         ("smollm", "e\u0301", ["e", "Ì", "ģ"]),
+        ("deepseek-r1-qwen", "e\u0301", ["e", "Ì", "ģ"]),
+        ("llama-bpe", "1212", ["12", "1", "2"]),
+        ("deepseek-v3", "1212", ["12", "1", "2"]),
+        ("gpt-4o", "heLL", ["he", "L", "L"]),
     ],
 )
 def test_word_rules(pre, text, expected):
-    assert pieces(Tokenizer.from_gguf(byte_level(pre)), text) == expected
+    assert pieces(Tokenizer.from_gguf(byte_level(pre)), text, add_bos=False) == expected
 
 
 @pytest.mark.parametrize("metadata", [byte_level(), sentence_piece(), sentence_piece(unknown_token_id=None)])

@@ -59,9 +59,10 @@ def _cased_words(contraction: str, digits: str) -> str:
     return rf"{lower}{contraction}|{upper}{contraction}|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}"
 
 
-_LATIN_LETTERS: Final = (
-    "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼι"
-    "ῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲"
+# Letters that have case, but for some scripts; those that normalisation would change are escaped.
+_CASED_LETTERS: Final = (
+    r"A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝ\x{1F5F}-\x{1F7D}ᾀ-ᾴᾶ-ᾼ\x{1FBE}"
+    r"ῂ-ῄῆ-ῌῐ-\x{1FD3}ῖ-\x{1FDB}ῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤ\x{2126}ℨ\x{212A}-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲"
     "𑢠-𑣟𞤀-𞥃"
 )
 _ASCII_MARKS: Final = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"""
@@ -105,7 +106,7 @@ WORD_RULES: Final[Mapping[str, WordRule]] = MappingProxyType(
         "qwen2": _QWEN2,
         "deepseek-r1-qwen": WordRule(_QWEN2.patterns),
         "megrez": _QWEN2,
-        "stablelm2": _QWEN2,
+        "stablelm2": WordRule(_QWEN2.patterns),
         "hunyuan": WordRule(_QWEN2.patterns),
         "qwen35": WordRule((_words(r"\p{L}\p{M}", r"\p{N}"),), nfc=True),
         "tekken": WordRule((_cased_words("", r"\p{N}"),), takes_words=True, begins_text=True),
@@ -116,7 +117,7 @@ WORD_RULES: Final[Mapping[str, WordRule]] = MappingProxyType(
         "deepseek-llm": WordRule(
             (
                 r"[\r\n]",
-                rf"\s?[{_LATIN_LETTERS}]+",
+                rf"\s?[{_CASED_LETTERS}]+",
                 r"\s?[!-/:-~！-／：-～‘-‟　-。]+",
                 r"\s+$",
                 _DEEPSEEK_CJK,
