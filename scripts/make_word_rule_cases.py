@@ -2,9 +2,9 @@
 
     python scripts/make_word_rule_cases.py --smollm2 FILE.gguf
 
-needs `llama-cpp-python` and `gguf`. Each rule is tried on the vocabulary of the one file, in a copy without tensors that
-names the rule. Texts avoid what llama.cpp does differently from the models' own tokenizers: it never normalises, and
-it takes combining marks for no letters in the rules that began with o200k.
+needs `llama-cpp-python` and `gguf`. Each rule is tried on the vocabulary of the one file, in a copy without tensors
+that names the rule. Texts avoid what llama.cpp does differently from the models' own tokenizers: it never normalises,
+and it takes combining marks for no letters in the rules that began with o200k.
 """
 
 import argparse
