@@ -1,5 +1,6 @@
 """`abaci show`: what a model file holds."""
 
+from contextlib import closing
 from typing import Any
 
 from abaci.cli.terminal import JsonOption, ModelArgument, aligned, megabytes, print_json, print_text
@@ -17,9 +18,9 @@ def show(model: ModelArgument, as_json: JsonOption = False) -> None:
 
 
 def _describe(resolved: Any) -> dict[str, Any]:
-    from abaci.formats.gguf import GgufCheckpoint
+    from abaci.formats.opening import open_checkpoint
 
-    with GgufCheckpoint.open(resolved.path) as checkpoint:
+    with closing(open_checkpoint(resolved.path)) as checkpoint:
         metadata = checkpoint.metadata
         architecture = metadata.get("general.architecture")
         own_template = metadata.get("tokenizer.chat_template")

@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 from abaci.engine.engine import Engine, EngineConfig
 from abaci.engine.grammar import Vocabulary
@@ -13,7 +12,6 @@ from abaci.engine.memory import CacheSize, available_memory_bytes, size_cache
 from abaci.engine.threads import ThreadPlan, plan_threads
 from abaci.errors import FileFormatError
 from abaci.formats.checkpoint import Checkpoint, MetadataValue
-from abaci.formats.tokenizer import Tokenizer
 from abaci.kernels.batch import PAGE_TOKENS, Executor
 from abaci.kernels.packed_store import KeptWeights, packed_store
 from abaci.kernels.reference import ReferenceExecutor
@@ -87,8 +85,7 @@ def native_backend(spec: ModelSpec, checkpoint: Checkpoint, options: LoadOptions
 
 def _identity(checkpoint: Checkpoint) -> str:
     """Changes whenever one of the checkpoint's files does."""
-    descriptors = {tensor.file_index: checkpoint.descriptor(tensor) for tensor in checkpoint.tensors.values()}
-    states = [os.fstat(descriptors[index]) for index in sorted(descriptors)]
+    states = [os.fstat(descriptor) for descriptor in checkpoint.descriptors]
     return repr([(s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in states])
 
 
@@ -101,19 +98,20 @@ def reference_backend(spec: ModelSpec, checkpoint: Checkpoint, options: LoadOpti
 
 @dataclass(frozen=True, slots=True)
 class CheckpointTensors:
-    """A checkpoint as a source of weights: views of the file, nothing copied."""
+    """A checkpoint as a source of weights: views of the file, and what is computed when it is asked for."""
 
     checkpoint: Checkpoint
 
     def tensor(self, name: str) -> RawTensor:
         """The tensor `name`. Raises KeyError if there is none."""
-        info = self.checkpoint.tensors[name]
+        info, checkpoint = self.checkpoint.tensors[name], self.checkpoint
+        is_stored = checkpoint.is_stored(info)
         return RawTensor(
             info.format,
             info.shape,
-            self.checkpoint.data(info),
-            FileRange(self.checkpoint.descriptor(info), info.offset),
-            lambda: self.checkpoint.release(info),
+            checkpoint.data(info) if is_stored else lambda: checkpoint.data(info),
+            FileRange(checkpoint.descriptors[info.file_index], info.offset) if is_stored else None,
+            lambda: checkpoint.release(info),
         )
 
 
@@ -141,7 +139,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions, backend: BackendFactory =
                     max_step_tokens=options.max_step_tokens,
                 ),
                 on_thread_start=lambda: threads.pin_current_thread(0),
-                vocabulary=partial(_vocabulary, checkpoint.metadata),
+                vocabulary=lambda: Vocabulary.from_tokenizer(checkpoint.tokenizer()),
             )
         except BaseException:
             built.executor.close()
@@ -159,10 +157,6 @@ def _naming_file(checkpoint: Checkpoint) -> Iterator[None]:
         yield
     except FileFormatError as error:
         raise type(error)(f"{checkpoint.paths[0]}: {error.message}", hint=error.hint) from error
-
-
-def _vocabulary(metadata: Mapping[str, MetadataValue]) -> Vocabulary:
-    return Vocabulary.from_tokenizer(Tokenizer.from_gguf(metadata))
 
 
 def _allocate_cache(spec: ModelSpec, built: Backend, options: LoadOptions) -> CacheSize:

@@ -1,10 +1,13 @@
-"""One interface to any stored model: metadata, tensors, tokenizer. Readers: `gguf`, later `safetensors`."""
+"""One interface to any stored model: metadata, tensors, tokenizer. Readers: `gguf` and `huggingface`."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from abaci.tensor import TensorInfo
+
+if TYPE_CHECKING:
+    from abaci.formats.tokenizer import Tokenizer
 
 MetadataValue = str | bool | int | float | list[str] | list[bool] | list[int] | list[float]
 
@@ -14,21 +17,32 @@ class Checkpoint(Protocol):
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The file, or its shards in order."""
+        """The files it is read from: those with tensors first, in order of `file_index`."""
 
     @property
     def metadata(self) -> Mapping[str, MetadataValue]:
-        """Keys as the format names them, e.g. `qwen2.block_count`."""
+        """Keys as GGUF names them, e.g. `qwen2.block_count`."""
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
-        """By name, in file order."""
+        """By name, in file order; names and arrangement are GGUF's."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of this model: a sentence each."""
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The same files, open: all of the model's values follow from them."""
 
     def data(self, tensor: TensorInfo) -> memoryview:
-        """The tensor's bytes, read-only, backed by the mapping; exactly `tensor.num_bytes` long."""
+        """The tensor's bytes, read-only, exactly `tensor.num_bytes` long: a view of the file, or computed from it."""
 
-    def descriptor(self, tensor: TensorInfo) -> int:
-        """The open file that holds the tensor, for reading at `tensor.offset` later; duplicate it to keep it."""
+    def tokenizer(self) -> "Tokenizer":
+        """Of the model. Raises FileFormatError, UnsupportedModelError for an unknown kind."""
+
+    def is_stored(self, tensor: TensorInfo) -> bool:
+        """Whether the tensor's bytes stand in its file, at `tensor.offset`; else they are computed."""
 
     def release(self, tensor: TensorInfo) -> None:
         """Tell the system that the tensor's pages will not be read again soon, so that they stop counting as ours."""

@@ -25,6 +25,7 @@ from typing import BinaryIO, Final, NoReturn, Self, TypeGuard
 
 from abaci.errors import FileFormatError, ModelNotFoundError, UnsupportedModelError, UsageError
 from abaci.formats.checkpoint import MetadataValue
+from abaci.formats.tokenizer import Tokenizer
 from abaci.tensor import TensorInfo, WeightFormat
 
 MAGIC: Final = b"GGUF"
@@ -180,13 +181,27 @@ class GgufCheckpoint:
         """By name, in file order."""
         return self._tensors
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """None: what a file says that is not understood is refused."""
+        return ()
+
     def data(self, tensor: TensorInfo) -> memoryview:
         """The tensor's bytes, read-only, backed by the mapping; exactly `tensor.num_bytes` long."""
         return memoryview(self._mappings[tensor.file_index])[tensor.offset : tensor.offset + tensor.num_bytes]
 
-    def descriptor(self, tensor: TensorInfo) -> int:
-        """The open file that holds the tensor, for reading at `tensor.offset` later. Ours: duplicate it to keep it."""
-        return self._files[tensor.file_index].fileno()
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The open files, in order of `file_index`. Ours: duplicate them to keep them."""
+        return tuple(file.fileno() for file in self._files)
+
+    def is_stored(self, tensor: TensorInfo) -> bool:
+        """Always: a file is read as it is."""
+        return True
+
+    def tokenizer(self) -> Tokenizer:
+        """Built from the metadata. Raises FileFormatError, UnsupportedModelError for an unknown kind."""
+        return Tokenizer.from_gguf(self._metadata)
 
     def release(self, tensor: TensorInfo) -> None:
         """Drop the tensor's pages from our memory; reading them again brings them back from the file."""

@@ -81,9 +81,12 @@ def _resolved(entry: CatalogEntry, stored: StoredModel) -> ResolvedModel:
 
 
 def _resolve_path(path: Path) -> ResolvedModel:
+    if path.is_dir() and (path / "config.json").exists():
+        name = path.resolve().name
+        return ResolvedModel(path=path, name=name, licence=None, sha256=None, source=str(path), chat_template=None)
     file = _model_in_folder(path) if path.is_dir() else path
     if file.suffix != ".gguf":
-        raise UsageError(f"{file} is not a .gguf file", hint="only GGUF files can be run")
+        raise UsageError(f"{file} is not a .gguf file", hint="give a GGUF file, or a Hugging Face folder")
     return ResolvedModel(path=file, name=file.stem, licence=None, sha256=None, source=str(file), chat_template=None)
 
 
@@ -91,7 +94,9 @@ def _model_in_folder(folder: Path) -> Path:
     """The one model of a folder; of a model in shards, the first."""
     files = [path for path in sorted(folder.glob("*.gguf")) if _is_first_or_only_shard(path.name)]
     if not files:
-        raise ModelNotFoundError(f"no .gguf file in {folder}", hint="give a .gguf file, or a folder that holds one")
+        raise ModelNotFoundError(
+            f"no .gguf file and no config.json in {folder}", hint="give a .gguf file, or a folder that holds one"
+        )
     if len(files) > 1:
         names = ", ".join(path.name for path in files)
         raise UsageError(f"{folder} holds several models: {names}", hint=f"name one, e.g. {files[0]}")

@@ -243,7 +243,7 @@ class _PackedWeights:
         """Pack, if possible by way of a file for later loads: whether it is that file's pages that are used now."""
         arena = self._allocate()
         draft = None if kept is None else kept.store.begin(self._key(kept, arena))
-        packing = _Packing(pool, sum(tensor.data.nbytes for tensor in self._tensors.values()), progress)
+        packing = _Packing(pool, sum(tensor.num_bytes for tensor in self._tensors.values()), progress)
         if draft is not None:
             spilling = _Spilling(arena, draft)
             if packing.run(self._tensors, self.matrices, spilling.spill) and spilling.finish():
@@ -332,7 +332,7 @@ def _rounds(tensors: Mapping[str, RawTensor], matrices: Mapping[str, _native.Mat
 
 def _parts(name: str, tensor: RawTensor, matrix: _native.Matrix) -> Iterator[_Part]:
     """The rows of a matrix, in parts that fit a round."""
-    row_bytes = tensor.data.nbytes // matrix.rows
+    row_bytes = tensor.num_bytes // matrix.rows
     part_rows = max(1, _ROUND_BYTES // (row_bytes * _PANEL_ROWS)) * _PANEL_ROWS
     source = tensor.data.cast("B")
     for first_row in range(0, matrix.rows, part_rows):

@@ -15,8 +15,8 @@ from abaci.chat.prompt import chat_template
 from abaci.chat.requests import GenerationDefaults, RequestRules
 from abaci.chat.served import EngineFigures, TextModel
 from abaci.engine.loader import LoadedModel, LoadOptions, load
-from abaci.formats.checkpoint import Checkpoint, MetadataValue
-from abaci.formats.gguf import GgufCheckpoint
+from abaci.formats.checkpoint import Checkpoint
+from abaci.formats.opening import open_checkpoint
 from abaci.formats.tokenizer import Tokenizer
 from abaci.generation import Generator
 
@@ -133,11 +133,11 @@ def open_model(
 
     Raises ModelNotFoundError, FileFormatError, UnsupportedModelError, ResourceError, UsageError.
     """
-    checkpoint = GgufCheckpoint.open(resolved.path)
+    checkpoint = open_checkpoint(resolved.path)
     files = _opened_files(checkpoint)
     metadata = checkpoint.metadata
     with ThreadPoolExecutor(1) as background:  # the vocabulary is read while weights are packed
-        reading = background.submit(_read_tokenizer, metadata, prepare)
+        reading = background.submit(_read_tokenizer, checkpoint, prepare)
         loaded = loader(checkpoint, options)
     try:
         tokenizer = reading.result()
@@ -157,13 +157,13 @@ def open_model(
         info=_describe(resolved, loaded),
         text=TextModel(tokenizer, rendered, rules),
         files=files,
-        notes=() if note is None else (note,),
+        notes=checkpoint.notes + (() if note is None else (note,)),
         loaded=loaded,
     )
 
 
-def _read_tokenizer(metadata: Mapping[str, MetadataValue], prepare: bool) -> Tokenizer:
-    tokenizer = Tokenizer.from_gguf(metadata)
+def _read_tokenizer(checkpoint: Checkpoint, prepare: bool) -> Tokenizer:
+    tokenizer = checkpoint.tokenizer()
     if prepare:
         tokenizer.prepare()
     return tokenizer
@@ -183,8 +183,7 @@ def is_corrupted(model: OpenModel) -> bool:
 
 
 def _opened_files(checkpoint: Checkpoint) -> frozenset[FileIdentity]:
-    descriptors = {checkpoint.descriptor(tensor) for tensor in checkpoint.tensors.values()}
-    return frozenset(_identity(os.fstat(descriptor)) for descriptor in descriptors)
+    return frozenset(_identity(os.fstat(descriptor)) for descriptor in checkpoint.descriptors)
 
 
 def _identity(status: os.stat_result) -> FileIdentity:

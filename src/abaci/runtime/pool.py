@@ -468,7 +468,9 @@ def _status(name: str, file: _ModelFile, info: ModelInfo | None, state: ModelSta
 
 
 def _shards(path: Path) -> list[Path]:
-    """The file, or if it is the first of several shards, all that are there."""
+    """The file, or if it is the first of several shards, all that are there; of a folder all that hold weights."""
+    if path.is_dir():
+        return sorted(path.glob("*.safetensors")) or [path]
     if not _FIRST_SHARD.search(path.name):
         return [path]
     before, after = _FIRST_SHARD.split(path.name)

@@ -1,0 +1,125 @@
+"""The weights of a model folder: safetensors files, one or several with an index, as tensors by name.
+
+Nothing in a folder is run: pickled files are refused. Knows no type of model.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from abaci.errors import FileFormatError, UnsupportedModelError
+from abaci.formats.json_file import read_object
+from abaci.formats.published_model import PublishedModel
+from abaci.formats.safetensors import SafetensorsFile, StoredTensor
+from abaci.tensor import WeightFormat
+
+_WEIGHTS: Final = "model.safetensors"
+_INDEX: Final = "model.safetensors.index.json"
+_MAX_SHARDS: Final = 1 << 12
+_FLOAT_FORMATS: Final = {"F32": WeightFormat.F32, "F16": WeightFormat.F16, "BF16": WeightFormat.BF16}
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedTensor:
+    """A tensor under its published name: bytes of a format, wherever they come from."""
+
+    name: str
+    format: WeightFormat
+    shape: tuple[int, ...]
+    read: Callable[[], memoryview]
+    release: Callable[[], None]
+    place: tuple[int, int] | None
+    """Index of the file and offset in it, where the bytes stand as they are."""
+
+
+def open_files(folder: Path, opened: ExitStack) -> list[SafetensorsFile]:
+    """The one file, or the shards that the index names, in order of name."""
+    index = read_object(folder / _INDEX)
+    names = [_WEIGHTS] if index is None else _shard_names(index)
+    if index is None and not (folder / _WEIGHTS).exists():
+        raise _no_weights(folder)
+    files = []
+    for name in names:
+        file = SafetensorsFile.open(folder / name)
+        opened.callback(file.close)
+        files.append(file)
+    if index is not None:
+        _check_index(index["weight_map"], dict(zip(names, files, strict=True)))
+    return files
+
+
+def _no_weights(folder: Path) -> FileFormatError:
+    pickled = [path.name for path in sorted(folder.glob("*.bin")) + sorted(folder.glob("*.pt*"))]
+    if pickled:
+        return UnsupportedModelError(
+            f"{folder}: weights only as {pickled[0]}, a pickle: reading one can run any code, so none is opened",
+            hint="Use the model's safetensors files; most publishers have them in the same place.",
+        )
+    return FileFormatError(f"{folder}: no {_WEIGHTS} and no {_INDEX}")
+
+
+def _shard_names(index: Mapping[str, Any]) -> list[str]:
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise FileFormatError(f"{_INDEX}: weight_map is not an object of file names")
+    names = sorted(set(weight_map.values()))
+    if not 0 < len(names) <= _MAX_SHARDS:
+        raise FileFormatError(f"{_INDEX}: names {len(names)} files")
+    for name in names:
+        if Path(name).name != name or "\0" in name or not name.endswith(".safetensors"):
+            raise FileFormatError(f"{_INDEX}: {name[:80]!r} is not the name of a safetensors file beside it")
+    return names
+
+
+def _check_index(weight_map: Mapping[str, str], files: Mapping[str, SafetensorsFile]) -> None:
+    for tensor, name in weight_map.items():
+        if tensor not in files[name].tensors:
+            raise FileFormatError(
+                f"{_INDEX} says that {name} has the tensor {tensor!r}; it has not",
+                hint="The shards belong to different models, or the index does: fetch them again.",
+            )
+
+
+def published_tensors(files: Sequence[SafetensorsFile], model: PublishedModel) -> dict[str, PublishedTensor]:
+    """All tensors of the text model, by their names in a model that has no other parts."""
+    published: dict[str, PublishedTensor] = {}
+    others: set[str] = set()
+    for index, file in enumerate(files):
+        for stored in file.tensors.values():
+            name = _text_name(stored.name) if model.has_other_parts else stored.name
+            if name is None:
+                others.add(stored.name.removeprefix("model.").partition(".")[0])
+                continue
+            if name in published:
+                raise FileFormatError(f"{file.path}: tensor {stored.name!r} is in another file too")
+            published[name] = _published(name, index, file, stored)
+    if others:
+        model.notes.append(f"only the text model is used; parts left out: {', '.join(sorted(others))}")
+    return published
+
+
+_TEXT_PREFIXES: Final = (("language_model.", ""), ("model.language_model.", "model."))
+
+
+def _text_name(name: str) -> str | None:
+    """The name inside the text model, or None for a tensor of another part."""
+    for prefix, own in _TEXT_PREFIXES:
+        if name.startswith(prefix):
+            return own + name.removeprefix(prefix)
+    return name if name.startswith("lm_head.") else None
+
+
+def _published(name: str, index: int, file: SafetensorsFile, stored: StoredTensor) -> PublishedTensor:
+    weight_format = _FLOAT_FORMATS.get(stored.dtype)
+    if weight_format is None:
+        raise UnsupportedModelError(f"{file.path}: tensor {stored.name!r} of the type {stored.dtype} is not supported")
+    return PublishedTensor(
+        name,
+        weight_format,
+        stored.shape,
+        lambda: file.data(stored),
+        lambda: file.release(stored),
+        (index, stored.offset),
+    )

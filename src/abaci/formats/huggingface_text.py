@@ -1,0 +1,120 @@
+"""What a model folder says beside the weights: chat templates and generation defaults, as GGUF's keys.
+
+Templates: `chat_template.jinja` before what `tokenizer_config.json` holds, as `transformers` reads them.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+from abaci.errors import FileFormatError, UnsupportedModelError
+from abaci.formats.checkpoint import MetadataValue
+from abaci.formats.json_file import read_object, read_text
+from abaci.formats.tokenizer import Tokenizer
+
+TEMPLATE_KEY: Final = "tokenizer.chat_template"
+TEMPLATES_KEY: Final = "tokenizer.chat_templates"
+
+SAMPLING_KEYS: Final = {
+    "temperature": "general.sampling.temp",
+    "top_k": "general.sampling.top_k",
+    "top_p": "general.sampling.top_p",
+    "min_p": "general.sampling.min_p",
+    "repetition_penalty": "general.sampling.penalty_repeat",
+}
+"""Of `generation_config.json`, and what GGUF calls them."""
+
+_RANDOMNESS: Final = frozenset({"temperature", "top_k", "top_p", "min_p"})
+"""Without effect where `do_sample` is false."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextFiles:
+    """The files of a folder that turn text into tokens and back, as they stand there."""
+
+    folder: Path
+    tokenizer_json: str | None
+    tokenizer_config: Mapping[str, Any]
+    generation_config: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path, config: Mapping[str, Any]) -> Self:
+        """All but the parsing of `tokenizer.json`. `config` names the end tokens where nothing else does."""
+        generation_config = read_object(folder / "generation_config.json") or {}
+        if generation_config.get("eos_token_id") is None:
+            generation_config |= {"eos_token_id": config.get("eos_token_id")}
+        return cls(
+            folder,
+            read_text(folder / "tokenizer.json"),
+            read_object(folder / "tokenizer_config.json") or {},
+            generation_config,
+        )
+
+    def metadata(self) -> dict[str, MetadataValue]:
+        """Chat templates and sampling defaults. Raises FileFormatError."""
+        return template_metadata(self.folder, self.tokenizer_config) | sampling_metadata(
+            self.folder, self.generation_config
+        )
+
+    def tokenizer(self, vocab_size: int) -> Tokenizer:
+        """For a model of so many tokens. Raises FileFormatError, UnsupportedModelError."""
+        if self.tokenizer_json is None:
+            raise UnsupportedModelError(
+                f"{self.folder}: no tokenizer.json; tokenizers in other files are not read",
+                hint="Use a folder that has one; `transformers` writes it with AutoTokenizer.save_pretrained.",
+            )
+        return Tokenizer.from_huggingface(
+            self.tokenizer_json, self.tokenizer_config, self.generation_config, vocab_size=vocab_size
+        )
+
+
+def template_metadata(folder: Path, tokenizer_config: Mapping[str, Any]) -> dict[str, MetadataValue]:
+    """The default chat template, and others under their names. Raises FileFormatError."""
+    named = _configured_templates(folder, tokenizer_config)
+    own_file = read_text(folder / "chat_template.jinja")
+    if own_file is not None:
+        named["default"] = own_file
+    metadata: dict[str, MetadataValue] = {}
+    if "default" in named:
+        metadata[TEMPLATE_KEY] = named.pop("default")
+    metadata |= {f"{TEMPLATE_KEY}.{name}": template for name, template in named.items()}
+    if named:
+        metadata[TEMPLATES_KEY] = sorted(named)
+    return metadata
+
+
+def _configured_templates(folder: Path, tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
+    """By name: text, or a list of names with templates, or an object of them."""
+    value = tokenizer_config.get("chat_template")
+    if value is None:
+        value = (read_object(folder / "chat_template.json") or {}).get("chat_template")
+    match value:
+        case None:
+            return {}
+        case str():
+            return {"default": value}
+        case list():
+            pairs = [(entry.get("name"), entry.get("template")) for entry in value if isinstance(entry, dict)]
+        case dict():
+            pairs = list(value.items())
+        case _:
+            pairs = []
+    if not pairs or not all(isinstance(name, str) and isinstance(text, str) for name, text in pairs):
+        raise FileFormatError(f"{folder / 'tokenizer_config.json'}: chat_template is neither text nor named texts")
+    return {str(name): str(text) for name, text in pairs}
+
+
+def sampling_metadata(folder: Path, generation_config: Mapping[str, Any]) -> dict[str, MetadataValue]:
+    """How the publisher advises to sample. Raises FileFormatError for what is not a number."""
+    is_greedy = generation_config.get("do_sample") is False
+    metadata: dict[str, MetadataValue] = {}
+    for name, key in SAMPLING_KEYS.items():
+        value = generation_config.get(name)
+        if value is None or (is_greedy and name in _RANDOMNESS):
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise FileFormatError(f"{folder / 'generation_config.json'}: {name} = {value!r} is not a number")
+        metadata[key] = int(value) if name == "top_k" else float(value)
+    return metadata

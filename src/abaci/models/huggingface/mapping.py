@@ -1,0 +1,198 @@
+"""The vocabulary in which a published model type is described: settings and tensors, each with its GGUF twin.
+
+A rule works both ways. Must not know any model type, nor how files are read.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from abaci.errors import UnsupportedModelError
+from abaci.models.huggingface.changes import Change
+from abaci.models.huggingface.published_config import PublishedConfig
+
+Value = Any
+"""Of a setting: text, truth value, number, or a list of one of these."""
+
+
+class Gguf(Protocol):
+    """Settings of a GGUF file without the architecture's name, read for the way back. Remembers what was read."""
+
+    def get(self, key: str, default: Value = None) -> Value: ...
+
+
+class SettingRule(Protocol):
+    """Some keys of `config.json` and what GGUF says instead."""
+
+    def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
+        """Keys without the architecture's name. Raises FileFormatError, UnsupportedModelError."""
+
+    def to_published(self, settings: Gguf) -> Mapping[str, Value]:
+        """Keys of `config.json`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A whole number under both names; without a default it must be there."""
+
+    published: str
+    gguf: str
+    default: int | None = None
+
+    def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
+        return {self.gguf: config.integer(self.published, self.default)}
+
+    def to_published(self, settings: Gguf) -> Mapping[str, Value]:
+        return {self.published: settings.get(self.gguf)}
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number under both names; GGUF holds it as float32."""
+
+    published: str
+    gguf: str
+    default: float | None = None
+
+    def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
+        return {self.gguf: rounded(config.number(self.published, self.default))}
+
+    def to_published(self, settings: Gguf) -> Mapping[str, Value]:
+        return {self.published: shortest(settings.get(self.gguf))}
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A truth value under both names."""
+
+    published: str
+    gguf: str
+    default: bool | None = None
+
+    def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
+        return {self.gguf: config.flag(self.published, self.default)}
+
+    def to_published(self, settings: Gguf) -> Mapping[str, Value]:
+        return {self.published: settings.get(self.gguf)}
+
+
+@dataclass(frozen=True, slots=True)
+class Only:
+    """A key that GGUF has no name for, as the architecture implies its value: any other is refused."""
+
+    published: str
+    value: Value
+    others: tuple[Value, ...] = ()
+    """That mean the same."""
+
+    def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
+        found = config.value(self.published, self.value)
+        if found != self.value and found not in self.others:
+            raise config.unsupported(self.published, f"is not supported for this type of model, only {self.value!r}")
+        return {}
+
+    def to_published(self, settings: Gguf) -> Mapping[str, Value]:
+        return {} if self.value is None else {self.published: self.value}
+
+
+@dataclass(frozen=True, slots=True)
+class Unused:
+    """Keys that say how a model is trained or evaluated, not what it computes."""
+
+    published: tuple[str, ...]
+
+    def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
+        for key in self.published:
+            config.value(key)
+        return {}
+
+    def to_published(self, settings: Gguf) -> Mapping[str, Value]:
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSizes:
+    """`head_dim`, by default the hidden size over the heads unless `default` says otherwise; keys and values alike."""
+
+    default: int | None = None
+
+    def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
+        default = self.default
+        if default is None and not config.has("head_dim"):
+            default = config.integer("hidden_size") // max(1, config.integer("num_attention_heads"))
+        head_dim = config.integer("head_dim", default)
+        return {"attention.key_length": head_dim, "attention.value_length": head_dim}
+
+    def to_published(self, settings: Gguf) -> Mapping[str, Value]:
+        key = settings.get("attention.key_length")
+        if key is None:
+            key = settings.get("embedding_length") // settings.get("attention.head_count")
+        if settings.get("attention.value_length", key) != key:
+            raise UnsupportedModelError("keys and values of different sizes have no name in this type of config.json")
+        return {"head_dim": key}
+
+
+@dataclass(frozen=True, slots=True)
+class KeyValueHeads:
+    """`num_key_value_heads`, by default as many as there are heads."""
+
+    default: int | None = None
+
+    def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
+        default = self.default if self.default is not None else config.integer("num_attention_heads")
+        return {"attention.head_count_kv": config.integer("num_key_value_heads", default)}
+
+    def to_published(self, settings: Gguf) -> Mapping[str, Value]:
+        heads = settings.get("attention.head_count")
+        return {"num_key_value_heads": settings.get("attention.head_count_kv", heads)}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRule:
+    """A published tensor, or a module with its `.weight` and `.bias`, and its GGUF twin.
+
+    `{layer}` and the like stand for numbers. A number that only the published name has, `{expert}`, counts tensors that
+    GGUF stacks along a new first axis.
+    """
+
+    published: str
+    gguf: str
+    change: Change | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ComputedTensor:
+    """A tensor that GGUF has beside the settings it follows from; None where the model needs none."""
+
+    gguf: str
+    compute: Callable[[PublishedConfig], NDArray[np.float32] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMapping:
+    """One published `model_type` and the GGUF architecture that describes the same mathematics."""
+
+    model_type: str
+    class_name: str
+    """As `architectures` in `config.json` names it."""
+    architecture: str
+    settings: tuple[SettingRule, ...]
+    tensors: tuple[TensorRule, ...]
+    computed: tuple[ComputedTensor, ...] = ()
+    is_tied_by_default: bool = False
+    ignored_tensors: tuple[str, ...] = ()
+    """Regular expressions for published names that the model computes nothing with."""
+    other_class_names: tuple[str, ...] = ()
+
+
+def rounded(value: float) -> float:
+    """To float32, as GGUF stores it."""
+    return float(np.float32(value))
+
+
+def shortest(value: float) -> float:
+    """The number of fewest digits that rounds to the same float32: 1e-06 rather than 9.999999974752427e-07."""
+    return float(str(np.float32(value)))

@@ -1,0 +1,1 @@
+"""One module per published `model_type`, found by its name, each with a `MAPPING`."""

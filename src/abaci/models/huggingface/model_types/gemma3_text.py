@@ -1,0 +1,106 @@
+"""Gemma 3, the text model. Its norms are published as differences from one."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from abaci.models.huggingface.changes import AddOne
+from abaci.models.huggingface.dense import ENDS, GATED_MLP, HEAD_NORMS, PROJECTIONS, decoder_settings
+from abaci.models.huggingface.layers import FULL, SLIDING, WindowPattern
+from abaci.models.huggingface.mapping import (
+    Gguf,
+    HeadSizes,
+    KeyValueHeads,
+    ModelMapping,
+    Only,
+    TensorRule,
+    Unused,
+    Value,
+    rounded,
+    shortest,
+)
+from abaci.models.huggingface.published_config import PublishedConfig
+from abaci.models.huggingface.rope import RopeReader
+
+_THETA = 1000000.0
+_LOCAL_THETA = 10000.0
+_NUM_LAYERS_27B = 62
+
+
+class _Ropes:
+    """Layers with a window have a rope of their own: a base, never stretched."""
+
+    def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
+        if config.has(f"rope_parameters.{FULL}"):
+            full = RopeReader(config, _THETA, f"rope_parameters.{FULL}")
+            local = RopeReader(config, _LOCAL_THETA, f"rope_parameters.{SLIDING}")
+            if local.scaling():
+                raise config.unsupported("rope_parameters", "stretches the layers with a window")
+            local_theta = local.theta
+        else:
+            full = RopeReader(config, _THETA)
+            local_theta = config.number("rope_local_base_freq", _LOCAL_THETA)
+        thetas = {"rope.freq_base": rounded(full.theta), "rope.freq_base_swa": rounded(local_theta)}
+        return {**thetas, **full.scaling()}
+
+    def to_published(self, settings: Gguf) -> Mapping[str, Value]:
+        full: dict[str, Value] = {
+            "rope_theta": shortest(settings.get("rope.freq_base", _THETA)),
+            "rope_type": "default",
+        }
+        if settings.get("rope.scaling.type", "none") == "linear":
+            full |= {"rope_type": "linear", "factor": shortest(settings.get("rope.scaling.factor"))}
+        local = {"rope_theta": shortest(settings.get("rope.freq_base_swa", _LOCAL_THETA)), "rope_type": "default"}
+        return {"rope_parameters": {FULL: full, SLIDING: local}}
+
+
+class _ScoreScale:
+    """`query_pre_attn_scalar`: GGUF has no name for it, but the 27B model's differs from the head size."""
+
+    def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
+        expected = config.integer("head_dim", 256)
+        if config.integer("num_hidden_layers", 26) == _NUM_LAYERS_27B:
+            expected = config.integer("hidden_size") // config.integer("num_attention_heads", 8)
+        if config.number("query_pre_attn_scalar", 256) != expected:
+            raise config.unsupported("query_pre_attn_scalar", f"is not {expected}, which GGUF takes for granted")
+        return {}
+
+    def to_published(self, settings: Gguf) -> Mapping[str, Value]:
+        if settings.get("block_count") == _NUM_LAYERS_27B:
+            return {"query_pre_attn_scalar": settings.get("embedding_length") // settings.get("attention.head_count")}
+        return {"query_pre_attn_scalar": settings.get("attention.key_length")}
+
+
+_NORMS = (
+    TensorRule("model.layers.{layer}.input_layernorm", "blk.{layer}.attn_norm", AddOne()),
+    TensorRule("model.layers.{layer}.post_attention_layernorm", "blk.{layer}.post_attention_norm", AddOne()),
+    TensorRule("model.layers.{layer}.pre_feedforward_layernorm", "blk.{layer}.ffn_norm", AddOne()),
+    TensorRule("model.layers.{layer}.post_feedforward_layernorm", "blk.{layer}.post_ffw_norm", AddOne()),
+)
+
+MAPPING = ModelMapping(
+    model_type="gemma3_text",
+    class_name="Gemma3ForCausalLM",
+    architecture="gemma3",
+    settings=(
+        *decoder_settings(hidden_size=2304, mlp_size=9216, num_layers=26, num_heads=8, context=131072),
+        KeyValueHeads(4),
+        HeadSizes(256),
+        _Ropes(),
+        _ScoreScale(),
+        WindowPattern(default_window=4096, default_period=6),
+        Only("hidden_activation", "gelu_pytorch_tanh"),
+        Only("attention_bias", False),
+        Only("attn_logit_softcapping", None),
+        Only("final_logit_softcapping", None),
+        Only("use_bidirectional_attention", False),
+        Unused(("cache_implementation", "hidden_act")),
+    ),
+    tensors=(
+        *(replace(rule, change=AddOne()) if rule.published == "model.norm" else rule for rule in ENDS),
+        *PROJECTIONS,
+        *(replace(rule, change=AddOne()) for rule in HEAD_NORMS),
+        *_NORMS,
+        *GATED_MLP,
+    ),
+    is_tied_by_default=True,
+)

@@ -1,0 +1,21 @@
+"""Llama 2 and 3, and the models that are published as such (SmolLM2, DeepSeek-R1 distills)."""
+
+from abaci.models.huggingface.dense import ENDS, GATED_MLP, NORMS, PAIRED_PROJECTIONS, decoder_settings
+from abaci.models.huggingface.mapping import ComputedTensor, HeadSizes, KeyValueHeads, ModelMapping, Only, Unused
+from abaci.models.huggingface.rope import FREQUENCY_FACTORS, Rope, frequency_factors
+
+MAPPING = ModelMapping(
+    model_type="llama",
+    class_name="LlamaForCausalLM",
+    architecture="llama",
+    settings=(
+        *decoder_settings(hidden_size=4096, mlp_size=11008, num_layers=32, num_heads=32, context=2048),
+        KeyValueHeads(),
+        HeadSizes(),
+        Rope(),
+        Only("hidden_act", "silu"),
+        Unused(("attention_bias", "mlp_bias", "rope_interleaved", "is_llama_config")),
+    ),
+    tensors=(*ENDS, *PAIRED_PROJECTIONS, *NORMS, *GATED_MLP),
+    computed=(ComputedTensor(FREQUENCY_FACTORS, frequency_factors),),
+)
