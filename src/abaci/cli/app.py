@@ -6,6 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from abaci.cli.bench import bench
+from abaci.cli.fit import fit
 from abaci.cli.key import key_commands
 from abaci.cli.list import list_models
 from abaci.cli.ps import ps
@@ -80,6 +81,7 @@ app.command()(stop)
 app.command()(pull)
 app.command("list")(list_models)
 app.command()(show)
+app.command()(fit)
 app.command()(rm)
 app.command()(verify)
 app.add_typer(bench, name="bench")

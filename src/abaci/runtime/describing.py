@@ -1,0 +1,83 @@
+"""A model's footprint from the little that is at hand: the header of its file, else the shape in the catalog.
+
+No weights are read, and nothing is fetched but the header.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from abaci import hub
+from abaci.errors import FileFormatError, ModelNotFoundError
+from abaci.formats.checkpoint import MetadataValue
+from abaci.formats.gguf import GgufCheckpoint
+from abaci.kernels.footprint import Footprint, footprint
+from abaci.models.families import spec_from_gguf
+from abaci.runtime.shape_footprint import shape_footprint
+from abaci.tensor import TensorInfo
+
+
+class Basis(StrEnum):
+    """What a description was made from."""
+
+    FILE = "the file on this machine"
+    HEADER = "the header of the file, fetched"
+    CATALOG = "the shape in the catalog, which tells the file's size within some percent"
+
+
+@dataclass(frozen=True, slots=True)
+class DescribedModel:
+    """A model as a forecast needs it."""
+
+    name: str
+    footprint: Footprint
+    basis: Basis
+    path: Path | None = None
+    """Of its file, where that is here."""
+
+
+def describe_model(name: str) -> DescribedModel:
+    """What is known of a model: its file's header if that can be had, else what the catalog says.
+
+    Raises ModelNotFoundError, UnsupportedModelError for one that this version cannot run, FileFormatError; UsageError
+    for a catalog model whose size is not known.
+    """
+    try:
+        resolved = hub.resolve(name, download=False)
+    except ModelNotFoundError:
+        described = describe_catalog_model(name)
+        if described is None:
+            raise
+        return described
+    return describe_file(resolved.path, resolved.name)
+
+
+def describe_file(path: Path, name: str) -> DescribedModel:
+    """A model file that is here. Raises FileFormatError, UnsupportedModelError."""
+    with GgufCheckpoint.open(path) as checkpoint:
+        return DescribedModel(name, _footprint_of(checkpoint.metadata, checkpoint.tensors, str(path)), Basis.FILE, path)
+
+
+def describe_catalog_model(name: str, catalog: hub.Catalog | None = None) -> DescribedModel | None:
+    """A model of the catalog by its shape; None where the catalog does not know the name or the shape."""
+    found = (hub.load_catalog() if catalog is None else catalog).find(name)
+    if found is None or found.model.shape is None or found.variant is None:
+        return None
+    context = found.model.context
+    counted = shape_footprint(
+        found.model.shape, found.variant.quantisation, _UNKNOWN_CONTEXT if context is None else context.num_tokens
+    )
+    return None if counted is None else DescribedModel(name, counted, Basis.CATALOG)
+
+
+_UNKNOWN_CONTEXT = 8192
+"""Every model of the last years was made for so many tokens at least."""
+
+
+def _footprint_of(metadata: Mapping[str, MetadataValue], tensors: Mapping[str, TensorInfo], where: str) -> Footprint:
+    try:
+        spec = spec_from_gguf(metadata, tensors)
+    except FileFormatError as error:
+        raise type(error)(f"{where}: {error.message}", hint=error.hint) from error
+    return footprint(spec, {name: tensor.format for name, tensor in tensors.items()})
