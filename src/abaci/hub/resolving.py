@@ -9,8 +9,9 @@ from pathlib import Path
 from abaci.errors import ModelNotFoundError, UsageError
 from abaci.hub.catalog import Catalog, CatalogEntry, load_catalog, pinned_entries, pinned_entry
 from abaci.hub.download import DownloadListener, SilentListener, download
+from abaci.hub.references import StoredModel
 from abaci.hub.sources import LocalSource
-from abaci.hub.store import Store, StoredModel
+from abaci.hub.store import Store
 
 _SHARD = re.compile(r"-(\d{5})-of-\d{5}\.gguf$")
 
