@@ -242,6 +242,8 @@ class _Fetching:
 
     def _right_bytes(self, file: WantedFile, partial: PartialFile, group: tuple[Source, ...]) -> Source:
         """Run a group; if what it completed is wrong, it gets one more try from the first byte."""
+        if any(isinstance(source, HttpSource) for source in group):
+            self.network.check(_labels(group))
         if partial.num_bytes > file.num_bytes:
             partial.truncate(0)
         for resumed in (partial.num_bytes > 0, False):

@@ -194,7 +194,8 @@ class Network:
             with _told(url):
                 connection.request("GET", target, headers=_headers(url, request, is_first) | self._proxy_headers(url))
                 response = connection.getresponse()
-            yield response, is_private
+            with contextlib.closing(response):  # it has taken the socket over from the connection
+                yield response, is_private
 
     def _connection(
         self, url: SplitResult, private_allowed: bool, stall_seconds: float

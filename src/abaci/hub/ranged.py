@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from abaci.errors import OfflineError
 from abaci.hub.network import Answer, HttpStatusError, Request
 from abaci.hub.pace import MOST_PATIENCE_SECONDS, Patience
 from abaci.hub.reach import REACH_SECONDS, SourceUnavailableError
@@ -176,7 +175,7 @@ class _Download:
                     self._fetch(flight)
                 except _CancelledError:
                     continue
-                except (SourceUnavailableError, OfflineError) as error:
+                except SourceUnavailableError as error:
                     self._drop(line, error)
                 finally:
                     self._give_back(flight)
