@@ -227,15 +227,16 @@ def _sliding_window(table: Table) -> SlidingWindow:
 
 
 def _scores(table: Table, benchmarks: Mapping[str, Benchmark]) -> Iterator[Score]:
-    seen: set[str] = set()
+    seen: set[tuple[str, bool]] = set()
     for block in table.optional("scores", table.tables) or ():
         source = block.address("source")
+        is_thinking = bool(block.optional("thinking", block.flag))
         values = block.table("values")
         for name in values.unread():
-            if name not in benchmarks or name in seen:
+            if name not in benchmarks or (name, is_thinking) in seen:
                 raise values.wrong(name, "a known benchmark, given once")
-            seen.add(name)
-            yield Score(name, values.number(name, benchmarks[name].highest), source)
+            seen.add((name, is_thinking))
+            yield Score(name, values.number(name, benchmarks[name].highest), is_thinking, source)
         block.end()
 
 
