@@ -25,6 +25,7 @@ def fit(
         int | None, typer.Option(envvar="ABACI_THREADS", help="Threads; else all cores this process may use.")
     ] = None,
     measure: Annotated[bool, typer.Option("--measure", help="Measure this machine again.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Run the model and compare: it must be here.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Forecast a model's memory and speed on this machine, without fetching it."""
@@ -32,6 +33,9 @@ def fit(
     from abaci.runtime.fit import Memory, Verdict, forecast_memory, forecast_speed
     from abaci.runtime.machine_rates import machine_rates
 
+    if check:
+        _check(model, threads, as_json)
+        return
     described = describe_model(model)
     memory = forecast_memory(described.footprint, context, Memory.of_this_machine())
     formats = {product.weight_format for product in described.footprint.products}
@@ -44,6 +48,25 @@ def fit(
         print_json(_as_json(described, memory, speed, rates))
     else:
         print_text(_as_text(described, memory, speed, rates))
+
+
+def _check(model: str, threads: int | None, as_json: bool) -> None:
+    from abaci import hub
+    from abaci.bench.forecast_check import check_forecast
+
+    resolved = hub.resolve(model, download=False)
+    checked = check_forecast(
+        resolved.path, resolved.name, num_threads=threads, tell=lambda line: print_line(dimmed(line))
+    )
+    if as_json:
+        print_json(asdict(checked))
+        return
+    rows: list[tuple[str, ...]] = [("", "FORECAST", "MEASURED", "", "FORECAST / MEASURED", "")]
+    for one in checked.figures:
+        within = f"within {one.tolerance:.0%}" if one.holds else f"off by more than {one.tolerance:.0%}"
+        rows.append((one.name, f"{one.forecast:,.1f}", f"{one.measured:,.1f}", one.unit, f"{one.ratio:.2f}", within))
+    print_text(aligned(rows))
+    print_line(dimmed(f"others had {checked.neighbours_share:.0%} of the processors' time"))
 
 
 def _as_json(

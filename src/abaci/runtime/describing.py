@@ -11,9 +11,10 @@ from pathlib import Path
 from abaci import hub
 from abaci.errors import FileFormatError, ModelNotFoundError
 from abaci.formats.checkpoint import MetadataValue
-from abaci.formats.gguf import GgufCheckpoint
+from abaci.formats.opening import open_checkpoint
 from abaci.kernels.footprint import Footprint, footprint
 from abaci.models.families import spec_from_gguf
+from abaci.models.spec import ModelSpec
 from abaci.runtime.shape_footprint import shape_footprint
 from abaci.tensor import TensorInfo
 
@@ -54,9 +55,18 @@ def describe_model(name: str) -> DescribedModel:
 
 
 def describe_file(path: Path, name: str) -> DescribedModel:
-    """A model file that is here. Raises FileFormatError, UnsupportedModelError."""
-    with GgufCheckpoint.open(path) as checkpoint:
-        return DescribedModel(name, _footprint_of(checkpoint.metadata, checkpoint.tensors, str(path)), Basis.FILE, path)
+    """A model file or folder that is here. Raises FileFormatError, UnsupportedModelError."""
+    checkpoint = open_checkpoint(path)
+    try:
+        spec = _spec(checkpoint.metadata, checkpoint.tensors, str(path))
+        counted = footprint(
+            spec,
+            {name: tensor.format for name, tensor in checkpoint.tensors.items()},
+            embedding_is_stored=checkpoint.is_stored(checkpoint.tensors[spec.embedding.weight]),
+        )
+    finally:
+        checkpoint.close()
+    return DescribedModel(name, counted, Basis.FILE, path)
 
 
 def describe_catalog_model(name: str, catalog: hub.Catalog | None = None) -> DescribedModel | None:
@@ -75,9 +85,8 @@ _UNKNOWN_CONTEXT = 8192
 """Every model of the last years was made for so many tokens at least."""
 
 
-def _footprint_of(metadata: Mapping[str, MetadataValue], tensors: Mapping[str, TensorInfo], where: str) -> Footprint:
+def _spec(metadata: Mapping[str, MetadataValue], tensors: Mapping[str, TensorInfo], where: str) -> ModelSpec:
     try:
-        spec = spec_from_gguf(metadata, tensors)
+        return spec_from_gguf(metadata, tensors)
     except FileFormatError as error:
         raise type(error)(f"{where}: {error.message}", hint=error.hint) from error
-    return footprint(spec, {name: tensor.format for name, tensor in tensors.items()})
