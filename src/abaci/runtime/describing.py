@@ -6,12 +6,18 @@ No weights are read, and nothing is fetched but the header.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 from abaci import hub
-from abaci.errors import FileFormatError, ModelNotFoundError
+from abaci.errors import FileFormatError, ModelNotFoundError, UnsupportedModelError
 from abaci.formats.checkpoint import MetadataValue
+from abaci.formats.gguf import join_headers
+from abaci.formats.gguf_ranges import read_header_by_ranges
 from abaci.formats.opening import open_checkpoint
+from abaci.hub.network import Network
+from abaci.hub.reading import read_range
+from abaci.hub.wanted import WantedFile, WantedModel
 from abaci.kernels.footprint import Footprint, footprint
 from abaci.models.families import spec_from_gguf
 from abaci.models.spec import ModelSpec
@@ -67,6 +73,31 @@ def describe_file(path: Path, name: str) -> DescribedModel:
     finally:
         checkpoint.close()
     return DescribedModel(name, counted, Basis.FILE, path)
+
+
+def describe_remote(wanted: WantedModel, network: Network) -> DescribedModel:
+    """A model that is not here, by the headers of its GGUF files alone.
+
+    Raises DownloadError, OfflineError, FileFormatError; UnsupportedModelError for one that cannot be run, and for
+    files that are no GGUF.
+    """
+    if not all(file.name.endswith(".gguf") for file in wanted.files):
+        raise UnsupportedModelError(
+            f"{wanted.name} is not one of GGUF files: what it takes is known when it is here",
+            hint=f"fetch it, then: abaci fit {wanted.name}",
+        )
+    headers = [
+        read_header_by_ranges(file.name, file.num_bytes, partial(_read_range, file, network), file_index=index)
+        for index, file in enumerate(wanted.files)
+    ]
+    header = join_headers(headers)
+    spec = _spec(header.metadata, header.tensors, wanted.name)
+    counted = footprint(spec, {name: tensor.format for name, tensor in header.tensors.items()})
+    return DescribedModel(wanted.name, counted, Basis.HEADER)
+
+
+def _read_range(file: WantedFile, network: Network, begin: int, end: int) -> bytes:
+    return read_range(file, begin, end, network)
 
 
 def describe_catalog_model(name: str, catalog: hub.Catalog | None = None) -> DescribedModel | None:
