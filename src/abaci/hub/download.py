@@ -69,19 +69,27 @@ def download(
     return fetch(WantedModel(entry.name, (file,), entry.licence), store, listener)
 
 
-def fetch(model: WantedModel, store: Store, listener: DownloadListener, network: Network | None = None) -> StoredModel:
+def fetch(
+    model: WantedModel,
+    store: Store,
+    listener: DownloadListener,
+    network: Network | None = None,
+    trusted: Callable[[Sequence[Path]], bool] = lambda paths: True,
+) -> StoredModel:
     """The model in the store, each file from this machine or from those of its sources that deliver it.
 
     Files that are already here and intact are left alone; those that another tool keeps are used where they are. What
     had arrived when a download was broken off is kept and continued; after a wrong hash or on a full disk nothing is
     kept.
 
+    `trusted` says no of files that may not be taken for intact because their size and time are.
+
     Raises DownloadError if no source delivers, IntegrityError if one delivered something else, OfflineError where the
     network may not be used, ResourceError on a full disk or an unwritable store.
     """
     with store.fetching():
         present = _intact(model, store)
-        if present is not None:
+        if present is not None and trusted([file.location for file in present.files]):
             return present
         fetching = _Fetching(model, store, listener, network or Network.from_environment())
         files, sources = [], []

@@ -97,6 +97,12 @@ class HuggingFaceSource:
             return None  # the store takes it instead: what is fetched is not lost
 
 
+def credentials() -> tuple[Credential, ...]:
+    """The user's token, for the hub's origin."""
+    secret = token()
+    return () if secret is None else (Credential(endpoint(), {"Authorization": f"Bearer {secret}"}),)
+
+
 def commit_of(repository: str, revision: str, network: Network) -> str:
     """The commit that a revision is now. Raises SourceUnavailableError, OfflineError."""
     if huggingface_cache.is_commit(revision):
@@ -176,9 +182,7 @@ def _file(entry: Any) -> ListedFile | None:
 
 
 def _request(path: str, repository: str) -> Request:
-    secret = token()
-    credentials = () if secret is None else (Credential(endpoint(), {"Authorization": f"Bearer {secret}"}),)
-    return Request(endpoint() + path, credentials, explain=lambda error: _explain(error, repository))
+    return Request(endpoint() + path, credentials(), explain=lambda error: _explain(error, repository))
 
 
 def _explain(error: HttpStatusError, repository: str) -> str | None:

@@ -41,7 +41,8 @@ class ListedFile:
 
     path: str
     num_bytes: int
-    digest: Digest
+    digest: Digest | None
+    """None where the place says nothing of its bytes."""
 
 
 @dataclass(frozen=True, slots=True)

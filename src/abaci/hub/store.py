@@ -18,6 +18,7 @@ nothing names, which `prune` finds.
 
 import errno
 import fcntl
+import hashlib
 import os
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -31,7 +32,7 @@ from abaci.hub.partial import sha256_of
 from abaci.hub.references import StoredFile, StoredModel, bad_reference, read_reference, written_reference
 from abaci.hub.wanted import Digest, WantedFile, checked_name, checked_path
 
-_MAX_NAME_BYTES = 250
+_MAX_NAME_BYTES = 220
 
 
 def default_home() -> Path:
@@ -50,9 +51,14 @@ class Store:
 
     def get(self, name: str) -> StoredModel | None:
         """What is known of a model, or None if it is not here. The files are not looked at."""
-        path = self._reference_path(name)
-        if path is None:
-            return None
+        return self._read(self._reference_path(name))
+
+    def all(self) -> list[StoredModel]:
+        """Every model that is here, by name."""
+        found = (self._read(path) for path in (self.home / "models").glob("*.json"))
+        return sorted((model for model in found if model is not None), key=lambda model: model.name)
+
+    def _read(self, path: Path) -> StoredModel | None:
         try:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -60,15 +66,6 @@ class Store:
         except ValueError as error:
             raise bad_reference(path) from error
         return read_reference(text, path, self.home)
-
-    def all(self) -> list[StoredModel]:
-        """Every model that is here, by name."""
-        found = []
-        for path in sorted((self.home / "models").glob("*.json")):
-            model = self.get(urllib.parse.unquote(path.stem))
-            if model is not None:
-                found.append(model)
-        return found
 
     def check(self, model: StoredModel) -> StoredModel:
         """The model, if its files are as they were; one whose time alone has changed is hashed and noted anew.
@@ -138,8 +135,6 @@ class Store:
     def refer(self, model: StoredModel) -> StoredModel:
         """Write down a model whose files are here. Raises ResourceError where the store cannot be written."""
         reference = self._reference_path(checked_name(model.name))
-        if reference is None:
-            raise ResourceError(f"{model.name!r} is too long a name to be kept", hint="choose a shorter one: abaci cp")
         unfinished = self._folder("models") / f".{os.getpid()}.{os.urandom(4).hex()}"
         try:
             _write_whole(unfinished, written_reference(model, self.home))
@@ -159,20 +154,42 @@ class Store:
         """
         with self.changing():
             reference = self._reference_path(model.name)
-            if reference is not None:
-                reference.unlink(missing_ok=True)
-                _sync_folder(reference.parent)
+            reference.unlink(missing_ok=True)
+            _sync_folder(reference.parent)
             others = [other for other in self.all() if other.name != model.name]
             needed = {file.location for other in others for file in other.files}
-            if self.owns_folder(model.path) and not any(other.path == model.path for other in others):
-                remove_tree(model.path)
+            folder = self.folder_of(model.path)
+            if folder is not None and not any(self.folder_of(other.path) == folder for other in others):
+                remove_tree(folder)
             return sum(
                 self._delete(file.location) for file in model.files if file.is_ours and file.location not in needed
             )
 
-    def owns_folder(self, path: Path) -> bool:
-        """Whether a model's path is a folder of links that this store made."""
-        return path.parent == self.home / "folders"
+    def discard(self, file: StoredFile) -> None:
+        """Delete one file that is to be fetched again."""
+        with self.changing():
+            self._delete(file.location)
+
+    def folder_of(self, path: Path) -> Path | None:
+        """The folder of links that a model's path is or is in; None for a path that is none of this store's."""
+        folders = self.home / "folders"
+        return folders / path.relative_to(folders).parts[0] if path.is_relative_to(folders) else None
+
+    def shared_path(self, sha256: str) -> Path | None:
+        """A whole file of that hash that a model of this store has, for other machines; None if there is none."""
+        for model in self.all():
+            for file in model.files:
+                if file.sha256 == sha256 and self._is_unchanged(file):
+                    return file.location
+        return None
+
+    @staticmethod
+    def _is_unchanged(file: StoredFile) -> bool:
+        try:
+            status = file.location.stat()
+        except OSError:
+            return False
+        return (status.st_size, status.st_mtime_ns) == (file.num_bytes, file.modified_nanoseconds)
 
     def partial_path(self, key: str) -> Path:
         """Where the download of a hash grows."""
@@ -235,10 +252,13 @@ class Store:
             raise _not_writable(folder, "not writable")
         return folder
 
-    def _reference_path(self, name: str) -> Path | None:
-        """Percent signs take the place of everything that has a meaning in a path; None for a name too long."""
-        quoted = f"{urllib.parse.quote(name, safe='', errors='surrogatepass')}.json"
-        return self.home / "models" / quoted if len(quoted) <= _MAX_NAME_BYTES else None
+    def _reference_path(self, name: str) -> Path:
+        """Percent signs stand for all that means something in a path; a long name is cut, and told by its hash."""
+        quoted = urllib.parse.quote(name, safe="", errors="surrogatepass")
+        if len(quoted) > _MAX_NAME_BYTES:
+            digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+            quoted = f"{quoted[: _MAX_NAME_BYTES - len(digest) - 1]}-{digest}"
+        return self.home / "models" / f"{quoted}.json"
 
 
 def stored_file(path: str, location: Path, sha256: str, *, is_ours: bool) -> StoredFile:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _MAX_PATH_BYTES: Final = 512
 _MAX_PART_BYTES: Final = 200
 _MAX_PARTS: Final = 8
+_MAX_NAME_CHARACTERS: Final = 2000
 _FORBIDDEN: Final = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]|[\ud800-\udfff]')
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _SHA1: Final = re.compile(r"[0-9a-f]{40}")
@@ -142,6 +143,6 @@ def checked_path(path: str) -> str:
 
 def checked_name(name: str) -> str:
     """The name, if a model can be kept under it. Raises UsageError."""
-    if not name or len(name) > 120 or not name.isprintable() or name != name.strip():
-        raise UsageError(f"{name[:120]!r} cannot be the name of a model", hint="at most 120 printable characters")
+    if not name or len(name) > _MAX_NAME_CHARACTERS or not name.isprintable() or name != name.strip():
+        raise UsageError(f"{name[:200]!r} cannot be the name of a model", hint="printable characters, and not too many")
     return name
