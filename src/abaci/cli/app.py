@@ -14,6 +14,7 @@ from abaci.cli.list import list_models
 from abaci.cli.prune import prune
 from abaci.cli.ps import ps
 from abaci.cli.pull import pull
+from abaci.cli.recommend import recommend
 from abaci.cli.rm import rm
 from abaci.cli.run import run
 from abaci.cli.serve import serve
@@ -86,6 +87,7 @@ app.command()(pull)
 app.command("list")(list_models)
 app.command()(show)
 app.command()(fit)
+app.command()(recommend)
 app.command()(rm)
 app.command()(cp)
 app.command()(du)
