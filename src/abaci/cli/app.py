@@ -6,6 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from abaci.cli.bench import bench
+from abaci.cli.catalog import catalog_commands
 from abaci.cli.cp import cp
 from abaci.cli.du import du
 from abaci.cli.fit import fit
@@ -17,6 +18,7 @@ from abaci.cli.pull import pull
 from abaci.cli.recommend import recommend
 from abaci.cli.rm import rm
 from abaci.cli.run import run
+from abaci.cli.search import search
 from abaci.cli.serve import serve
 from abaci.cli.show import show
 from abaci.cli.stop import stop
@@ -84,6 +86,7 @@ app.command()(serve)
 app.command()(ps)
 app.command()(stop)
 app.command()(pull)
+app.command()(search)
 app.command("list")(list_models)
 app.command()(show)
 app.command()(fit)
@@ -95,4 +98,5 @@ app.command()(prune)
 app.command()(verify)
 app.add_typer(bench, name="bench")
 app.add_typer(key_commands, name="key")
+app.add_typer(catalog_commands, name="catalog")
 app.command()(usage)

@@ -96,6 +96,8 @@ def _model(table: Table, family: _Family, benchmarks: Mapping[str, Benchmark], t
     card = table.address("card")
     repository = table.optional("repository", lambda key: _repository(table, key))
     template = table.optional("chat_template", lambda key: table.text(key, _FILE_NAME))
+    if template is not None and not (templates / template).is_file():
+        raise table.wrong("chat_template", "one of those that come with the package")
     model = CatalogModel(
         name=str(CatalogName(table.text("name", _NAME))),
         aliases=table.optional("aliases", lambda key: table.texts(key, _NAME)) or (),
