@@ -5,8 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from abaci.hub.catalog import CatalogEntry
-from abaci.hub.reach import SourceUnavailableError
-from abaci.hub.sources import Source, Transfer
+from abaci.hub.sources import Source, SourceUnavailableError, Transfer
 
 
 def entry_of(content: bytes, *sources: Source) -> CatalogEntry:

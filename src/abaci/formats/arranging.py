@@ -7,6 +7,7 @@ when it is asked for, and kept by nobody.
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -15,7 +16,7 @@ from abaci.errors import FileFormatError, UnsupportedModelError
 from abaci.formats.huggingface_files import PublishedTensor
 from abaci.formats.published_model import PublishedModel
 from abaci.formats.weight_arrays import Array, as_array, as_bytes, num_bytes, to_float32
-from abaci.models.huggingface.mapping import TensorRule
+from abaci.models.huggingface.mapping import SplitRule, TensorRule
 from abaci.tensor import TensorInfo, WeightFormat
 
 
@@ -36,6 +37,23 @@ def arrange(model: PublishedModel, published: Mapping[str, PublishedTensor]) -> 
 
 _NUMBER: Final = re.compile(r"(?<=\.)\d+(?=\.|$)")
 _PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
+_LAYER: Final = re.compile(r"model\.layers\.(\d+)\.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """What becomes of one published tensor: the whole of a GGUF tensor, a part of a split, or one of a stack."""
+
+    gguf: str
+    rule: TensorRule | SplitRule
+    index: int
+    """Of the part, or in the stack; 0 where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    rule: TensorRule | SplitRule
+    members: dict[int, PublishedTensor]
 
 
 class _Arranger:
@@ -48,29 +66,31 @@ class _Arranger:
 
     def arrange(self) -> dict[str, ArrangedTensor]:
         """All tensors the model needs, by GGUF's names."""
-        groups: dict[str, dict[int, PublishedTensor]] = {}
-        rules: dict[str, TensorRule] = {}
-        ignored = [re.compile(pattern) for pattern in (*_ALWAYS_IGNORED, *self._model.mapping.ignored_tensors)]
+        groups: dict[str, _Group] = {}
         for name, tensor in self._published.items():
-            if any(pattern.fullmatch(name) for pattern in ignored) or self._is_second_embedding(name):
-                continue
-            gguf_name, place, rule = self._target(name)
-            members = groups.setdefault(gguf_name, {})
-            if place in members:
-                raise FileFormatError(f"tensors {members[place].name!r} and {name!r} are the same part of the model")
-            members[place] = tensor
-            rules[gguf_name] = rule
+            if self._is_needed(name):
+                for use in self._uses(name):
+                    members = groups.setdefault(use.gguf, _Group(use.rule, {})).members
+                    if use.index in members or groups[use.gguf].rule is not use.rule:
+                        raise FileFormatError(f"tensor {name!r} is a part of the model that another tensor is too")
+                    members[use.index] = tensor
         if not self._model.is_tied and "output.weight" not in groups:
             raise FileFormatError("tensor lm_head.weight is missing", hint="The folder is incomplete; fetch it again.")
-        arranged = {name: self._arranged(name, rules[name], members) for name, members in groups.items()}
+        arranged = {name: self._arranged(name, group) for name, group in groups.items()}
         return arranged | self._computed()
 
-    def _is_second_embedding(self, name: str) -> bool:
-        """A tied head that is stored all the same: the model reads the embedding instead."""
-        return self._model.is_tied and name.startswith("lm_head.")
+    def _is_needed(self, name: str) -> bool:
+        """Not what follows from the settings, a tied head stored all the same, or layers for guessing ahead."""
+        if name.endswith(".rotary_emb.inv_freq") or (self._model.is_tied and name.startswith("lm_head.")):
+            return False
+        layer = _LAYER.match(name)
+        is_ahead = layer is not None and int(layer[1]) >= self._model.settings["block_count"]
+        if is_ahead or name.startswith(self._model.mapping.guess_prefixes):
+            self._model.note("layers for guessing several tokens at once are left out")
+            return False
+        return True
 
-    def _target(self, name: str) -> tuple[str, int, TensorRule]:
-        """GGUF's name, the place in a stack (0 where there is none) and the rule."""
+    def _uses(self, name: str) -> list[_Use]:
         numbers = [int(number) for number in _NUMBER.findall(name)]
         template = _NUMBER.sub("#", name)
         rule, suffix = self._rules.get(template), ""
@@ -84,47 +104,86 @@ class _Arranger:
                 hint="It is a variant this version does not know; running without it would give wrong output.",
             )
         values = dict(zip(_PLACEHOLDER.findall(rule.published), numbers, strict=True))
-        stacked = set(values) - set(_PLACEHOLDER.findall(rule.gguf))
-        return rule.gguf.format(**values) + suffix, values[stacked.pop()] if stacked else 0, rule
+        if isinstance(rule, SplitRule):
+            return [_Use(gguf.format(**values) + suffix, rule, index) for index, gguf in enumerate(rule.gguf)]
+        stacked = _stacked(rule)
+        return [_Use(rule.gguf.format(**values) + suffix, rule, values[stacked] if stacked else 0)]
 
-    def _arranged(self, name: str, rule: TensorRule, members: Mapping[int, PublishedTensor]) -> ArrangedTensor:
-        is_stack = len(_PLACEHOLDER.findall(rule.published)) > len(_PLACEHOLDER.findall(rule.gguf))
-        if sorted(members) != list(range(len(members))):
-            raise FileFormatError(f"{name}: of {max(members) + 1} tensors to stack {len(members)} are there")
-        sources = tuple(members[place] for place in range(len(members)))
+    def _arranged(self, name: str, group: _Group) -> ArrangedTensor:
+        rule = group.rule
+        if isinstance(rule, SplitRule):
+            ((index, source),) = group.members.items()
+            return self._part(name, rule, index, source)
+        sources = _in_order(name, group.members)
         first = sources[0]
-        if any((source.shape, source.format) != (first.shape, first.format) for source in sources):
-            raise FileFormatError(f"{name}: the tensors to stack differ in shape or type")
-        if not first.shape or 0 in first.shape:
-            raise FileFormatError(f"tensor {first.name!r} has the shape {first.shape}")
-        shape = (len(sources), *first.shape) if is_stack else first.shape
+        stacked, change, settings = _stacked(rule) is not None, rule.change, self._model.settings
+        shape = (len(sources), *first.shape) if stacked else first.shape
+        if change is not None:
+            shape = change.shape(shape, settings)
+        weight_format = _format(first, change is not None and change.needs_floats)
+
+        def make() -> Array:
+            parts = [_read(source, weight_format) for source in sources]
+            array = np.stack(parts) if stacked else parts[0]
+            return array if change is None else change.apply(array, settings)
+
+        if change is None and not stacked and weight_format is first.format and first.place is not None:
+            file_index, offset = first.place
+            info = TensorInfo(name, weight_format, shape, offset, num_bytes(weight_format, shape), file_index)
+            return ArrangedTensor(info, sources, None)
+        return _computed(name, weight_format, shape, sources, make)
+
+    def _part(self, name: str, rule: SplitRule, index: int, source: PublishedTensor) -> ArrangedTensor:
         settings = self._model.settings
-        if rule.change is not None:
-            shape = rule.change.shape(shape, settings)
-        as_floats = len(first.shape) == 1 or (rule.change is not None and rule.change.needs_floats)
-        weight_format = WeightFormat.F32 if as_floats else first.format
-        is_stored = rule.change is None and not is_stack and weight_format is first.format
-
-        def compute() -> memoryview:
-            parts = [as_array(source.format, source.shape, source.read()) for source in sources]
-            array: Array = np.stack(parts) if is_stack else parts[0]
-            if as_floats:
-                array = to_float32(first.format, array)
-            return as_bytes(array if rule.change is None else rule.change.apply(array, settings))
-
-        file_index, offset = first.place if is_stored and first.place is not None else (0, 0)
-        info = TensorInfo(name, weight_format, shape, offset, num_bytes(weight_format, shape), file_index)
-        return ArrangedTensor(info, sources, None if is_stored and first.place is not None else compute)
+        shape = rule.split.shapes(source.shape, settings)[index]
+        weight_format = _format(source, rule.split.needs_floats)
+        make = lambda: rule.split.part(_read(source, weight_format), index, settings)  # noqa: E731
+        return _computed(name, weight_format, shape, (source,), make)
 
     def _computed(self) -> dict[str, ArrangedTensor]:
         tensors = {}
         for rule in self._model.mapping.computed:
             values = rule.compute(self._model.config)
             if values is not None:
-                info = TensorInfo(rule.gguf, WeightFormat.F32, values.shape, 0, values.nbytes)
-                tensors[rule.gguf] = ArrangedTensor(info, (), lambda values=values: as_bytes(values))  # type: ignore[misc]
+                make = partial(np.asarray, values)
+                tensors[rule.gguf] = _computed(rule.gguf, WeightFormat.F32, values.shape, (), make)
         return tensors
 
 
-_ALWAYS_IGNORED: Final = (r".*\.rotary_emb\.inv_freq",)
-"""Old files store what follows from the settings."""
+def _stacked(rule: TensorRule) -> str | None:
+    """The number that counts the tensors of a stack."""
+    return next(iter(set(_PLACEHOLDER.findall(rule.published)) - set(_PLACEHOLDER.findall(rule.gguf))), None)
+
+
+def _in_order(name: str, members: Mapping[int, PublishedTensor]) -> tuple[PublishedTensor, ...]:
+    """The tensors of a stack, which must all be there and alike."""
+    if sorted(members) != list(range(len(members))):
+        raise FileFormatError(f"{name}: of {max(members) + 1} tensors to stack {len(members)} are there")
+    sources = tuple(members[index] for index in range(len(members)))
+    first = sources[0]
+    if any((source.shape, source.format) != (first.shape, first.format) for source in sources):
+        raise FileFormatError(f"{name}: the tensors to stack differ in shape or type")
+    if not first.shape or 0 in first.shape:
+        raise FileFormatError(f"tensor {first.name!r} has the shape {first.shape}")
+    return sources
+
+
+def _format(source: PublishedTensor, needs_floats: bool) -> WeightFormat:
+    """As stored, but vectors are float32 in GGUF."""
+    return WeightFormat.F32 if needs_floats or len(source.shape) == 1 else source.format
+
+
+def _read(source: PublishedTensor, weight_format: WeightFormat) -> Array:
+    array = as_array(source.format, source.shape, source.read())
+    return array if weight_format is source.format else to_float32(source.format, array)
+
+
+def _computed(
+    name: str,
+    weight_format: WeightFormat,
+    shape: tuple[int, ...],
+    sources: tuple[PublishedTensor, ...],
+    make: Callable[[], Array],
+) -> ArrangedTensor:
+    info = TensorInfo(name, weight_format, shape, 0, num_bytes(weight_format, shape))
+    return ArrangedTensor(info, sources, lambda: as_bytes(make()))

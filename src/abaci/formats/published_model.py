@@ -23,6 +23,11 @@ class PublishedModel:
     has_other_parts: bool
     notes: list[str] = field(default_factory=list)
 
+    def note(self, sentence: str) -> None:
+        """Once."""
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Self:
         inner = values.get("text_config")

@@ -5,7 +5,7 @@ So whatever moves rows serves every format alike. `settings` are the model's, un
 architecture. A change knows shapes and numbers, not names.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +17,23 @@ from abaci.errors import FileFormatError
 Array = NDArray[Any]
 Settings = Mapping[str, object]
 Shape = tuple[int, ...]
+
+
+class Split(Protocol):
+    """A published tensor that GGUF stores in several parts."""
+
+    @property
+    def needs_floats(self) -> bool:
+        """As of a change."""
+
+    def shapes(self, shape: Shape, settings: Settings) -> tuple[Shape, ...]:
+        """Of the parts. Raises FileFormatError for a shape that cannot be split."""
+
+    def part(self, array: Array, index: int, settings: Settings) -> Array:
+        """One of them."""
+
+    def join(self, parts: Sequence[Array], settings: Settings) -> Array:
+        """The whole again."""
 
 
 class Change(Protocol):
@@ -75,6 +92,88 @@ class AddOne:
 
     def undo(self, array: Array, settings: Settings) -> Array:
         return array - np.float32(1)
+
+
+@dataclass(frozen=True, slots=True)
+class AsFloats:
+    """As it is, but in float32: small tensors that GGUF never stores in less."""
+
+    needs_floats = True
+
+    def shape(self, shape: Shape, settings: Settings) -> Shape:
+        return shape
+
+    def apply(self, array: Array, settings: Settings) -> Array:
+        return array
+
+    def undo(self, array: Array, settings: Settings) -> Array:
+        return array
+
+
+@dataclass(frozen=True, slots=True)
+class Transpose:
+    """Matrices published as (inputs, outputs), perhaps a stack of them."""
+
+    needs_floats = False
+
+    def shape(self, shape: Shape, settings: Settings) -> Shape:
+        if len(shape) < 2:
+            raise FileFormatError(f"shape {shape} is not that of a matrix")
+        return (*shape[:-2], shape[-1], shape[-2])
+
+    def apply(self, array: Array, settings: Settings) -> Array:
+        return array.swapaxes(-1, -2)
+
+    def undo(self, array: Array, settings: Settings) -> Array:
+        return array.swapaxes(-1, -2)
+
+
+@dataclass(frozen=True, slots=True)
+class Halves:
+    """The upper and the lower half of each matrix's rows; with `is_interleaved` every other row of it.
+
+    With `is_transposed` the matrices are published as (inputs, outputs); with `is_vector` they are rows of biases.
+    """
+
+    is_interleaved: bool = False
+    is_transposed: bool = False
+    is_vector: bool = False
+
+    @property
+    def needs_floats(self) -> bool:
+        return self.is_vector
+
+    def shapes(self, shape: Shape, settings: Settings) -> tuple[Shape, ...]:
+        if len(shape) < (1 if self.is_vector else 2):
+            raise FileFormatError(f"shape {shape} is not that of a matrix")
+        if self.is_vector:
+            whole: Shape = shape
+            axis = -1
+        else:
+            whole = (*shape[:-2], shape[-1], shape[-2]) if self.is_transposed else shape
+            axis = -2
+        if whole[axis] % 2:
+            raise FileFormatError(f"shape {shape} has an odd number of outputs to halve")
+        half = list(whole)
+        half[axis] //= 2
+        return (tuple(half),) * 2
+
+    def part(self, array: Array, index: int, settings: Settings) -> Array:
+        rows = self._rows_last(array)
+        half = rows.shape[-1] // 2
+        chosen = rows[..., index::2] if self.is_interleaved else rows[..., index * half : (index + 1) * half]
+        return chosen if self.is_vector else chosen.swapaxes(-1, -2)
+
+    def join(self, parts: Sequence[Array], settings: Settings) -> Array:
+        rows = [part if self.is_vector else part.swapaxes(-1, -2) for part in parts]
+        if self.is_interleaved:
+            joined = np.stack(rows, axis=-1).reshape(*rows[0].shape[:-1], -1)
+        else:
+            joined = np.concatenate(rows, axis=-1)
+        return joined if self.is_vector or self.is_transposed else joined.swapaxes(-1, -2)
+
+    def _rows_last(self, array: Array) -> Array:
+        return array if self.is_vector or self.is_transposed else array.swapaxes(-1, -2)
 
 
 def whole_number(settings: Settings, key: str) -> int:

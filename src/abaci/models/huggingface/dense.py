@@ -8,14 +8,15 @@ PAIR_KEY_ROWS = PairRows("attention.head_count_kv")
 
 
 def decoder_settings(
-    *, hidden_size: int, mlp_size: int, num_layers: int, num_heads: int, context: int, epsilon: float = 1e-6
+    *, hidden_size: int, mlp_size: int | None, num_layers: int, num_heads: int, context: int, epsilon: float = 1e-6
 ) -> tuple[SettingRule, ...]:
-    """Sizes, with the values that `config.json` may leave out."""
+    """Sizes, with the values that `config.json` may leave out; `mlp_size` None where no layer is dense."""
+    mlp = () if mlp_size is None else (Whole("intermediate_size", "feed_forward_length", mlp_size),)
     return (
         Whole("num_hidden_layers", "block_count", num_layers),
         Whole("max_position_embeddings", "context_length", context),
         Whole("hidden_size", "embedding_length", hidden_size),
-        Whole("intermediate_size", "feed_forward_length", mlp_size),
+        *mlp,
         Whole("num_attention_heads", "attention.head_count", num_heads),
         Number("rms_norm_eps", "attention.layer_norm_rms_epsilon", epsilon),
     )

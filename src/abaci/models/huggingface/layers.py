@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 from abaci.models.huggingface.mapping import Gguf, Value
 from abaci.models.huggingface.published_config import PublishedConfig
@@ -32,28 +33,65 @@ class FullAttentionOnly:
 
 
 @dataclass(frozen=True, slots=True)
-class WindowPattern:
-    """A window in all layers but every n-th. GGUF is given the period where it has a name for it."""
+class Window:
+    """One window in all layers, or none: null, or left out where `default` is None. `none` is GGUF's way to say so."""
+
+    default: int | None
+    none: int | None = None
+
+    def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
+        config.value("sliding_window")
+        if config.has("layer_types") and set(config.items("layer_types")) > {FULL}:
+            raise config.unsupported("layer_types", "gives layers of this type different windows")
+        if config.has("sliding_window"):
+            return {"attention.sliding_window": config.integer("sliding_window")}
+        default = None if config.names("sliding_window") else self.default
+        window = self.none if default is None else default
+        return {} if window is None else {"attention.sliding_window": window}
+
+    def to_published(self, settings: Gguf) -> Mapping[str, Value]:
+        return {"sliding_window": settings.get("attention.sliding_window") or None}
+
+
+class Pattern(Enum):
+    """How GGUF says which layers have a window."""
+
+    PERIOD = "period"
+    LIST = "list"
+    IMPLIED = "implied"
+
+
+@dataclass(frozen=True, slots=True)
+class WindowedLayers:
+    """A window in all layers but every n-th; published as the type of each layer, or as the period.
+
+    GGUF names the window, and the layers that have one as `pattern` says.
+    """
 
     default_window: int
     default_period: int
-    published_period: tuple[str, ...] = ("sliding_window_pattern", "_sliding_window_pattern")
+    pattern: Pattern
 
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
-        window = config.integer("sliding_window", self.default_window)
-        return {"attention.sliding_window": window, "attention.sliding_window_pattern": self._period(config)}
+        window = {"attention.sliding_window": config.integer("sliding_window", self.default_window)}
+        period = self._period(config)
+        if self.pattern is Pattern.IMPLIED:
+            if period != self.default_period:
+                raise config.unsupported("layer_types", f"is not a window in all layers but every {period}th")
+            return window
+        num_layers = config.integer("num_hidden_layers")
+        named = period if self.pattern is Pattern.PERIOD else [kind == SLIDING for kind in _types(num_layers, period)]
+        return {**window, "attention.sliding_window_pattern": named}
 
     def to_published(self, settings: Gguf) -> Mapping[str, Value]:
-        period = settings.get("attention.sliding_window_pattern", self.default_period)
+        named = settings.get("attention.sliding_window_pattern", self.default_period)
         num_layers = settings.get("block_count")
-        return {
-            "sliding_window": settings.get("attention.sliding_window"),
-            "layer_types": _types(num_layers, period),
-        }
+        types = _types(num_layers, named) if isinstance(named, int) else [SLIDING if has else FULL for has in named]
+        return {"sliding_window": settings.get("attention.sliding_window"), "layer_types": types}
 
     def _period(self, config: PublishedConfig) -> int:
         period = self.default_period
-        for key in self.published_period:
+        for key in ("sliding_window_pattern", "_sliding_window_pattern"):
             period = config.integer(key, period)
         if not config.has("layer_types"):
             return period

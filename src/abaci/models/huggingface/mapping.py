@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from abaci.errors import UnsupportedModelError
-from abaci.models.huggingface.changes import Change
+from abaci.models.huggingface.changes import Change, Split
 from abaci.models.huggingface.published_config import PublishedConfig
 
 Value = Any
@@ -21,7 +21,11 @@ Value = Any
 class Gguf(Protocol):
     """Settings of a GGUF file without the architecture's name, read for the way back. Remembers what was read."""
 
-    def get(self, key: str, default: Value = None) -> Value: ...
+    def get(self, key: str, default: Value = None) -> Value:
+        """The setting, or the default where there is none."""
+
+    def tensor(self, name: str) -> NDArray[np.float32] | None:
+        """A small tensor's values, or None where there is no such tensor."""
 
 
 class SettingRule(Protocol):
@@ -36,17 +40,37 @@ class SettingRule(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """A whole number under both names; without a default it must be there."""
+    """A whole number under both names; without a default it must be there. `older` is another published name."""
 
     published: str
     gguf: str
     default: int | None = None
+    older: str | None = None
+
+    def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
+        default = self.default
+        if self.older is not None and not config.has(self.published):
+            default = config.integer(self.older, default)
+        return {self.gguf: config.integer(self.published, default)}
+
+    def to_published(self, settings: Gguf) -> Mapping[str, Value]:
+        return {self.published: settings.get(self.gguf)}
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A whole number that GGUF has under a second name; the other rule restores it."""
+
+    published: str
+    gguf: str
+    default: int
 
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
         return {self.gguf: config.integer(self.published, self.default)}
 
     def to_published(self, settings: Gguf) -> Mapping[str, Value]:
-        return {self.published: settings.get(self.gguf)}
+        settings.get(self.gguf)
+        return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +120,22 @@ class Only:
 
     def to_published(self, settings: Gguf) -> Mapping[str, Value]:
         return {} if self.value is None else {self.published: self.value}
+
+
+@dataclass(frozen=True, slots=True)
+class Implied:
+    """A setting of GGUF that `config.json` has no name for, as the type of model implies its value."""
+
+    gguf: str
+    value: Value
+
+    def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
+        return {self.gguf: self.value}
+
+    def to_published(self, settings: Gguf) -> Mapping[str, Value]:
+        if settings.get(self.gguf, self.value) != self.value:
+            raise UnsupportedModelError(f"{self.gguf} is not {self.value!r}, which this type of config.json implies")
+        return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +204,15 @@ class TensorRule:
 
 
 @dataclass(frozen=True, slots=True)
+class SplitRule:
+    """A published tensor, or a module with its `.weight` and `.bias`, that is several tensors in GGUF."""
+
+    published: str
+    gguf: tuple[str, ...]
+    split: Split
+
+
+@dataclass(frozen=True, slots=True)
 class ComputedTensor:
     """A tensor that GGUF has beside the settings it follows from; None where the model needs none."""
 
@@ -180,12 +229,11 @@ class ModelMapping:
     """As `architectures` in `config.json` names it."""
     architecture: str
     settings: tuple[SettingRule, ...]
-    tensors: tuple[TensorRule, ...]
+    tensors: tuple[TensorRule | SplitRule, ...]
     computed: tuple[ComputedTensor, ...] = ()
     is_tied_by_default: bool = False
-    ignored_tensors: tuple[str, ...] = ()
-    """Regular expressions for published names that the model computes nothing with."""
-    other_class_names: tuple[str, ...] = ()
+    guess_prefixes: tuple[str, ...] = ()
+    """Of published names that belong to layers for guessing several tokens at once, which are not used."""
 
 
 def rounded(value: float) -> float:

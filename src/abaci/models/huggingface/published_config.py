@@ -66,6 +66,10 @@ class PublishedConfig:
         """Whether the key is there and not null."""
         return self._find(key) not in (None, _MISSING)
 
+    def names(self, key: str) -> bool:
+        """Whether the key is there, perhaps as null."""
+        return self._find(key) is not _MISSING
+
     def value(self, key: str, default: object = None) -> object:
         """Whatever stands under the key; null counts as absent."""
         self._keys_read.add(key.partition(".")[0])
@@ -101,6 +105,12 @@ class PublishedConfig:
         if not isinstance(found, list):
             raise self.invalid(key, "is not a list")
         return found
+
+    def numbers(self, key: str) -> list[float]:
+        found = self.items(key)
+        if not all(isinstance(item, int | float) and math.isfinite(item) for item in found):
+            raise self.invalid(key, "is not a list of finite numbers")
+        return [float(item) for item in found if isinstance(item, int | float)]
 
     def keys(self, key: str) -> set[str]:
         """Names inside a nested object; none if it is absent."""

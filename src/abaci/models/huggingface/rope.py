@@ -17,20 +17,63 @@ from abaci.models.huggingface.published_config import PublishedConfig
 
 FREQUENCY_FACTORS = "rope_freqs.weight"
 
+_CONTEXT = "max_position_embeddings"
+_YARN_NUMBERS = {"beta_fast": "yarn_beta_fast", "beta_slow": "yarn_beta_slow"}
+_HARMLESS = frozenset({"max_position_embeddings", "finetuned"})
+"""Inside the parameters: repeated from elsewhere, or without effect."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """One rope for all layers. `theta` is the base where the file gives none."""
+    """One rope for all layers.
+
+    theta                    the base where the file gives none.
+    partial                  of each head, what turns where the file does not say.
+    log_multiplier           of YaRN's `mscale_all_dim`, to make GGUF's `yarn_log_multiplier`; 0 where the scores of
+                             the type do not grow by it.
+    truncates                whether YaRN rounds the ends of its ramp to whole dimensions.
+    """
 
     theta: float = 10000.0
+    partial: float = 1.0
+    log_multiplier: float = 0.0
+    truncates: bool = True
 
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
         rope = RopeReader(config, self.theta)
-        return {"rope.freq_base": rounded(rope.theta), **rope.dimensions(), **rope.scaling()}
+        dimensions = {"rope.dimension_count": rope.dimensions(self.partial)}
+        return {"rope.freq_base": rounded(rope.theta), **dimensions, **rope.scaling(self)}
 
     def to_published(self, settings: Gguf) -> Mapping[str, Value]:
         parameters = {"rope_theta": shortest(settings.get("rope.freq_base", self.theta))}
-        return {"rope_parameters": parameters | _dimensions(settings) | _scaling(settings)}
+        return {"rope_parameters": parameters | _dimensions(settings) | self._scaling(settings)}
+
+    def _scaling(self, settings: Gguf) -> dict[str, Value]:
+        kind = settings.get("rope.scaling.type", "none")
+        if kind == "none":
+            return {"rope_type": "default"}
+        factor = shortest(settings.get("rope.scaling.factor"))
+        if kind == "yarn":
+            return {"rope_type": kind, "factor": factor} | self._yarn(settings, factor)
+        if kind == "linear":
+            return {"rope_type": kind, "factor": factor}
+        raise UnsupportedModelError(f"rope.scaling.type {kind!r} has no name in config.json")
+
+    def _yarn(self, settings: Gguf, factor: float) -> dict[str, Value]:
+        parameters: dict[str, Value] = {}
+        original = settings.get("rope.scaling.original_context_length")
+        parameters |= {} if original is None else {"original_max_position_embeddings": original}
+        for published, gguf in _YARN_NUMBERS.items():
+            value = settings.get(f"rope.scaling.{gguf}")
+            parameters |= {} if value is None else {published: shortest(value)}
+        if not self.truncates:
+            parameters["truncate"] = False
+        multiplier = settings.get("rope.scaling.yarn_log_multiplier", 0.0)
+        magnitude = settings.get("rope.scaling.attn_factor", 1.0)
+        if multiplier and self.log_multiplier:
+            all_dim = shortest(multiplier / self.log_multiplier)
+            return parameters | {"mscale": all_dim, "mscale_all_dim": all_dim} | _explicit(magnitude)
+        return parameters | ({} if magnitude == 1 else _explicit(magnitude * _growth(factor)))
 
 
 class RopeReader:
@@ -40,7 +83,7 @@ class RopeReader:
         """`within` is the object that holds the parameters, where layers of different kinds have their own."""
         self._config = config
         self._place = within or ("rope_parameters" if config.has("rope_parameters") else "rope_scaling")
-        self._known = {"rope_theta", "rope_type", "type", "partial_rotary_factor"}
+        self._known = {"rope_theta", "rope_type", "type", "partial_rotary_factor", *_HARMLESS}
         config.keys(self._place)
         self.theta = config.number(f"{self._place}.rope_theta", config.number("rope_theta", default_theta))
         self.kind = config.text(f"{self._place}.rope_type", config.text(f"{self._place}.type", "default"))
@@ -50,50 +93,77 @@ class RopeReader:
         self._known.add(key)
         return self._config.number(f"{self._place}.{key}", default)
 
+    def numbers(self, key: str) -> list[float]:
+        """A list of finite numbers inside."""
+        self._known.add(key)
+        return self._config.numbers(f"{self._place}.{key}")
+
     def has(self, key: str) -> bool:
         return self._config.has(f"{self._place}.{key}")
 
-    def dimensions(self) -> Mapping[str, Value]:
-        """How much of each head turns."""
-        factor = self.number("partial_rotary_factor", self._config.number("partial_rotary_factor", 1.0))
+    def dimensions(self, partial: float = 1.0) -> int:
+        """How many values of each head turn."""
+        factor = self.number("partial_rotary_factor", self._config.number("partial_rotary_factor", partial))
         head_dim = self._config.value("head_dim")
         if not isinstance(head_dim, int):
             head_dim = self._config.integer("hidden_size") // max(1, self._config.integer("num_attention_heads"))
-        return {"rope.dimension_count": int(head_dim * factor)}
+        return int(head_dim * factor)
 
-    def scaling(self) -> Mapping[str, Value]:
+    def scaling(self, rule: Rope | None = None) -> Mapping[str, Value]:
         """`rope.scaling.*`; Llama 3's comes as a tensor instead. Raises UnsupportedModelError for an unknown type."""
-        read = {"default": _nothing, "dynamic": self._dynamic, "linear": self._linear, "yarn": self._yarn}
-        if self.kind == "llama3":
-            self.frequency_factors(2)
+        if self.kind == "default":
             settings: Mapping[str, Value] = {}
-        elif self.kind in read:
-            settings = read[self.kind]()
+        elif self.kind == "dynamic":
+            # Stretches only texts longer than max_position_embeddings, beyond which no context goes here.
+            self.number("factor", 1.0)
+            settings = {}
+        elif self.kind == "llama3":
+            self.frequency_factors(2)
+            settings = {}
+        elif self.kind == "linear":
+            settings = {"rope.scaling.type": "linear", "rope.scaling.factor": rounded(self.number("factor"))}
+        elif self.kind == "yarn":
+            settings = self._yarn(rule or Rope())
         else:
             raise UnsupportedModelError(f"{self._place} of the type {self.kind!r} is not supported")
-        if unknown := sorted(self._config.keys(self._place) - self._known):
-            raise UnsupportedModelError(f"{self._place} has the unknown keys {', '.join(unknown)}")
+        self.refuse_unknown()
         return settings
 
-    def _dynamic(self) -> Mapping[str, Value]:
-        # Stretches only texts longer than max_position_embeddings, beyond which no context goes here.
-        self.number("factor", 1.0)
-        return {}
+    def refuse_unknown(self) -> None:
+        """Raise UnsupportedModelError for a key inside that was not read."""
+        if unknown := sorted(self._config.keys(self._place) - self._known):
+            raise UnsupportedModelError(f"{self._place} has the unknown keys {', '.join(unknown)}")
 
-    def _linear(self) -> Mapping[str, Value]:
-        return {"rope.scaling.type": "linear", "rope.scaling.factor": rounded(self.number("factor"))}
-
-    def _yarn(self) -> Mapping[str, Value]:
-        self._known.update({"max_position_embeddings", "finetuned"})
-        context = self._config.integer("max_position_embeddings")
+    def _yarn(self, rule: Rope) -> Mapping[str, Value]:
+        self._known |= {"truncate", "llama_4_scaling_beta", "original_max_position_embeddings"}
+        if self._config.flag(f"{self._place}.truncate", rule.truncates) != rule.truncates:
+            raise self._config.unsupported(f"{self._place}.truncate", "is not what this type of model does elsewhere")
+        factor = self.number("factor")
+        original = self._config.integer("original_max_position_embeddings", self._config.integer(_CONTEXT))
         settings: dict[str, Value] = {
             "rope.scaling.type": "yarn",
-            "rope.scaling.factor": rounded(self.number("factor")),
-            "rope.scaling.original_context_length": int(self.number("original_max_position_embeddings", context)),
+            "rope.scaling.factor": rounded(factor),
+            "rope.scaling.original_context_length": self._config.integer(
+                f"{self._place}.original_max_position_embeddings", original
+            ),
         }
         for published, gguf in _YARN_NUMBERS.items():
             if self.has(published):
                 settings[f"rope.scaling.{gguf}"] = rounded(self.number(published))
+        return {**settings, **self._magnitude(rule, factor)}
+
+    def _magnitude(self, rule: Rope, factor: float) -> Mapping[str, Value]:
+        """What the rotation is multiplied with; by default it grows with the logarithm of the factor."""
+        mscale, all_dim = self.number("mscale", 0.0), self.number("mscale_all_dim", 0.0)
+        usual = _growth(factor)
+        magnitude = _growth(factor, mscale) / _growth(factor, all_dim) if mscale and all_dim else usual
+        magnitude = self.number("attention_factor", magnitude)
+        settings: dict[str, Value] = {}
+        if all_dim and rule.log_multiplier:
+            settings["rope.scaling.yarn_log_multiplier"] = rounded(all_dim * rule.log_multiplier)
+            usual = 1.0
+        if rounded(magnitude / usual) != 1:
+            settings["rope.scaling.attn_factor"] = rounded(magnitude / usual)
         return settings
 
     def frequency_factors(self, dim: int) -> NDArray[np.float32] | None:
@@ -111,15 +181,13 @@ class RopeReader:
         return stretch.factors(self.theta, dim)
 
 
-_YARN_NUMBERS = {
-    "beta_fast": "yarn_beta_fast",
-    "beta_slow": "yarn_beta_slow",
-    "attention_factor": "attn_factor",
-}
+def _growth(factor: float, multiplier: float = 1.0) -> float:
+    """YaRN's growth of the rotation with the stretch."""
+    return 1 + 0.1 * multiplier * math.log(factor) if factor > 1 else 1.0
 
 
-def _nothing() -> Mapping[str, Value]:
-    return {}
+def _explicit(magnitude: float) -> dict[str, Value]:
+    return {} if magnitude == 1 else {"attention_factor": shortest(magnitude)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,26 +213,11 @@ class Llama3Stretch:
 def frequency_factors(config: PublishedConfig) -> NDArray[np.float32] | None:
     """The table of `rope_freqs.weight`, for models whose rope is `Rope`."""
     rope = RopeReader(config, 10000.0)
-    return rope.frequency_factors(rope.dimensions()["rope.dimension_count"])
+    return rope.frequency_factors(rope.dimensions())
 
 
 def _dimensions(settings: Gguf) -> dict[str, Value]:
     dim = settings.get("rope.dimension_count")
-    head_dim = settings.get(
-        "attention.key_length", settings.get("embedding_length") // settings.get("attention.head_count")
-    )
+    plain = settings.get("embedding_length") // settings.get("attention.head_count")
+    head_dim = settings.get("attention.key_length", plain)
     return {} if dim in (None, head_dim) else {"partial_rotary_factor": dim / head_dim}
-
-
-def _scaling(settings: Gguf) -> dict[str, Value]:
-    kind = settings.get("rope.scaling.type", "none")
-    if kind == "none":
-        return {"rope_type": "default"}
-    parameters = {"rope_type": kind, "factor": shortest(settings.get("rope.scaling.factor"))}
-    if kind == "yarn":
-        original = settings.get("rope.scaling.original_context_length")
-        parameters |= {} if original is None else {"original_max_position_embeddings": original}
-        for published, gguf in _YARN_NUMBERS.items():
-            value = settings.get(f"rope.scaling.{gguf}")
-            parameters |= {} if value is None else {published: shortest(value)}
-    return parameters

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from abaci.models.huggingface.changes import AddOne
 from abaci.models.huggingface.dense import ENDS, GATED_MLP, HEAD_NORMS, PROJECTIONS, decoder_settings
-from abaci.models.huggingface.layers import FULL, SLIDING, WindowPattern
+from abaci.models.huggingface.layers import FULL, SLIDING, Pattern, WindowedLayers
 from abaci.models.huggingface.mapping import (
     Gguf,
     HeadSizes,
@@ -87,7 +87,7 @@ MAPPING = ModelMapping(
         HeadSizes(256),
         _Ropes(),
         _ScoreScale(),
-        WindowPattern(default_window=4096, default_period=6),
+        WindowedLayers(default_window=4096, default_period=6, pattern=Pattern.PERIOD),
         Only("hidden_activation", "gelu_pytorch_tanh"),
         Only("attention_bias", False),
         Only("attn_logit_softcapping", None),

@@ -1,0 +1,129 @@
+"""Multi-head latent attention (DeepSeek): sizes, and keys and values split by head for the absorbed form.
+
+GGUF describes it as attention with one key-value head, the latent; `*_mla` are the sizes of the heads it stands for.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from abaci.errors import FileFormatError
+from abaci.models.huggingface.changes import Array, Settings, Shape, whole_number
+from abaci.models.huggingface.mapping import Gguf, SplitRule, TensorRule, Value
+from abaci.models.huggingface.published_config import PublishedConfig
+from abaci.models.huggingface.rope import Rope
+
+
+@dataclass(frozen=True, slots=True)
+class AbsorbedKeysAndValues:
+    """(heads x (nope + value), latent) into keys (heads, latent, nope), transposed, and values (heads, value, latent).
+
+    "nope" is the part of a key that does not rotate.
+    """
+
+    needs_floats = False
+
+    def shapes(self, shape: Shape, settings: Settings) -> tuple[Shape, ...]:
+        heads, nope_dim, value_dim = _sizes(settings)
+        if len(shape) != 2 or shape[0] != heads * (nope_dim + value_dim):
+            raise FileFormatError(f"shape {shape} is not {heads} heads of {nope_dim} and {value_dim} rows")
+        return (heads, shape[1], nope_dim), (heads, value_dim, shape[1])
+
+    def part(self, array: Array, index: int, settings: Settings) -> Array:
+        heads, nope_dim, value_dim = _sizes(settings)
+        by_head = array.reshape(heads, nope_dim + value_dim, -1)
+        return by_head[:, nope_dim:] if index else by_head[:, :nope_dim].swapaxes(1, 2)
+
+    def join(self, parts: Sequence[Array], settings: Settings) -> Array:
+        keys, values = parts
+        joined = np.concatenate([keys.swapaxes(1, 2), values], axis=1)
+        return joined.reshape(-1, joined.shape[2])
+
+
+def _sizes(settings: Settings) -> tuple[int, int, int]:
+    heads = whole_number(settings, "attention.head_count")
+    nope_dim = whole_number(settings, "attention.key_length_mla") - whole_number(settings, "rope.dimension_count")
+    if nope_dim < 1:
+        raise FileFormatError("attention.key_length_mla leaves nothing beside what rotates")
+    return heads, nope_dim, whole_number(settings, "attention.value_length_mla")
+
+
+@dataclass(frozen=True, slots=True)
+class LatentSizes:
+    """Ranks and sizes; the arguments are what `config.json` may leave out."""
+
+    query_rank: int | None
+    latent: int
+    rope: int
+    nope: int
+    value: int
+
+    def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
+        latent, rope = config.integer("kv_lora_rank", self.latent), config.integer("qk_rope_head_dim", self.rope)
+        heads = config.integer("num_attention_heads")
+        if config.integer("num_key_value_heads", heads) != heads:
+            raise config.unsupported("num_key_value_heads", "is not the number of heads, as in latent attention")
+        query_rank = None if config.names("q_lora_rank") and not config.has("q_lora_rank") else self.query_rank
+        if config.has("q_lora_rank"):
+            query_rank = config.integer("q_lora_rank")
+        config.value("q_lora_rank")
+        ranks = {"attention.kv_lora_rank": latent} | ({"attention.q_lora_rank": query_rank} if query_rank else {})
+        return {
+            **ranks,
+            "attention.head_count_kv": 1,
+            "attention.key_length": latent + rope,
+            "attention.value_length": latent,
+            "attention.key_length_mla": config.integer("qk_nope_head_dim", self.nope) + rope,
+            "attention.value_length_mla": config.integer("v_head_dim", self.value),
+            "rope.dimension_count": rope,
+        }
+
+    def to_published(self, settings: Gguf) -> Mapping[str, Value]:
+        for implied in ("attention.head_count_kv", "attention.key_length", "attention.value_length"):
+            settings.get(implied)
+        rope = settings.get("rope.dimension_count")
+        return {
+            "num_key_value_heads": settings.get("attention.head_count"),
+            "q_lora_rank": settings.get("attention.q_lora_rank"),
+            "kv_lora_rank": settings.get("attention.kv_lora_rank"),
+            "qk_rope_head_dim": rope,
+            "qk_nope_head_dim": settings.get("attention.key_length_mla") - rope,
+            "v_head_dim": settings.get("attention.value_length_mla"),
+        }
+
+
+_ROPE = Rope(log_multiplier=0.1)
+
+
+@dataclass(frozen=True, slots=True)
+class LatentRope:
+    """The rope of the part that rotates: all of its values. YaRN's multiplier stands in GGUF by a tenth."""
+
+    def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
+        settings = dict(_ROPE.to_gguf(config))
+        del settings["rope.dimension_count"]
+        return settings
+
+    def to_published(self, settings: Gguf) -> Mapping[str, Value]:
+        parameters = dict(_ROPE.to_published(settings)["rope_parameters"])
+        parameters.pop("partial_rotary_factor", None)
+        return {"rope_parameters": parameters}
+
+
+_ATTENTION = "model.layers.{layer}.self_attn"
+
+LATENT_PROJECTIONS = (
+    TensorRule(f"{_ATTENTION}.q_proj", "blk.{layer}.attn_q"),
+    TensorRule(f"{_ATTENTION}.q_a_proj", "blk.{layer}.attn_q_a"),
+    TensorRule(f"{_ATTENTION}.q_a_layernorm", "blk.{layer}.attn_q_a_norm"),
+    TensorRule(f"{_ATTENTION}.q_b_proj", "blk.{layer}.attn_q_b"),
+    TensorRule(f"{_ATTENTION}.kv_a_proj_with_mqa", "blk.{layer}.attn_kv_a_mqa"),
+    TensorRule(f"{_ATTENTION}.kv_a_layernorm", "blk.{layer}.attn_kv_a_norm"),
+    SplitRule(
+        f"{_ATTENTION}.kv_b_proj.weight",
+        ("blk.{layer}.attn_k_b.weight", "blk.{layer}.attn_v_b.weight"),
+        AbsorbedKeysAndValues(),
+    ),
+    TensorRule(f"{_ATTENTION}.o_proj", "blk.{layer}.attn_output"),
+)

@@ -1,0 +1,270 @@
+"""Hugging Face folders: the original's logits, and everything that is refused or told."""
+
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from golden_folders import FOLDER_NAMES, folder_sequences, golden_folder
+from golden_models import CheckpointTensors
+from step_feeding import StepFeeder, log_softmax
+
+from abaci.errors import FileFormatError, ModelNotFoundError, UnsupportedModelError
+from abaci.formats.huggingface import HuggingFaceCheckpoint
+from abaci.kernels.reference import ReferenceExecutor
+from abaci.models.families import spec_from_gguf
+from abaci.tensor import WeightFormat
+
+TOLERANCE = 3e-5
+
+
+@pytest.mark.parametrize("name", FOLDER_NAMES)
+def test_logits_are_the_originals(name: str) -> None:
+    sequences = folder_sequences(name)
+    with HuggingFaceCheckpoint.open(golden_folder(name)) as checkpoint:
+        spec = spec_from_gguf(checkpoint.metadata, checkpoint.tensors)
+        executor = ReferenceExecutor(spec, CheckpointTensors(checkpoint), cache_type="float32")
+        feeder = StepFeeder(executor, spec, num_sequences=1, max_tokens=64)
+        for sequence in sequences:
+            logprobs = feeder.logprobs(sequence.token_ids)
+            np.testing.assert_allclose(logprobs, log_softmax(sequence.logits), atol=TOLERANCE, rtol=0)
+        executor.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of a sound folder, to damage."""
+    return Path(shutil.copytree(golden_folder("llama"), tmp_path / "model"))
+
+
+def change_config(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+
+
+def set_config(folder: Path, **values: object) -> None:
+    change_config(folder, lambda config: config.update(values))
+
+
+def rename_tensor(folder: Path, old: str, new: str) -> None:
+    path = folder / "model.safetensors"
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = content[8 : 8 + length].replace(json.dumps(old).encode(), json.dumps(new).encode())
+    path.write_bytes(struct.pack("<Q", len(header)) + header + content[8 + length :])
+
+
+def test_what_needs_no_change_is_read_from_the_file(folder: Path) -> None:
+    with HuggingFaceCheckpoint.open(folder) as checkpoint:
+        stored = {name for name, tensor in checkpoint.tensors.items() if checkpoint.is_stored(tensor)}
+        assert {"token_embd.weight", "blk.1.attn_v.weight", "output.weight"} <= stored
+        assert {"blk.0.attn_q.weight", "blk.0.attn_k.weight", "blk.0.attn_norm.weight", "rope_freqs.weight"}.isdisjoint(
+            stored
+        )
+        tensor = checkpoint.tensors["token_embd.weight"]
+        with checkpoint.paths[tensor.file_index].open("rb") as file, checkpoint.data(tensor) as data:
+            file.seek(tensor.offset)
+            assert bytes(data) == file.read(tensor.num_bytes)
+        for tensor in checkpoint.tensors.values():
+            assert checkpoint.data(tensor).nbytes == tensor.num_bytes
+            checkpoint.release(tensor)
+
+
+def test_vectors_are_float32(folder: Path) -> None:
+    with HuggingFaceCheckpoint.open(folder) as checkpoint:
+        formats = {tensor.format for tensor in checkpoint.tensors.values() if len(tensor.shape) == 1}
+    assert formats == {WeightFormat.F32}
+
+
+def test_settings_nobody_knows_are_named(folder: Path) -> None:
+    set_config(folder, swivel_factor=3, moon_phase=None)
+    with HuggingFaceCheckpoint.open(folder) as checkpoint:
+        assert any("moon_phase, swivel_factor" in note for note in checkpoint.notes)
+    with HuggingFaceCheckpoint.open(golden_folder("llama")) as checkpoint:
+        assert checkpoint.notes == ()
+
+
+def test_code_in_a_folder_is_not_run(folder: Path) -> None:
+    set_config(folder, auto_map={"AutoModelForCausalLM": "modeling_other.OtherForCausalLM"})
+    (folder / "modeling_other.py").write_text("raise SystemExit('run')")
+    with HuggingFaceCheckpoint.open(folder) as checkpoint:
+        assert any("not run" in note for note in checkpoint.notes)
+    set_config(folder, model_type="other")
+    with pytest.raises(UnsupportedModelError, match=r"'other'.* never run"):
+        HuggingFaceCheckpoint.open(folder)
+
+
+def test_pickles_are_refused(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UnsupportedModelError, match=r"pytorch_model\.bin, a pickle") as caught:
+        HuggingFaceCheckpoint.open(folder)
+    assert "safetensors" in str(caught.value.hint)
+
+
+def test_missing_files_are_named(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(FileFormatError, match=r"no model\.safetensors"):
+        HuggingFaceCheckpoint.open(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(ModelNotFoundError, match=r"no config\.json"):
+        HuggingFaceCheckpoint.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"model_type": 3}, "model_type"),
+        ({"hidden_size": "32"}, "hidden_size"),
+        ({"hidden_size": 1 << 40}, "hidden_size"),
+        ({"num_attention_heads": -4}, "num_attention_heads"),
+        ({"num_attention_heads": 5}, "5 heads"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings"),
+        ({"rope_parameters": {"rope_type": "spiral", "rope_theta": 10000.0}}, "spiral"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "twist": 1}}, "twist"),
+        ({"rope_parameters": 7}, "rope_parameters"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(folder: Path, values: dict[str, object], complaint: str) -> None:
+    set_config(folder, **values)
+    with pytest.raises(FileFormatError, match=complaint):
+        HuggingFaceCheckpoint.open(folder)
+
+
+def test_rope_settings_of_older_folders_are_understood(folder: Path) -> None:
+    with HuggingFaceCheckpoint.open(folder) as checkpoint:
+        newer = dict(checkpoint.metadata)
+        factors = bytes(checkpoint.data(checkpoint.tensors["rope_freqs.weight"]))
+
+    def to_older(config: dict[str, Any]) -> None:
+        rope = config.pop("rope_parameters")
+        config["rope_theta"] = rope.pop("rope_theta")
+        config["rope_scaling"] = rope
+
+    change_config(folder, to_older)
+    with HuggingFaceCheckpoint.open(folder) as checkpoint:
+        assert dict(checkpoint.metadata) == newer
+        assert bytes(checkpoint.data(checkpoint.tensors["rope_freqs.weight"])) == factors
+
+
+def test_a_tensor_too_many_is_refused(folder: Path) -> None:
+    rename_tensor(folder, "model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.side_proj.weight")
+    with pytest.raises(UnsupportedModelError, match="side_proj"):
+        HuggingFaceCheckpoint.open(folder)
+
+
+def test_a_head_that_is_missing_is_not_taken_for_tied(folder: Path) -> None:
+    rename_tensor(folder, "lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq")
+    with pytest.raises(FileFormatError, match=r"lm_head\.weight is missing"):
+        HuggingFaceCheckpoint.open(folder)
+    set_config(folder, tie_word_embeddings=True)
+    with HuggingFaceCheckpoint.open(folder) as checkpoint:
+        assert "output.weight" not in checkpoint.tensors
+
+
+def test_a_tied_head_that_is_stored_is_not_used(folder: Path) -> None:
+    set_config(folder, tie_word_embeddings=True)
+    with HuggingFaceCheckpoint.open(folder) as checkpoint:
+        assert "output.weight" not in checkpoint.tensors
+
+
+def test_shards_are_read_together(tmp_path: Path) -> None:
+    with HuggingFaceCheckpoint.open(golden_folder("qwen2")) as checkpoint:
+        assert len({tensor.file_index for tensor in checkpoint.tensors.values()}) == 2
+        assert [path.name for path in checkpoint.paths][:2] == [
+            "model-00001-of-00002.safetensors",
+            "model-00002-of-00002.safetensors",
+        ]
+        assert len(checkpoint.descriptors) == len(checkpoint.paths)
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "complaint"),
+    [
+        (None, "weight_map"),
+        ({}, "0 files"),
+        ({"a": "../model.safetensors"}, "not the name"),
+        ({"a": "/etc/passwd"}, "not the name"),
+        ({"a": "model.bin"}, "not the name"),
+        ({"a": 3}, "weight_map"),
+        ({"a": "gone.safetensors"}, "no such file"),
+        ({"a": "model.safetensors"}, "it has not"),
+    ],
+)
+def test_an_index_that_lies_is_refused(folder: Path, weight_map: object, complaint: str) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises((FileFormatError, ModelNotFoundError), match=complaint):
+        HuggingFaceCheckpoint.open(folder)
+
+
+@pytest.mark.parametrize("prefix", ["language_model.", "model.language_model."])
+def test_the_text_model_of_a_model_with_eyes_is_used(folder: Path, prefix: str) -> None:
+    inner = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({"model_type": "seer", "text_config": inner, "vision_config": {}}))
+    content = (folder / "model.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    named: dict[str, object] = {"vision_tower.eye.weight": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}
+    for name, entry in json.loads(content[8 : 8 + length]).items():
+        inside = name.removeprefix("model.") if prefix.startswith("model.") else name
+        named[name if name.startswith(("__", "lm_head")) else prefix + inside] = entry
+    encoded = json.dumps(named).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(encoded)) + encoded + content[8 + length :])
+    with HuggingFaceCheckpoint.open(folder) as checkpoint:
+        assert "blk.1.ffn_down.weight" in checkpoint.tensors
+        assert checkpoint.metadata["general.architecture"] == "llama"
+        assert any("vision_tower" in note for note in checkpoint.notes)
+
+
+def test_templates_and_sampling_advice_come_along(folder: Path) -> None:
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"chat_template": [{"name": "default", "template": "A"}, {"name": "tool_use", "template": "B"}]})
+    )
+    advice = {"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.95, "repetition_penalty": 1.05}
+    (folder / "generation_config.json").write_text(json.dumps(advice))
+    with HuggingFaceCheckpoint.open(folder) as checkpoint:
+        metadata = checkpoint.metadata
+    assert metadata["tokenizer.chat_template"] == "A"
+    assert metadata["tokenizer.chat_template.tool_use"] == "B"
+    assert metadata["general.sampling.temp"] == 0.6
+    assert metadata["general.sampling.top_k"] == 20
+    assert metadata["general.sampling.penalty_repeat"] == 1.05
+    (folder / "chat_template.jinja").write_text("C")
+    (folder / "generation_config.json").write_text(json.dumps({**advice, "do_sample": False}))
+    with HuggingFaceCheckpoint.open(folder) as checkpoint:
+        assert checkpoint.metadata["tokenizer.chat_template"] == "C"
+        assert "general.sampling.temp" not in checkpoint.metadata
+        assert "general.sampling.penalty_repeat" in checkpoint.metadata
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", b"[]"),
+        ("config.json", b"{"),
+        ("config.json", b"\xff"),
+        ("config.json", b"[" * 100_000),
+        ("tokenizer_config.json", b'{"chat_template": 3}'),
+        ("tokenizer_config.json", b'{"chat_template": [{"name": 1, "template": "x"}]}'),
+        ("generation_config.json", b'{"temperature": "hot"}'),
+        ("generation_config.json", b'{"top_p": true}'),
+    ],
+)
+def test_damaged_json_is_refused_by_name(folder: Path, file: str, content: bytes) -> None:
+    (folder / file).write_bytes(content)
+    with pytest.raises(FileFormatError, match=file.replace(".", r"\.")):
+        HuggingFaceCheckpoint.open(folder)
+
+
+def test_a_folder_without_a_tokenizer_says_so(folder: Path) -> None:
+    with (
+        HuggingFaceCheckpoint.open(folder) as checkpoint,
+        pytest.raises(UnsupportedModelError, match=r"tokenizer\.json"),
+    ):
+        checkpoint.tokenizer()
