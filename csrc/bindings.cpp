@@ -15,6 +15,7 @@
 #include <stdexcept>
 
 #include "dispatch.h"
+#include "matmul/grids.h"
 #include "platform.h"
 #include "program.h"
 #include "quantise/quantise.h"
@@ -92,8 +93,15 @@ Format format_of(int format) {
 // The block of a format divides the columns, and the sizes stay far from overflow.
 void check_matrix(Format format, int64_t rows, int64_t columns) {
     require(rows > 0 && columns > 0 && rows < (int64_t{1} << 31) && columns < (int64_t{1} << 24), "matrix too large");
-    const int64_t block = format >= Format::Q4_K ? 256 : is_quantised(format) ? 32 : 1;
-    require(columns % block == 0, "columns are not a multiple of the format's block");
+    require(columns % source_block(format).values == 0, "columns are not a multiple of the format's block");
+}
+
+nb::ndarray<nb::numpy, uint16_t> code_grid(const std::string& name) {
+    const std::span<const uint16_t> points = grid_of(name);
+    require(!points.empty(), "no such grid");
+    auto out = new_array<uint16_t>({points.size()});
+    std::copy(points.begin(), points.end(), out.data());
+    return out;
 }
 
 size_t packed_bytes(int format, int64_t rows, int64_t columns) {
@@ -612,6 +620,7 @@ NB_MODULE(_native, m) {
     m.def("pack_all", &pack_all, "pool"_a, "parts"_a);
     m.def("quantise_weights", &quantise_weights, "pool"_a, "target"_a, "format"_a, "values"_a, "importance"_a.none());
     m.def("packed_bytes", &packed_bytes, "format"_a, "rows"_a, "columns"_a);
+    m.def("code_grid", &code_grid, "name"_a);
     m.def("rope_frequencies", [](double theta, int dim, double linear_scale) {
         const std::vector<float> values = rope_frequencies(theta, dim, linear_scale, nullptr);
         auto out = new_array<float>({values.size()});

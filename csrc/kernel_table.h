@@ -17,8 +17,33 @@ inline constexpr int kPanel = 32;
 inline constexpr int kGroup = 32;
 
 // The order is part of the packed layout's version; append only.
-enum class Format : uint32_t { F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K };
-inline constexpr int kNumFormats = 11;
+enum class Format : uint32_t {
+    F32,
+    F16,
+    BF16,
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q8_0,
+    Q4_K,
+    Q5_K,
+    Q6_K,
+    Q2_K,
+    Q3_K,
+    IQ4_NL,
+    IQ4_XS,
+    IQ3_S,
+    IQ3_XXS,
+    IQ2_S,
+    IQ2_XS,
+    IQ2_XXS,
+    MXFP4,
+    INT4,
+    INT4_128,
+    INT8,
+};
+inline constexpr int kNumFormats = 24;
 
 // What weights can be quantised to: GGUF's names for its blocks. See quantise/blocks-inl.h.
 enum class BlockFormat : uint32_t { Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4 };

@@ -1,83 +1,258 @@
 // The packed layout of a weight matrix, version 1. Exactly the file's integers and scales, in another order.
 //
-// A panel is 32 outputs and all inputs. It is one sequential stream of records, each 64-byte aligned:
+// A panel is 32 outputs and all inputs. It is one sequential stream of 64-byte aligned records: scales, then the
+// integers of one or several groups of 32 inputs. What the scales are:
 //
-//   simple formats, one record per group of 32 inputs
-//     scales   float16[32]
-//     minimums float16[32]             Q4_1, Q5_1
-//     base     512 bytes (4 bits) or 1,024 (8 bits)
-//     high     128 bytes (1 bit)       Q5_0, Q5_1
-//   K formats, one record per 256 inputs
-//     d        float16[32]
-//     dmin     float16[32]             Q4_K, Q5_K
-//     scales   8 x 48 bytes of packed 6-bit scale and minimum (Q4_K, Q5_K), or int8[16][32] (Q6_K)
-//     8 x { base 512 bytes, high 0, 128 or 256 bytes }
+//   Half         float16 d[32]                                       Q4_0, Q5_0, Q8_0, IQ4_NL
+//   HalfMinimum  float16 d[32], minimum[32]                          Q4_1, Q5_1
+//   HalfZero     float16 d[32]; uint8 zero[32]; 32 bytes of nothing  INT4 (a record is 32 inputs), INT4_128 (128)
+//   Float        float32 d[32]                                       INT8
+//   Exponent     uint8 e[2][32], a record is 64 inputs               MXFP4
+//   SixBitPairs  float16 d[32], dmin[32]; 8 x 48 bytes               Q4_K, Q5_K
+//   Bytes16      float16 d[32]; int8[16][32], one per 16 inputs      Q3_K, Q6_K, IQ2
+//   Bytes32      float16 d[32]; int8[8][32], one per 32 inputs       IQ3, IQ4_XS
+//   NibblePairs  float16 d[32], dmin[32]; uint8[16][32]              Q2_K
+//
+// Two-level kinds have records of 256 inputs. A 6-bit pair of a group: byte o of 32 = scale's low nibble | minimum's
+// low nibble << 4; then 16 bytes, byte o % 16: (scale >> 4 | minimum >> 4 << 2) in the low nibble for o < 16, in the
+// high nibble for o >= 16. A nibble pair: scale | minimum << 4.
+//
+// The integers of a group: a base plane of 512 (4 bits), 256 (2 bits) or 1,024 bytes (8 bits), then a high plane of 128
+// (1 bit) or 256 bytes (2 bits). A quad is four inputs, 4q to 4q + 3; byte 4 * o + i of any register of 64 bytes
+// belongs to output o of its half (outputs 0..15 or 16..31) and to input i of a quad, so that a 4-byte lane meets 4
+// broadcast activations:
+//
+//   base, 4 bits  registers [half][j]: quad 2j in the low nibble, 2j + 1 in the high nibble
+//   base, 8 bits  registers [half][quad], two's complement with its top bit flipped
+//   1 bit         registers [half]: bit q for quad q
+//   2 bits        registers [half][part]: bits 2(q % 4).. for quad q, part = q / 4
+//
 //   float formats: element [input][32 outputs]
 //
-// Base, 4 bits: registers [half][j], half = outputs 0..15 or 16..31, j = 0..3. Byte 4 * o + i of a register holds
-// output o: input 8j + i in its low nibble, input 8j + 4 + i in its high nibble. A 4-byte lane thus meets 4 broadcast
-// activations. Base, 8 bits: registers [half][quad], quad = 0..7; byte 4 * o + i is input 4 * quad + i, plus 128. High,
-// 1 bit: registers [half]; bit q of byte 4 * o + i belongs to input 4q + i. High, 2 bits: registers [half][part]; bits
-// 2(q % 4).. of byte 4 * o + i belong to input 4q + i with part = q / 4. 6-bit pairs of a group: byte o of 32 = scale's
-// low nibble | minimum's low nibble << 4; then 16 bytes, byte o % 16: (scale >> 4 | minimum >> 4 << 2) in the low
-// nibble for o < 16, in the high nibble for o >= 16.
-//
-// Rows beyond the matrix in its last panel are zero in every field.
+// Rows beyond the matrix in its last panel are zero in every field, as are groups beyond the last in its last record.
 #pragma once
 
 #include "kernel_table.h"
+#include "matmul/code_tables.h"
 
 namespace abaci {
 
-struct SimpleScales {};
-struct PairScales {};  // 6-bit scale and minimum, two-level
-struct SubScales {};   // int8 scale per 16 inputs, two-level
+enum class Scales { Half, HalfMinimum, HalfZero, Float, Exponent, SixBitPairs, Bytes16, Bytes32, NibblePairs };
 
-template <Format>
-struct Layout;
+constexpr bool is_two_level(Scales scales) {
+    return scales >= Scales::SixBitPairs;
+}
 
-template <int Base, int High, bool Minimum, int Zero, class ScaleKind>
+constexpr size_t header_bytes_of(Scales scales) {
+    switch (scales) {
+        case Scales::Half:
+        case Scales::Exponent:
+            return 64;
+        case Scales::HalfMinimum:
+        case Scales::HalfZero:
+        case Scales::Float:
+            return 128;
+        case Scales::SixBitPairs:
+            return 128 + 8 * 48;
+        case Scales::Bytes16:
+            return 64 + 16 * 32;
+        case Scales::Bytes32:
+            return 64 + 8 * 32;
+        case Scales::NibblePairs:
+            return 128 + 16 * 32;
+    }
+    return 0;
+}
+
+// A code of Base + High bits stands for code - Zero, or for an entry of Table.
+template <int Base, int High, int Zero, Scales Kind, class Table = NoTable, int GroupsPerRecord = 1>
 struct LayoutOf {
+    using CodeTable = Table;
     static constexpr int base_bits = Base;
     static constexpr int high_bits = High;
-    static constexpr bool has_minimum = Minimum;
-    static constexpr int zero_point = Zero;  // value = scale * (code - zero_point) [+ minimum]
-    static constexpr bool simple = __is_same(ScaleKind, SimpleScales);
-    static constexpr bool pairs = __is_same(ScaleKind, PairScales);
-    static constexpr bool subs = __is_same(ScaleKind, SubScales);
-    static constexpr int groups_per_record = simple ? 1 : 8;
+    static constexpr Scales scales = Kind;
+    // What is subtracted from what the dot products take: value = scale * (taken - zero_point) [+ minimum].
+    static constexpr int zero_point = Zero;
+    static constexpr bool has_table = Table::num_values > 0;
+    // Whether the dot products take numbers above 127.
+    static constexpr bool is_wide = Zero == 128;
+    // Whether each half of a group has a scale of its own, or all of it a minimum, or each half.
+    static constexpr bool splits = Kind == Scales::Bytes16 || Kind == Scales::NibblePairs;
+    static constexpr bool has_minimum =
+        Kind == Scales::HalfMinimum || Kind == Scales::SixBitPairs || Kind == Scales::NibblePairs;
+    static constexpr bool has_zeros = Kind == Scales::HalfZero;
+    static constexpr int groups_per_record = is_two_level(Kind) ? 8 : GroupsPerRecord;
     static constexpr size_t base_bytes = Base * 128;
     static constexpr size_t high_bytes = High * 128;
     static constexpr size_t group_bytes = base_bytes + high_bytes;
-    static constexpr size_t header_bytes = simple ? (Minimum ? 128 : 64) : pairs ? 128 + 8 * 48 : 64 + 16 * 32;
+    static constexpr size_t header_bytes = header_bytes_of(Kind);
     static constexpr size_t record_bytes = header_bytes + groups_per_record * group_bytes;
 };
 
+template <Format>
+struct LayoutFor;
 template <>
-struct Layout<Format::Q4_0> : LayoutOf<4, 0, false, 8, SimpleScales> {};
+struct LayoutFor<Format::Q4_0> {
+    using Type = LayoutOf<4, 0, 8, Scales::Half>;
+};
 template <>
-struct Layout<Format::Q4_1> : LayoutOf<4, 0, true, 0, SimpleScales> {};
+struct LayoutFor<Format::Q4_1> {
+    using Type = LayoutOf<4, 0, 0, Scales::HalfMinimum>;
+};
 template <>
-struct Layout<Format::Q5_0> : LayoutOf<4, 1, false, 16, SimpleScales> {};
+struct LayoutFor<Format::Q5_0> {
+    using Type = LayoutOf<4, 1, 16, Scales::Half>;
+};
 template <>
-struct Layout<Format::Q5_1> : LayoutOf<4, 1, true, 0, SimpleScales> {};
+struct LayoutFor<Format::Q5_1> {
+    using Type = LayoutOf<4, 1, 0, Scales::HalfMinimum>;
+};
 template <>
-struct Layout<Format::Q8_0> : LayoutOf<8, 0, false, 128, SimpleScales> {};
+struct LayoutFor<Format::Q8_0> {
+    using Type = LayoutOf<8, 0, 128, Scales::Half>;
+};
 template <>
-struct Layout<Format::Q4_K> : LayoutOf<4, 0, true, 0, PairScales> {};
+struct LayoutFor<Format::Q4_K> {
+    using Type = LayoutOf<4, 0, 0, Scales::SixBitPairs>;
+};
 template <>
-struct Layout<Format::Q5_K> : LayoutOf<4, 1, true, 0, PairScales> {};
+struct LayoutFor<Format::Q5_K> {
+    using Type = LayoutOf<4, 1, 0, Scales::SixBitPairs>;
+};
 template <>
-struct Layout<Format::Q6_K> : LayoutOf<4, 2, false, 32, SubScales> {};
+struct LayoutFor<Format::Q6_K> {
+    using Type = LayoutOf<4, 2, 32, Scales::Bytes16>;
+};
+template <>
+struct LayoutFor<Format::Q2_K> {
+    using Type = LayoutOf<2, 0, 0, Scales::NibblePairs>;
+};
+template <>
+struct LayoutFor<Format::Q3_K> {
+    using Type = LayoutOf<2, 1, 4, Scales::Bytes16>;
+};
+template <>
+struct LayoutFor<Format::IQ4_NL> {
+    using Type = LayoutOf<4, 0, 128, Scales::Half, Iq4Table>;
+};
+template <>
+struct LayoutFor<Format::IQ4_XS> {
+    using Type = LayoutOf<4, 0, 128, Scales::Bytes32, Iq4Table>;
+};
+template <>
+struct LayoutFor<Format::IQ3_S> {
+    using Type = LayoutOf<4, 0, 16, Scales::Bytes32, Iq3STable>;
+};
+template <>
+struct LayoutFor<Format::IQ3_XXS> {
+    using Type = LayoutOf<4, 0, 64, Scales::Bytes32, Iq3XxsTable>;
+};
+template <>
+struct LayoutFor<Format::IQ2_S> {
+    using Type = LayoutOf<2, 1, 64, Scales::Bytes16, Iq2Table>;
+};
+template <>
+struct LayoutFor<Format::IQ2_XS> {
+    using Type = LayoutFor<Format::IQ2_S>::Type;
+};
+template <>
+struct LayoutFor<Format::IQ2_XXS> {  // one scale per 32 inputs, here given to both halves
+    using Type = LayoutFor<Format::IQ2_S>::Type;
+};
+template <>
+struct LayoutFor<Format::MXFP4> {
+    using Type = LayoutOf<4, 0, 16, Scales::Exponent, E2M1Table, 2>;
+};
+template <>
+struct LayoutFor<Format::INT4> {
+    using Type = LayoutOf<4, 0, 0, Scales::HalfZero>;
+};
+template <>
+struct LayoutFor<Format::INT4_128> {
+    using Type = LayoutOf<4, 0, 0, Scales::HalfZero, NoTable, 4>;
+};
+template <>
+struct LayoutFor<Format::INT8> {
+    using Type = LayoutOf<8, 0, 128, Scales::Float>;
+};
+
+template <Format F>
+using Layout = typename LayoutFor<F>::Type;
+
+template <Format F>
+struct FormatTag {
+    static constexpr Format value = F;
+};
+
+// visit(FormatTag<F>()) for a quantised format that is known only at run time.
+template <class Visit>
+auto visit_quantised(Format format, Visit visit) {
+    switch (format) {
+        case Format::F32:
+        case Format::F16:
+        case Format::BF16:
+        case Format::Q4_0:
+            break;
+        case Format::Q4_1:
+            return visit(FormatTag<Format::Q4_1>());
+        case Format::Q5_0:
+            return visit(FormatTag<Format::Q5_0>());
+        case Format::Q5_1:
+            return visit(FormatTag<Format::Q5_1>());
+        case Format::Q8_0:
+            return visit(FormatTag<Format::Q8_0>());
+        case Format::Q4_K:
+            return visit(FormatTag<Format::Q4_K>());
+        case Format::Q5_K:
+            return visit(FormatTag<Format::Q5_K>());
+        case Format::Q6_K:
+            return visit(FormatTag<Format::Q6_K>());
+        case Format::Q2_K:
+            return visit(FormatTag<Format::Q2_K>());
+        case Format::Q3_K:
+            return visit(FormatTag<Format::Q3_K>());
+        case Format::IQ4_NL:
+            return visit(FormatTag<Format::IQ4_NL>());
+        case Format::IQ4_XS:
+            return visit(FormatTag<Format::IQ4_XS>());
+        case Format::IQ3_S:
+            return visit(FormatTag<Format::IQ3_S>());
+        case Format::IQ3_XXS:
+            return visit(FormatTag<Format::IQ3_XXS>());
+        case Format::IQ2_S:
+            return visit(FormatTag<Format::IQ2_S>());
+        case Format::IQ2_XS:
+            return visit(FormatTag<Format::IQ2_XS>());
+        case Format::IQ2_XXS:
+            return visit(FormatTag<Format::IQ2_XXS>());
+        case Format::MXFP4:
+            return visit(FormatTag<Format::MXFP4>());
+        case Format::INT4:
+            return visit(FormatTag<Format::INT4>());
+        case Format::INT4_128:
+            return visit(FormatTag<Format::INT4_128>());
+        case Format::INT8:
+            return visit(FormatTag<Format::INT8>());
+    }
+    return visit(FormatTag<Format::Q4_0>());
+}
 
 inline constexpr uint32_t kLayoutVersion = 1;
+
+// A block of a format as files store it: how many inputs of one row, in how many bytes.
+struct SourceBlock {
+    int values;
+    int bytes;
+};
+SourceBlock source_block(Format format);
 
 size_t packed_panel_bytes(Format format, int64_t columns);
 
 // Bytes of one row in the file. Columns are a multiple of the format's block.
 size_t source_row_bytes(Format format, int64_t columns);
 
-// Packs panels [panel_begin, panel_end) from rows as stored in GGUF. Returns false where a scale is not finite.
+// Packs panels [panel_begin, panel_end) from rows as files store them. Returns false where a scale is not finite, or is
+// a power of two that no finite sum can hold.
 bool pack_panels(Format format, const uint8_t* source, int64_t rows, int64_t columns, int64_t panel_begin,
                  int64_t panel_end, uint8_t* packed);
 

@@ -4,14 +4,19 @@
 //   sum = start (0, bias or what was there)
 //   for every group of 32 inputs: sum = fma(exact integer dot * weight scale, activation scale, sum)
 //                                 with a minimum: sum = fma(minimum, activation scale * sum of activations, sum)
+// Where the two halves of a group have scales of their own, (dot * scale) is fma(second dot, second scale, first dot *
+// first scale), and the second half's minimum follows the first's.
 // An integer dot becomes a float without a conversion: the accumulator starts at the bits of 1.5 * 2^23, so that its
 // bits read as the float 1.5 * 2^23 + dot. fma(that, scale, -1.5 * 2^23 * scale) rounds exactly dot * scale once,
-// because the product of the constant and a weight scale (at most 18 significant bits) is exact.
+// because the product of the constant and a weight scale (at most 18 significant bits) is exact. Scales that are
+// float32 in the file have more, and there the dot is converted.
 //
 // Few rows ("direct"): codes are unpacked in registers, once per pass of kTileRows rows.
 // Many rows ("tiled"): a block of kBlockGroups groups is unpacked to bytes in the first-level cache, then serves all
 // rows.
 #pragma once
+
+#include <type_traits>
 
 #include "matmul/layout.h"
 #include "runs-inl.h"
@@ -25,11 +30,13 @@ constexpr int32_t kMagicBits = 0x4B400000;
 constexpr float kMagic = 12582912.0f;
 constexpr int kPrefetchBytes = 4096;
 
-// Float scales of one group for 16 outputs.
+// Scales of one group for 16 outputs, or of its two halves.
 template <class L>
 struct GroupScales {
-    F32x16 scale[L::subs ? 2 : 1];
-    F32x16 minimum;
+    struct Nothing {};
+    F32x16 scale[L::splits ? 2 : 1];
+    F32x16 minimum[L::splits ? 2 : 1];
+    [[no_unique_address]] std::conditional_t<L::has_zeros, I32x16, Nothing> zero;
 };
 
 template <class L>
@@ -37,22 +44,36 @@ ABACI_INLINE GroupScales<L> read_scales(const uint8_t* record, int group, int ha
     const auto f16 = [&](size_t offset) {
         return load_f16(reinterpret_cast<const uint16_t*>(record + offset) + 16 * half);
     };
+    constexpr float unit = L::CodeTable::unit;
     GroupScales<L> out;
-    if constexpr (L::simple) {
-        out.scale[0] = f16(0);
-        if constexpr (L::has_minimum) out.minimum = f16(64);
-    } else if constexpr (L::pairs) {
+    if constexpr (L::scales == Scales::Exponent) {
+        out.scale[0] = mul(as_floats(shift_left<23>(load_u8(record + 32 * group + 16 * half))), splat(unit));
+    } else if constexpr (L::scales == Scales::Float) {
+        out.scale[0] = load(reinterpret_cast<const float*>(record) + 16 * half);
+    } else if constexpr (L::scales == Scales::SixBitPairs) {
         const uint8_t* pairs = record + 128 + 48 * group;
         const I32x16 low = load_u8(pairs + 16 * half), both_tops = load_u8(pairs + 32);
         const I32x16 tops = half == 0 ? both_tops : shift_right<4>(both_tops);
         const I32x16 scale = bit_or(bit_and(low, splat(15)), shift_left<4>(bit_and(tops, splat(3))));
         const I32x16 minimum = bit_or(shift_right<4>(low), shift_left<2>(bit_and(tops, splat(12))));
         out.scale[0] = mul(f16(0), to_floats(scale));
-        out.minimum = sub(zeros(), mul(f16(64), to_floats(minimum)));
+        out.minimum[0] = sub(zeros(), mul(f16(64), to_floats(minimum)));
+    } else if constexpr (L::scales == Scales::NibblePairs) {
+        const F32x16 d = f16(0), minus_dmin = sub(zeros(), f16(64));
+        for (int part = 0; part < 2; ++part) {
+            const I32x16 pair = load_u8(record + 128 + 32 * (2 * group + part) + 16 * half);
+            out.scale[part] = mul(d, to_floats(bit_and(pair, splat(15))));
+            out.minimum[part] = mul(minus_dmin, to_floats(shift_right<4>(pair)));
+        }
+    } else if constexpr (is_two_level(L::scales)) {
+        constexpr int parts = L::splits ? 2 : 1;
+        const F32x16 d = unit == 1.0f ? f16(0) : mul(f16(0), splat(unit));
+        for (int part = 0; part < parts; ++part)
+            out.scale[part] = mul(d, to_floats(load_i8(record + 64 + 32 * (parts * group + part) + 16 * half)));
     } else {
-        const F32x16 d = f16(0);
-        for (int s = 0; s < 2; ++s)
-            out.scale[s] = mul(d, to_floats(load_i8(record + 64 + 32 * (2 * group + s) + 16 * half)));
+        out.scale[0] = f16(0);
+        if constexpr (L::scales == Scales::HalfMinimum) out.minimum[0] = f16(64);
+        if constexpr (L::has_zeros) out.zero = load_u8(record + 64 + 16 * half);
     }
     return out;
 }
@@ -60,9 +81,10 @@ ABACI_INLINE GroupScales<L> read_scales(const uint8_t* record, int group, int ha
 // Where the integer sums of each row start, and the factor of the minimum, for a block of groups.
 template <int Rows>
 struct RowBlock {
-    alignas(64) int32_t start[Rows][kBlockGroups];
-    alignas(64) int32_t second_start[Rows][kBlockGroups];  // SubScales: of the second 16 inputs, without the magic
+    alignas(64) int32_t start[Rows][kBlockGroups];         // has_zeros: minus the sum of the activations
+    alignas(64) int32_t second_start[Rows][kBlockGroups];  // of the second 16 inputs, without the magic
     alignas(64) float offset[Rows][kBlockGroups];
+    alignas(64) float second_offset[Rows][kBlockGroups];
     const float* scale[Rows];
     const int8_t* values[Rows];
 };
@@ -71,11 +93,17 @@ constexpr int log2_of(int x) {
     return x <= 1 ? 0 : 1 + log2_of(x / 2);
 }
 
+// What the instruction set leaves to subtract, times the sum of the activations.
+template <class L>
+constexpr int kBias = L::is_wide ? L::zero_point - kWideBias : L::zero_point;
+template <class L>
+constexpr int32_t kFirstBits = L::scales == Scales::Float ? 0 : kMagicBits;
+
 // Activations::sums of a row: num_groups sums of whole groups, then num_groups sums of their first 16 inputs. The
 // buffers are padded, so that reading a whole block past a row's end is harmless.
 template <class L, int Rows>
 ABACI_INLINE void prepare_rows(const Activations& in, int64_t row, int64_t group, RowBlock<Rows>& block) {
-    constexpr int bias = L::base_bits == 8 ? L::zero_point - kWideBias : L::zero_point;
+    constexpr int bias = kBias<L>;
     constexpr int shift = log2_of(bias);
     const int64_t num_groups = in.columns / kGroup;
     for (int r = 0; r < Rows; ++r) {
@@ -83,27 +111,40 @@ ABACI_INLINE void prepare_rows(const Activations& in, int64_t row, int64_t group
         block.scale[r] = in.scales + (row + r) * num_groups + group;
         block.values[r] = in.values + (row + r) * in.columns + group * kGroup;
         const I32x16 whole = load(sums);
-        if constexpr (L::subs) {
-            const I32x16 first = load(sums + num_groups);
-            store(block.start[r], sub(splat(kMagicBits), shift_left<shift>(first)));
-            store(block.second_start[r], shift_left<shift>(sub(first, whole)));
-        } else if constexpr (bias != 0) {
-            store(block.start[r], sub(splat(kMagicBits), shift_left<shift>(whole)));
+        if constexpr (L::has_zeros) {
+            store(block.start[r], sub(splat(0), whole));
+        } else if constexpr (L::splits) {
+            const I32x16 first = load(sums + num_groups), second = sub(whole, first);
+            if constexpr (bias != 0) {
+                store(block.start[r], sub(splat(kFirstBits<L>), shift_left<shift>(first)));
+                store(block.second_start[r], sub(splat(0), shift_left<shift>(second)));
+            }
+            if constexpr (L::has_minimum) {
+                const F32x16 scale = load(block.scale[r]);
+                store(block.offset[r], mul(scale, to_floats(first)));
+                store(block.second_offset[r], mul(scale, to_floats(second)));
+            }
+        } else {
+            if constexpr (bias != 0) store(block.start[r], sub(splat(kFirstBits<L>), shift_left<shift>(whole)));
+            if constexpr (L::has_minimum) store(block.offset[r], mul(load(block.scale[r]), to_floats(whole)));
         }
-        if constexpr (L::has_minimum) store(block.offset[r], mul(load(block.scale[r]), to_floats(whole)));
     }
     (void)shift;
 }
 
 template <class L, int Rows>
 ABACI_INLINE I32x16 start_of(const RowBlock<Rows>& block, int r, int group) {
-    constexpr int bias = L::base_bits == 8 ? L::zero_point - kWideBias : L::zero_point;
-    return bias == 0 ? splat(kMagicBits) : splat(block.start[r][group]);
+    return kBias<L> == 0 ? splat(kFirstBits<L>) : splat(block.start[r][group]);
+}
+
+template <class L, int Rows>
+ABACI_INLINE I32x16 second_start_of(const RowBlock<Rows>& block, int r, int group) {
+    return kBias<L> == 0 ? splat(0) : splat(block.second_start[r][group]);
 }
 
 template <class L>
 ABACI_INLINE I32x16 dot_codes(I32x16 sum, U8x64 codes, Quad a) {
-    if constexpr (L::base_bits == 8) return dot_wide(sum, codes, a);
+    if constexpr (L::is_wide) return dot_wide(sum, codes, a);
     return dot(sum, codes, a);
 }
 
@@ -111,23 +152,30 @@ template <class L, int Rows, int Halves>
 struct Accumulators {
     F32x16 sum[Rows][Halves];
 
-    // The first 16 inputs of a group with SubScales: dot * scale, exact integer, rounded once.
-    static ABACI_INLINE F32x16 scaled(I32x16 dot, F32x16 scale) {
-        return fma(as_floats(dot), scale, mul(scale, splat(-kMagic)));
-    }
-
     ABACI_INLINE void add_group(const I32x16 (&first)[Rows][Halves], const I32x16 (&second)[Rows][Halves],
                                 const GroupScales<L> (&scales)[Halves], const RowBlock<Rows>& block, int group) {
 #pragma GCC unroll 8
         for (int h = 0; h < Halves; ++h) {
-            const F32x16 correction = mul(scales[h].scale[0], splat(-kMagic));
+            const GroupScales<L>& of = scales[h];
+            const F32x16 correction = mul(of.scale[0], splat(-kMagic));
 #pragma GCC unroll 8
             for (int r = 0; r < Rows; ++r) {
-                F32x16 product = fma(as_floats(first[r][h]), scales[h].scale[0], correction);
-                if constexpr (L::subs) product = fma(to_floats(second[r][h]), scales[h].scale[1], product);
+                F32x16 product;
+                if constexpr (L::scales == Scales::Float) {
+                    product = mul(to_floats(first[r][h]), of.scale[0]);
+                } else if constexpr (L::has_zeros) {
+                    const I32x16 dot = add_low_products(first[r][h], of.zero, splat(block.start[r][group]));
+                    product = fma(as_floats(dot), of.scale[0], correction);
+                } else {
+                    product = fma(as_floats(first[r][h]), of.scale[0], correction);
+                }
+                if constexpr (L::splits) product = fma(to_floats(second[r][h]), of.scale[1], product);
                 sum[r][h] = fma(product, splat(block.scale[r][group]), sum[r][h]);
-                if constexpr (L::has_minimum)
-                    sum[r][h] = fma(scales[h].minimum, splat(block.offset[r][group]), sum[r][h]);
+                if constexpr (L::has_minimum) {
+                    sum[r][h] = fma(of.minimum[0], splat(block.offset[r][group]), sum[r][h]);
+                    if constexpr (L::splits)
+                        sum[r][h] = fma(of.minimum[1], splat(block.second_offset[r][group]), sum[r][h]);
+                }
             }
         }
     }
@@ -155,18 +203,29 @@ struct Accumulators {
     }
 };
 
-// Codes of quad `Quad` (0..7) of one half of a group, from the packed planes.
+// Codes of quad `QuadIndex` (0..7) of one half of a group, from the packed planes, as the dot products take them.
 template <class L, int QuadIndex>
 ABACI_INLINE U8x64 unpack_quad(const uint8_t* base, int half) {
     if constexpr (L::base_bits == 8) {
         return load_bytes(base + 512 * half + 64 * QuadIndex);
     } else {
-        const U8x64 pair = load_bytes(base + 256 * half + 64 * (QuadIndex / 2));
-        const U8x64 codes = QuadIndex % 2 == 0 ? low_nibbles(pair) : high_nibbles(pair);
+        constexpr int pair_at = 64 * (QuadIndex / 4), pair_bit = 2 * (QuadIndex % 4);
+        U8x64 codes;
+        if constexpr (L::base_bits == 4) {
+            const U8x64 pair = load_bytes(base + 256 * half + 64 * (QuadIndex / 2));
+            codes = QuadIndex % 2 == 0 ? low_nibbles(pair) : high_nibbles(pair);
+        } else {
+            codes = bits_of<pair_bit, 2>(load_bytes(base + 128 * half + pair_at));
+        }
         const uint8_t* high = base + L::base_bytes;
-        if constexpr (L::high_bits == 1) return merge_high<QuadIndex, 0x10>(codes, load_bytes(high + 64 * half));
+        if constexpr (L::high_bits == 1)
+            codes = merge_bits<QuadIndex, L::base_bits, 1>(codes, load_bytes(high + 64 * half));
         if constexpr (L::high_bits == 2)
-            return merge_high<2 * (QuadIndex % 4), 0x30>(codes, load_bytes(high + 128 * half + 64 * (QuadIndex / 4)));
+            codes = merge_bits<pair_bit, L::base_bits, 2>(codes, load_bytes(high + 128 * half + pair_at));
+        if constexpr (L::has_table) {
+            static constexpr TakenValues<typename L::CodeTable, L::zero_point> table;
+            codes = look_up(table.values, codes);
+        }
         return codes;
     }
 }
@@ -215,20 +274,19 @@ ABACI_INLINE void dot_group(const RowBlock<Rows>& block, int group, Get get, I32
         };
     };
     first_four(into(first));
-    if constexpr (L::subs) {
+    if constexpr (L::splits) {
 #pragma GCC unroll 8
         for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 2
-            for (int h = 0; h < Halves; ++h) second[r][h] = splat(block.second_start[r][group]);
+            for (int h = 0; h < Halves; ++h) second[r][h] = second_start_of<L>(block, r, group);
         last_four(into(second));
     } else {
         last_four(into(first));
     }
 }
 
-template <Format F, int Rows>
+template <class L, int Rows>
 void direct_pass(const MatmulTask& task, int64_t panel, int64_t row) {
-    using L = Layout<F>;
     constexpr int halves = Rows * kTileHalves <= kTileRows * kTileHalves ? kTileHalves : 1;
     const int64_t num_groups = task.matrix.columns / kGroup;
     for (int first_half = 0; first_half < 2; first_half += halves) {
@@ -241,10 +299,12 @@ void direct_pass(const MatmulTask& task, int64_t panel, int64_t row) {
             prepare_rows<L>(task.input, row, at, block);
             const int count = static_cast<int>(num_groups - at < kBlockGroups ? num_groups - at : kBlockGroups);
             for (int begin = 0; begin < count; begin += L::groups_per_record, record += L::record_bytes) {
-                for (int g = 0; g < L::groups_per_record; ++g) {
+                // Only records whose groups do not divide a block's inputs can be cut off by the end of a row.
+                const int end = L::groups_per_record == 2 && count - begin < 2 ? 1 : L::groups_per_record;
+                for (int g = 0; g < end; ++g) {
                     const uint8_t* base = record + L::header_bytes + g * L::group_bytes;
                     if constexpr (Rows <= 4) {
-                        constexpr int lines = (L::group_bytes + (L::simple ? L::header_bytes : 0)) / 64;
+                        constexpr int lines = (L::group_bytes + (is_two_level(L::scales) ? 0 : L::header_bytes)) / 64;
 #pragma GCC unroll 32
                         for (int line = 0; line < lines; ++line) prefetch(base + kPrefetchBytes + 64 * line);
                     }
@@ -317,13 +377,12 @@ void tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t group
     }
 }
 
-template <Format F>
+template <class L>
 void matmul_quantised(const MatmulTask& task) {
-    using L = Layout<F>;
     if (task.row_end - task.row_begin <= kDirectRows) {
         for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel)
             for_runs<kTileRows>(task.row_begin, task.row_end, [&](auto rows, int64_t row) {
-                direct_pass<F, decltype(rows)::value>(task, panel, row);
+                direct_pass<L, decltype(rows)::value>(task, panel, row);
             });
         return;
     }

@@ -1,4 +1,5 @@
 // One row of a packed matrix back to floats, exactly as the format defines its values. For embeddings and tests.
+#include <cmath>
 #include <cstring>
 
 #include "weights.h"
@@ -20,47 +21,78 @@ float half_to_float(const uint8_t* p) {
     return x;
 }
 
+// The integer that input k of an output stands for.
 template <class L>
-int code_at(const uint8_t* base, int output, int k) {
+int value_at(const uint8_t* base, int output, int k) {
     const int half = output / 16, lane = 4 * (output % 16) + k % 4, quad = k / 4;
-    if constexpr (L::base_bits == 8) return base[512 * half + 64 * quad + lane];
-    int code = base[256 * half + 64 * (quad / 2) + lane] >> (4 * (quad % 2)) & 15;
+    const auto pair_at = [&](const uint8_t* plane) {
+        return plane[128 * half + 64 * (quad / 4) + lane] >> (2 * (quad % 4)) & 3;
+    };
+    if constexpr (L::base_bits == 8) return base[512 * half + 64 * quad + lane] - L::zero_point;
+    int code;
+    if constexpr (L::base_bits == 4) {
+        code = base[256 * half + 64 * (quad / 2) + lane] >> (4 * (quad % 2)) & 15;
+    } else {
+        code = pair_at(base);
+    }
     const uint8_t* high = base + L::base_bytes;
-    if constexpr (L::high_bits == 1) code |= (high[64 * half + lane] >> quad & 1) << 4;
-    if constexpr (L::high_bits == 2) code |= (high[128 * half + 64 * (quad / 4) + lane] >> (2 * (quad % 4)) & 3) << 4;
-    return code;
+    if constexpr (L::high_bits == 1) code |= (high[64 * half + lane] >> quad & 1) << L::base_bits;
+    if constexpr (L::high_bits == 2) code |= pair_at(high) << L::base_bits;
+    if constexpr (L::has_table) return L::CodeTable::values[code];
+    return code - L::zero_point;
 }
 
-template <Format F>
+struct ScaleAndMinimum {
+    float scale, minimum;
+};
+
+// Of group `group` of a record, its first or second half.
+template <class L>
+ScaleAndMinimum scale_of(const uint8_t* record, int group, int half, int output) {
+    const auto f16 = [&](size_t offset) { return half_to_float(record + offset + 2 * output); };
+    if constexpr (L::scales == Scales::Exponent) {
+        return {std::ldexp(1.0f, record[32 * group + output] - 127), 0.0f};
+    } else if constexpr (L::scales == Scales::Float) {
+        float scale;
+        std::memcpy(&scale, record + 4 * output, 4);
+        return {scale, 0.0f};
+    } else if constexpr (L::scales == Scales::HalfMinimum) {
+        return {f16(0), f16(64)};
+    } else if constexpr (L::scales == Scales::SixBitPairs) {
+        const uint8_t* pairs = record + 128 + 48 * group;
+        const int tops = pairs[32 + output % 16] >> (output < 16 ? 0 : 4);
+        return {f16(0) * static_cast<float>((pairs[output] & 15) | (tops & 3) << 4),
+                -(f16(64) * static_cast<float>(pairs[output] >> 4 | (tops >> 2 & 3) << 4))};
+    } else if constexpr (L::scales == Scales::NibblePairs) {
+        const int pair = record[128 + 32 * (2 * group + half) + output];
+        return {f16(0) * static_cast<float>(pair & 15), -(f16(64) * static_cast<float>(pair >> 4))};
+    } else if constexpr (is_two_level(L::scales)) {
+        const int part = L::splits ? 2 * group + half : group;
+        return {f16(0) * static_cast<float>(static_cast<int8_t>(record[64 + 32 * part + output])), 0.0f};
+    } else {
+        return {f16(0), 0.0f};
+    }
+}
+
+template <class L>
 void unpack_quantised(const PackedMatrix& matrix, int64_t row, float factor, float* out) {
-    using L = Layout<F>;
     const int output = static_cast<int>(row % kPanel);
     const uint8_t* record = matrix.data + row / kPanel * matrix.panel_bytes;
-    const int64_t num_records = matrix.columns / (kGroup * L::groups_per_record);
-    for (int64_t r = 0; r < num_records; ++r, record += L::record_bytes) {
-        const float d = half_to_float(record + 2 * output);
-        for (int g = 0; g < L::groups_per_record; ++g) {
-            const uint8_t* base = record + L::header_bytes + g * L::group_bytes;
-            float scale = d, minimum = 0.0f, second_scale = d;
-            if constexpr (L::simple && L::has_minimum) minimum = half_to_float(record + 64 + 2 * output);
-            if constexpr (L::pairs) {
-                const uint8_t* pairs = record + 128 + 48 * g;
-                const int tops = pairs[32 + output % 16] >> (output < 16 ? 0 : 4);
-                scale = d * static_cast<float>((pairs[output] & 15) | (tops & 3) << 4);
-                minimum = -(half_to_float(record + 64 + 2 * output) *
-                            static_cast<float>(pairs[output] >> 4 | (tops >> 2 & 3) << 4));
-            }
-            if constexpr (L::subs) {
-                const auto* subs = reinterpret_cast<const int8_t*>(record + 64);
-                scale = d * static_cast<float>(subs[32 * (2 * g) + output]);
-                second_scale = d * static_cast<float>(subs[32 * (2 * g + 1) + output]);
-            }
-            for (int k = 0; k < kGroup; ++k) {
-                const float s = L::subs && k >= 16 ? second_scale : scale;
-                const float value = s * static_cast<float>(code_at<L>(base, output, k) - L::zero_point);
-                *out++ = (L::has_minimum ? value + minimum : value) * factor;
+    const int64_t num_groups = matrix.columns / kGroup;
+    for (int64_t i = 0; i < num_groups; ++i) {
+        const int group = static_cast<int>(i % L::groups_per_record);
+        const uint8_t* base = record + L::header_bytes + group * L::group_bytes;
+        int zero = 0;
+        if constexpr (L::has_zeros) zero = record[64 + output];
+        for (int half = 0; half < 2; ++half) {
+            const ScaleAndMinimum of = scale_of<L>(record, group, half, output);
+            const float scale = of.scale * L::CodeTable::unit;
+            for (int k = 16 * half; k < 16 * half + 16; ++k) {
+                const float value = scale * static_cast<float>(value_at<L>(base, output, k) - zero);
+                *out++ = (L::has_minimum ? value + of.minimum : value) * factor;
             }
         }
+        if (group == L::groups_per_record - 1) record += L::record_bytes;
     }
 }
 
@@ -89,22 +121,10 @@ void unpack_row(const PackedMatrix& matrix, int64_t row, float factor, float* ou
                 out[k] *= factor;
             }
             return;
-        case Format::Q4_0:
-            return unpack_quantised<Format::Q4_0>(matrix, row, factor, out);
-        case Format::Q4_1:
-            return unpack_quantised<Format::Q4_1>(matrix, row, factor, out);
-        case Format::Q5_0:
-            return unpack_quantised<Format::Q5_0>(matrix, row, factor, out);
-        case Format::Q5_1:
-            return unpack_quantised<Format::Q5_1>(matrix, row, factor, out);
-        case Format::Q8_0:
-            return unpack_quantised<Format::Q8_0>(matrix, row, factor, out);
-        case Format::Q4_K:
-            return unpack_quantised<Format::Q4_K>(matrix, row, factor, out);
-        case Format::Q5_K:
-            return unpack_quantised<Format::Q5_K>(matrix, row, factor, out);
-        case Format::Q6_K:
-            return unpack_quantised<Format::Q6_K>(matrix, row, factor, out);
+        default:
+            visit_quantised(matrix.format, [&](auto tag) {
+                unpack_quantised<Layout<decltype(tag)::value>>(matrix, row, factor, out);
+            });
     }
 }
 

@@ -199,15 +199,26 @@ ABACI_INLINE U8x64 low_nibbles(U8x64 x) {
 ABACI_INLINE U8x64 high_nibbles(U8x64 x) {
     return low_nibbles({_mm256_srli_epi16(x.a, 4), _mm256_srli_epi16(x.b, 4)});
 }
-template <int From, int Mask>
-ABACI_INLINE __m256i merge_high_half(__m256i code, __m256i plane) {
-    if constexpr (From < 4) plane = _mm256_slli_epi16(plane, 4 - From);
-    if constexpr (From > 4) plane = _mm256_srli_epi16(plane, From - 4);
-    return _mm256_or_si256(code, _mm256_and_si256(plane, _mm256_set1_epi8(Mask)));
+template <int From, int To>
+ABACI_INLINE __m256i move_bits(__m256i x) {
+    if constexpr (From < To) return _mm256_slli_epi16(x, To - From);
+    if constexpr (From > To) return _mm256_srli_epi16(x, From - To);
+    return x;
 }
-template <int From, int Mask>
-ABACI_INLINE U8x64 merge_high(U8x64 code, U8x64 plane) {
-    return {merge_high_half<From, Mask>(code.a, plane.a), merge_high_half<From, Mask>(code.b, plane.b)};
+template <int From, int Count>
+ABACI_INLINE U8x64 bits_of(U8x64 plane) {
+    const __m256i mask = _mm256_set1_epi8((1 << Count) - 1);
+    return {_mm256_and_si256(move_bits<From, 0>(plane.a), mask), _mm256_and_si256(move_bits<From, 0>(plane.b), mask)};
+}
+template <int From, int To, int Count>
+ABACI_INLINE U8x64 merge_bits(U8x64 code, U8x64 plane) {
+    const __m256i mask = _mm256_set1_epi8(((1 << Count) - 1) << To);
+    return {_mm256_or_si256(code.a, _mm256_and_si256(move_bits<From, To>(plane.a), mask)),
+            _mm256_or_si256(code.b, _mm256_and_si256(move_bits<From, To>(plane.b), mask))};
+}
+ABACI_INLINE U8x64 look_up(const uint8_t* table, U8x64 codes) {
+    const __m256i entries = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(table)));
+    return {_mm256_shuffle_epi8(entries, codes.a), _mm256_shuffle_epi8(entries, codes.b)};
 }
 
 ABACI_INLINE Quad broadcast_quad(const int8_t* p) {
@@ -215,7 +226,7 @@ ABACI_INLINE Quad broadcast_quad(const int8_t* p) {
     std::memcpy(&four, p, 4);
     return {_mm256_set1_epi32(four)};
 }
-// Codes of at most 6 bits: 2 * 63 * 127 fits the 16-bit pairs of maddubs.
+// Codes of at most 7 bits: 2 * 127 * 127 fits the 16-bit pairs of maddubs.
 ABACI_INLINE I32x16 dot(I32x16 sum, U8x64 codes, Quad a) {
     const __m256i ones = _mm256_set1_epi16(1);
     return {_mm256_add_epi32(sum.a, _mm256_madd_epi16(_mm256_maddubs_epi16(codes.a, a.v), ones)),
@@ -231,6 +242,10 @@ ABACI_INLINE I32x16 dot_wide(I32x16 sum, U8x64 codes, Quad a) {
         return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, ones));
     };
     return {half(sum.a, codes.a), half(sum.b, codes.b)};
+}
+
+ABACI_INLINE I32x16 add_low_products(I32x16 sum, I32x16 a, I32x16 b) {
+    return {_mm256_add_epi32(sum.a, _mm256_madd_epi16(a.a, b.a)), _mm256_add_epi32(sum.b, _mm256_madd_epi16(a.b, b.b))};
 }
 
 ABACI_INLINE void prefetch(const uint8_t* p) {

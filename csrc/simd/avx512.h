@@ -175,13 +175,27 @@ ABACI_INLINE U8x64 low_nibbles(U8x64 a) {
 ABACI_INLINE U8x64 high_nibbles(U8x64 a) {
     return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))};
 }
-// code | (plane's bits from bit From on, moved to bit 4, under Mask).
-template <int From, int Mask>
-ABACI_INLINE U8x64 merge_high(U8x64 code, U8x64 plane) {
-    __m512i moved = plane.v;
-    if constexpr (From < 4) moved = _mm512_slli_epi16(moved, 4 - From);
-    if constexpr (From > 4) moved = _mm512_srli_epi16(moved, From - 4);
-    return {_mm512_ternarylogic_epi32(code.v, moved, _mm512_set1_epi8(Mask), 0xF8)};  // code | (moved & mask)
+template <int From, int To>
+ABACI_INLINE __m512i move_bits(__m512i a) {
+    if constexpr (From < To) return _mm512_slli_epi16(a, To - From);
+    if constexpr (From > To) return _mm512_srli_epi16(a, From - To);
+    return a;
+}
+// Bits From.. of each byte, Count of them.
+template <int From, int Count>
+ABACI_INLINE U8x64 bits_of(U8x64 plane) {
+    return {_mm512_and_si512(move_bits<From, 0>(plane.v), _mm512_set1_epi8((1 << Count) - 1))};
+}
+// code | (plane's bits From.., Count of them, moved to bit To).
+template <int From, int To, int Count>
+ABACI_INLINE U8x64 merge_bits(U8x64 code, U8x64 plane) {
+    const __m512i mask = _mm512_set1_epi8(((1 << Count) - 1) << To);
+    return {_mm512_ternarylogic_epi32(code.v, move_bits<From, To>(plane.v), mask, 0xF8)};  // code | (moved & mask)
+}
+// Entry `code` of a table of 16 bytes, 16-byte aligned; codes are below 16.
+ABACI_INLINE U8x64 look_up(const uint8_t* table, U8x64 codes) {
+    const __m128i entries = _mm_load_si128(reinterpret_cast<const __m128i*>(table));
+    return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(entries), codes.v)};
 }
 
 ABACI_INLINE Quad broadcast_quad(const int8_t* p) {
@@ -189,7 +203,7 @@ ABACI_INLINE Quad broadcast_quad(const int8_t* p) {
     std::memcpy(&four, p, 4);
     return {_mm512_set1_epi32(four)};
 }
-// Adds the dot product of each lane's four codes with the quad. Codes of at most 6 bits.
+// Adds the dot product of each lane's four codes with the quad. Codes of at most 7 bits.
 ABACI_INLINE I32x16 dot(I32x16 sum, U8x64 codes, Quad a) {
     return {_mm512_dpbusd_epi32(sum.v, codes.v, a.v)};
 }
@@ -197,6 +211,11 @@ ABACI_INLINE I32x16 dot(I32x16 sum, U8x64 codes, Quad a) {
 constexpr int kWideBias = 0;
 ABACI_INLINE I32x16 dot_wide(I32x16 sum, U8x64 codes, Quad a) {
     return dot(sum, codes, a);
+}
+
+// sum + a * b of numbers of at most 15 bits, a not negative.
+ABACI_INLINE I32x16 add_low_products(I32x16 sum, I32x16 a, I32x16 b) {
+    return {_mm512_dpwssd_epi32(sum.v, a.v, b.v)};
 }
 
 ABACI_INLINE void prefetch(const uint8_t* p) {

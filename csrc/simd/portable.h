@@ -242,10 +242,21 @@ ABACI_INLINE U8x64 high_nibbles(const U8x64& a) {
     for (int i = 0; i < 64; ++i) r.v[i] = a.v[i] >> 4;
     return r;
 }
-template <int From, int Mask>
-ABACI_INLINE U8x64 merge_high(const U8x64& code, const U8x64& plane) {
+template <int From, int Count>
+ABACI_INLINE U8x64 bits_of(const U8x64& plane) {
     U8x64 r;
-    for (int i = 0; i < 64; ++i) r.v[i] = code.v[i] | (((plane.v[i] >> From) << 4) & Mask);
+    for (int i = 0; i < 64; ++i) r.v[i] = (plane.v[i] >> From) & ((1 << Count) - 1);
+    return r;
+}
+template <int From, int To, int Count>
+ABACI_INLINE U8x64 merge_bits(const U8x64& code, const U8x64& plane) {
+    U8x64 r;
+    for (int i = 0; i < 64; ++i) r.v[i] = code.v[i] | ((plane.v[i] >> From) & ((1 << Count) - 1)) << To;
+    return r;
+}
+ABACI_INLINE U8x64 look_up(const uint8_t* table, const U8x64& codes) {
+    U8x64 r;
+    for (int i = 0; i < 64; ++i) r.v[i] = table[codes.v[i]];
     return r;
 }
 
@@ -263,6 +274,10 @@ ABACI_INLINE I32x16 dot(const I32x16& sum, const U8x64& codes, const Quad& a) {
 constexpr int kWideBias = 0;
 ABACI_INLINE I32x16 dot_wide(const I32x16& sum, const U8x64& codes, const Quad& a) {
     return dot(sum, codes, a);
+}
+
+ABACI_INLINE I32x16 add_low_products(const I32x16& sum, const I32x16& a, const I32x16& b) {
+    return {sum.v + a.v * b.v};
 }
 
 ABACI_INLINE void prefetch(const uint8_t*) {}

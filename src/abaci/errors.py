@@ -13,7 +13,8 @@
     ├── FileFormatError             exit 4, HTTP 500   a model file that breaks its format; names file and offset
     │   └── UnsupportedModelError   exit 4, HTTP 500   a sound file we cannot run; names what is missing
     ├── DownloadError               exit 5, HTTP 502   no source could deliver
-    │   └── IntegrityError          exit 5, HTTP 502   bytes arrived, the hash is not the expected one
+    │   ├── IntegrityError          exit 5, HTTP 502   bytes arrived, the hash is not the expected one
+    │   └── OfflineError            exit 5, HTTP 502   the network would be needed, and was forbidden
     ├── ResourceError               exit 6, HTTP 503   memory, disk or threads that are not there
     └── EngineClosedError           exit 1, HTTP 503   used after close or after fork
 
@@ -112,6 +113,10 @@ class DownloadError(AbaciError):
 
 class IntegrityError(DownloadError):
     """Bytes arrived whose hash is not the expected one; they were not kept."""
+
+
+class OfflineError(DownloadError):
+    """The network would be needed and may not be used: `--offline`, ABACI_OFFLINE or HF_HUB_OFFLINE."""
 
 
 class ResourceError(AbaciError):

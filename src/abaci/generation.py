@@ -129,6 +129,8 @@ class GenerationRequest:
     num_prompt_logprobs: int | None = None
     constraint: Constraint | None = None
     thinking: Thinking | None = None
+    prompt_logprobs_begin: int = 1
+    """The first of the prompt's tokens whose log-probability is wanted; what is before it may come from the cache."""
     pooling: Pooling | None = None
     """Asks for an embedding of the prompt instead of a continuation; `max_tokens` is 0 then."""
     tenant: str = ""
@@ -156,8 +158,9 @@ class TokenEvent:
     """New tokens of one sample of a request, in order; the last event of a sample carries `finish_reason`.
 
     An end token is delivered as the last of `token_ids`, with `ended_by_token` set, so that the text side can drop it.
-    `prompt_logprobs` comes once, with the first event of sample 0: one entry per prompt token, the first None, then one
-    further entry holding only `top` for what follows the last token (token_id -1).
+    `prompt_logprobs` comes once, with the first event of sample 0: one entry per prompt token, None
+    for those before `prompt_logprobs_begin`, then one further entry holding only `top` for what follows the last token
+    (token_id -1).
     """
 
     request_id: str

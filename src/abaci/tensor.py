@@ -5,7 +5,16 @@ from enum import Enum
 
 
 class WeightFormat(Enum):
-    """Storage format of a tensor: (name, values per block, bytes per block), as GGUF defines them."""
+    """Storage format of a tensor: (name, values per block, bytes per block), as GGUF defines them.
+
+    The last three are none of GGUF's: weights of integer checkpoints are brought into them as they are loaded.
+
+    INT4      float16 scale, uint8 zero point 0 to 16, 16 bytes of nibbles: values 0 to 15 in the low halves
+    INT4_128  float16 scale, uint8 zero point 0 to 16, then four times 16 bytes of nibbles, each as above
+    INT8      float32 scale, 32 int8
+
+    value = scale * (code - zero point)
+    """
 
     F32 = ("F32", 1, 4)
     F16 = ("F16", 1, 2)
@@ -18,6 +27,19 @@ class WeightFormat(Enum):
     Q4_K = ("Q4_K", 256, 144)
     Q5_K = ("Q5_K", 256, 176)
     Q6_K = ("Q6_K", 256, 210)
+    Q2_K = ("Q2_K", 256, 84)
+    Q3_K = ("Q3_K", 256, 110)
+    IQ4_NL = ("IQ4_NL", 32, 18)
+    IQ4_XS = ("IQ4_XS", 256, 136)
+    IQ3_S = ("IQ3_S", 256, 110)
+    IQ3_XXS = ("IQ3_XXS", 256, 98)
+    IQ2_S = ("IQ2_S", 256, 82)
+    IQ2_XS = ("IQ2_XS", 256, 74)
+    IQ2_XXS = ("IQ2_XXS", 256, 66)
+    MXFP4 = ("MXFP4", 32, 17)
+    INT4 = ("INT4", 32, 19)
+    INT4_128 = ("INT4_128", 128, 67)
+    INT8 = ("INT8", 32, 36)
 
     def __init__(self, label: str, block_size: int, block_bytes: int) -> None:
         self.label = label

@@ -175,7 +175,7 @@ def test_verify_finds_a_flipped_bit(smollm2_path: Path) -> None:
         file.write(bytes([byte ^ 1]))
     result = abaci("verify")
     assert result.exit_code == 5
-    assert "abaci pull smollm2:135m" in result.stderr
+    assert "abaci verify --repair smollm2:135m" in result.stderr
 
 
 def test_show_tells_what_is_in_a_file(smollm2_path: Path) -> None:

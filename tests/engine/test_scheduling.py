@@ -231,6 +231,19 @@ def test_prompt_logprobs_of_a_cached_and_chunked_prompt():
     assert all(event.prompt_logprobs is None for event in bench.events if event is not first)
 
 
+def test_what_stands_before_the_wanted_logprobs_may_come_from_the_cache():
+    bench = Bench(MIXED, max_step_tokens=7, max_sequences=2)
+    plain = a_request("a", range(70))
+    scored = replace(plain, request_id="b", max_tokens=0, num_prompt_logprobs=0, prompt_logprobs_begin=66)
+    bench.submit(plain)
+    bench.finish().submit(scored)
+    bench.finish().assert_as_expected(plain, scored)
+    first = bench.first("b")
+    assert first.num_cached_tokens == 64
+    assert first.prompt_logprobs[:66] == (None,) * 66
+    assert [entry.token_id for entry in first.prompt_logprobs[66:]] == [66, 67, 68, 69, -1]
+
+
 def test_prompt_logprobs_survive_preemption_in_the_middle_of_the_prompt():
     bench = Bench(num_pages=5, max_step_tokens=20, max_sequences=3)
     stream = a_request("s", range(30), max_tokens=100)
@@ -364,6 +377,7 @@ def some_requests(draw):
             num_samples=draw(st.integers(1, 3)) if max_tokens else 1,
             num_logprobs=draw(st.sampled_from([None, 0, 2])),
             num_prompt_logprobs=draw(st.sampled_from([None, None, 1])) if pooling is None else None,
+            prompt_logprobs_begin=draw(st.integers(1, len(prompt))),
             pooling=pooling,
             tenant=draw(st.sampled_from(["", "", "x", "y"])),
             priority=draw(st.sampled_from([0, 0, 1])),
@@ -426,10 +440,12 @@ def assert_logprobs(bench, request, index, windows):
         ]
         assert [entry.token_id for entry in given] == list(bench.tokens(request.request_id, index))
     if request.num_prompt_logprobs is not None and index == 0:
-        first, *others, following = events[0].prompt_logprobs
-        assert first is None
-        assert [entry.token_id for entry in others] == list(prompt[1:])
-        assert [entry.logprob for entry in others] == [logprob_of(k, t) for k, t in zip(keys, prompt[1:], strict=False)]
+        begin = request.prompt_logprobs_begin
+        *entries, following = events[0].prompt_logprobs
+        assert entries[:begin] == [None] * begin
+        assert [entry.token_id for entry in entries[begin:]] == list(prompt[begin:])
+        expected = [logprob_of(k, t) for k, t in zip(keys[begin - 1 :], prompt[begin:], strict=False)]
+        assert [entry.logprob for entry in entries[begin:]] == expected
         assert following.top == top_of(keys[len(prompt) - 1], request.num_prompt_logprobs)
 
 

@@ -102,7 +102,7 @@ def nasty_files():
         "wrapping_dimensions": file((), [tensor("a", [2**32, 2**32], 0, 0)], bytes(32)),
         "unknown_type": file((), [tensor("a", [8], 99, 0)], bytes(32)),
         "removed_type": file((), [tensor("a", [32], 4, 0)], bytes(32)),
-        "unsupported_type": file((), [tensor("blk.0.w", [256], 21, 0)], bytes(128)),
+        "unsupported_type": file((), [tensor("blk.0.w", [256], 19, 0)], bytes(128)),
         "broken_block": file((), [tensor("a", [33], 8, 0)], bytes(96)),
         "broken_block_rows": file((), [tensor("a", [16, 2], 2, 0)], bytes(32)),
         "unaligned_tensor": file((), [tensor("a", [8], 0, 4)], bytes(64)),

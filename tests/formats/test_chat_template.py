@@ -42,6 +42,11 @@ def test_chatml():
         ("{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | list }}", "['Hi']"),
         ("{{ messages[::-1][0]['content'] }}{{ messages[0].content[1:] }}", "Hii"),
         ("{% macro f(x) %}[{{ x }}]{% endmacro %}{{ f(1) }}{{ f('a') }}", "[1][a]"),
+        (
+            "{% macro f(x) %}{{ x }}{% endmacro %}"
+            "{% for i in [1, 2] %}{% set ns = namespace(a=i) %}{{ f(ns.a) }}{% endfor %}",
+            "12",
+        ),
         ("{% generation %}said{% endgeneration %}", "said"),
         ("{{ tools is none }}{{ missing is defined }}{{ missing }}", "TrueFalse"),
         ("{{ 'x' if messages is iterable and messages is not string and messages is not mapping }}", "x"),

@@ -45,7 +45,13 @@ def sources():
     return [
         (f"t.{i}.{weight_format.label}", weight_format, shapes[i % 4], payload(weight_format, shapes[i % 4], i))
         for i, weight_format in enumerate(WeightFormat)
+        if not weight_format.label.startswith("INT")
     ]
+
+
+def test_a_format_that_gguf_does_not_have_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="INT4, which GGUF does not have"):
+        write_gguf(tmp_path / "model.gguf", {}, [("a", WeightFormat.INT4, (1, 32), bytes(19))])
 
 
 @pytest.fixture
@@ -166,7 +172,7 @@ def test_nasty_files_are_refused(path):
 
 
 def test_an_unsupported_type_is_named():
-    with pytest.raises(UnsupportedModelError, match=r"'blk\.0\.w' is stored as IQ3_S"):
+    with pytest.raises(UnsupportedModelError, match=r"'blk\.0\.w' is stored as IQ1_S"):
         GgufCheckpoint.open(CORPUS / "unsupported_type.gguf")
 
 

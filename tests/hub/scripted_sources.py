@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from abaci.hub.catalog import CatalogEntry
-from abaci.hub.sources import Source, SourceUnavailableError, Transfer
+from abaci.hub.reach import SourceUnavailableError
+from abaci.hub.sources import Source, Transfer
 
 
 def entry_of(content: bytes, *sources: Source) -> CatalogEntry:

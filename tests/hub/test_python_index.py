@@ -12,10 +12,10 @@ import pytest
 from scripted_sources import Recorder, entry_of
 
 from abaci.errors import DownloadError, IntegrityError, ResourceError
-from abaci.hub import python_index
+from abaci.hub import network
 from abaci.hub.download import download
 from abaci.hub.python_index import Package, PythonIndexSource, default_index, sole_index_address
-from abaci.hub.sources import REACH_SECONDS
+from abaci.hub.reach import REACH_SECONDS
 from abaci.hub.store import Store
 
 PARTS = [b"first" * 1000, b"second" * 1000, b"third" * 10]
@@ -159,8 +159,8 @@ def test_a_dead_index_gives_way(index: Index, store: Store) -> None:
 
 def test_a_silent_index_gives_way_in_time(index: Index, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     assert REACH_SECONDS < 5
-    monkeypatch.setattr(python_index, "REACH_SECONDS", 0.2)
-    monkeypatch.setattr(socket, "create_connection", lambda *args, **kwargs: time.sleep(30))
+    monkeypatch.setattr(network, "REACH_SECONDS", 0.2)
+    monkeypatch.setattr(network, "look_up", lambda *args, **kwargs: time.sleep(30))
     index.configure("global.index-url='http://127.0.0.1:9/simple'\n")
     started = time.monotonic()
     with pytest.raises(DownloadError, match="no answer within"):

@@ -8,7 +8,8 @@ from scripted_sources import Recorder, ScriptedSource, entry_of
 
 from abaci.errors import AbaciError, IntegrityError, ResourceError
 from abaci.hub.download import download
-from abaci.hub.store import Store, StoredModel, default_home
+from abaci.hub.references import StoredModel
+from abaci.hub.store import Store, default_home
 
 CONTENT = b"weights" * 100
 
@@ -35,14 +36,14 @@ def test_all_gives_back_names(store: Store, model: StoredModel) -> None:
 
 
 def test_an_unchanged_file_is_not_read(store: Store, model: StoredModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("abaci.hub.store.sha256_of", lambda path: pytest.fail("hashed"))
+    monkeypatch.setattr("abaci.hub.store.sha256_of", lambda *_: pytest.fail("hashed"))
     assert store.check(model) == model
 
 
 def test_a_touched_file_is_hashed_once_and_known_again(store: Store, model: StoredModel) -> None:
     os.utime(model.path, ns=(1, 1))
     renewed = store.check(model)
-    assert renewed.modified_nanoseconds == 1
+    assert renewed.files[0].modified_nanoseconds == 1
     assert store.get(model.name) == renewed
 
 
@@ -52,7 +53,7 @@ def test_a_changed_file_is_refused(store: Store, model: StoredModel, content: by
     os.utime(model.path, ns=(1, 1))
     with pytest.raises(IntegrityError) as caught:
         store.check(model)
-    assert caught.value.hint == "fetch it again: abaci rm tiny:1b && abaci pull tiny:1b"
+    assert caught.value.hint == "fetch it again: abaci verify --repair tiny:1b"
 
 
 def test_a_missing_file_is_refused(store: Store, model: StoredModel) -> None:
@@ -64,7 +65,7 @@ def test_a_missing_file_is_refused(store: Store, model: StoredModel) -> None:
 
 def test_verify_sees_a_change_that_size_and_time_hide(store: Store, model: StoredModel) -> None:
     model.path.write_bytes(CONTENT[:-1] + b"?")
-    os.utime(model.path, ns=(1, model.modified_nanoseconds))
+    os.utime(model.path, ns=(1, model.files[0].modified_nanoseconds))
     store.check(model)
     with pytest.raises(IntegrityError, match="SHA-256"):
         store.verify(model)

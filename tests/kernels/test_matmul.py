@@ -1,7 +1,7 @@
 """The matrix product: its documented order, computed exactly; its bytes, the same on every target, row and thread."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -19,33 +19,40 @@ FORMATS = list(WeightFormat)
 QUANTISED = [weight_format for weight_format in FORMATS if weight_format.is_quantised]
 TARGETS = native.targets()
 GROUP = 32
+ZERO_POINT_FORMATS = (WeightFormat.INT4, WeightFormat.INT4_128)
 IS_REDUCED = os.environ.get("ABACI_TEST_REDUCED") == "1"
 """Set where the same tests run slowly, under sanitizers."""
 
 ROW_COUNTS = (1, 2, 7, 13) if IS_REDUCED else (1, 2, 3, 4, 5, 6, 7, 12, 13, 25)
 BLOCK_SHAPES = ((33, 544),) if IS_REDUCED else ((1, 32), (31, 96), (33, 512), (70, 544), (97, 1056))
+MIDDLE_BLOCK_SHAPES = ((33, 640),) if IS_REDUCED else ((1, 128), (31, 384), (70, 640), (97, 1152))
 SUPER_BLOCK_SHAPES = ((33, 768),) if IS_REDUCED else ((1, 256), (31, 512), (70, 768), (97, 1024))
 FLOAT_SHAPES = ((33, 70),) if IS_REDUCED else ((1, 1), (31, 33), (32, 64), (70, 129))
 
 HALF_OFFSETS = {
-    WeightFormat.Q4_0: (0,),
+    **dict.fromkeys(QUANTISED, (0,)),
     WeightFormat.Q4_1: (0, 2),
-    WeightFormat.Q5_0: (0,),
     WeightFormat.Q5_1: (0, 2),
-    WeightFormat.Q8_0: (0,),
     WeightFormat.Q4_K: (0, 2),
     WeightFormat.Q5_K: (0, 2),
     WeightFormat.Q6_K: (208,),
+    WeightFormat.Q2_K: (80, 82),
+    WeightFormat.Q3_K: (108,),
+    WeightFormat.MXFP4: (),
+    WeightFormat.INT8: (),
 }
 """Where a block keeps its float16 scales (and minimums)."""
 
 HALF_MAGNITUDES = (0.02, 2.0**-24, 2.0**-15, 65504.0, 0.0, 1.0)
 """Each row of weights has scales of one of these sizes: usual, the least denormal, denormal, the largest, zero."""
+EXPONENTS = (121, 0, 1, 2, 160, 100)
+"""The same for scales that are powers of two: usual, three that are denormal or next to it, large, small."""
 FLOAT_MAGNITUDES = (1.0, 1e-40, 1e-30, 1e15, 0.0)
 
 
 def shapes(weight_format: WeightFormat) -> Sequence[tuple[int, int]]:
-    return {1: FLOAT_SHAPES, 32: BLOCK_SHAPES, 256: SUPER_BLOCK_SHAPES}[weight_format.block_size]
+    sizes = {1: FLOAT_SHAPES, 32: BLOCK_SHAPES, 128: MIDDLE_BLOCK_SHAPES, 256: SUPER_BLOCK_SHAPES}
+    return sizes[weight_format.block_size]
 
 
 CASES = [
@@ -66,6 +73,13 @@ def stored_weights(weight_format: WeightFormat, rows: int, columns: int, seed: i
     for offset in HALF_OFFSETS[weight_format]:
         halves = (sizes * random.uniform(-1, 1, (rows, num_blocks))).astype(np.float16)
         blocks[:, :, offset : offset + 2] = halves[..., np.newaxis].view(np.uint8)
+    if weight_format in ZERO_POINT_FORMATS:
+        blocks[:, :, 2] %= 17
+    if weight_format is WeightFormat.MXFP4:
+        blocks[:, :, 0] = np.resize(EXPONENTS, rows)[:, np.newaxis]
+    if weight_format is WeightFormat.INT8:
+        scales = np.resize(FLOAT_MAGNITUDES, rows)[:, np.newaxis] * random.uniform(-1, 1, (rows, num_blocks))
+        blocks[:, :, :4] = scales.astype(np.float32)[..., np.newaxis].view(np.uint8)
     return blocks.reshape(rows, -1)
 
 
@@ -122,7 +136,8 @@ def product_by_definition(weights: GroupedIntegers, x: Floats) -> Floats:
     num_groups = values.shape[1]
     parts = GROUP // weights.group_size
     codes = weights.codes.astype(np.int64).reshape(-1, num_groups, parts, weights.group_size)
-    weight_scales = weights.scales.reshape(-1, num_groups, parts)
+    weight_scales = flushed(weights.scales).reshape(-1, num_groups, parts)
+    offsets = None if weights.offsets is None else weights.offsets.reshape(-1, num_groups, parts)
     values = values.reshape(-1, num_groups, parts, weights.group_size)
     total = np.zeros((len(x), len(codes)), np.float32)
     for group in range(num_groups):
@@ -132,10 +147,10 @@ def product_by_definition(weights: GroupedIntegers, x: Floats) -> Floats:
             scale = weight_scales[:, group, part]
             in_group = fused_multiply_add(dot, scale, in_group) if part else rounded(dot * scale.astype(np.float64))
         total = fused_multiply_add(in_group, scales[:, group, np.newaxis], total)
-        if weights.offsets is not None:
-            sums = values[:, group].sum(axis=(-1, -2)).astype(np.float32)
+        for part in range(parts if offsets is not None else 0):
+            sums = values[:, group, part].sum(axis=-1).astype(np.float32)
             offset = product(scales[:, group], sums)[:, np.newaxis]
-            total = fused_multiply_add(weights.offsets[:, group], offset, total)
+            total = fused_multiply_add(offsets[:, group, part], offset, total)
     return total
 
 
@@ -171,7 +186,7 @@ def test_targets_rows_and_threads_give_the_same_bytes(weight_format: WeightForma
                 assert part.tobytes() == whole[first:].tobytes(), (target, num_rows, num_threads)
 
 
-@pytest.mark.parametrize("weight_format", [WeightFormat.F16, WeightFormat.Q5_0, WeightFormat.Q6_K])
+@pytest.mark.parametrize("weight_format", [WeightFormat.F16, WeightFormat.Q5_0, WeightFormat.Q6_K, WeightFormat.Q2_K])
 def test_more_rows_than_one_task_takes(weight_format: WeightFormat) -> None:
     matrix, _ = packed(weight_format, 40, 256)
     x = activations(140, 256)
@@ -193,21 +208,44 @@ def test_packed_rows_are_the_files(weight_format: WeightFormat, rows: int, colum
         np.testing.assert_array_equal(in_slices.unpack_row(row), expected[row])
 
 
-@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def broken_fields(weight_format: WeightFormat) -> Iterator[tuple[int, bytes]]:
+    """What a block must not hold, and where."""
+    if weight_format is WeightFormat.MXFP4:
+        yield from ((0, bytes([exponent])) for exponent in (232, 254, 255))
+    for broken in (np.nan, np.inf, -np.inf):
+        if weight_format in (WeightFormat.F32, WeightFormat.INT8):
+            yield 0, np.float32(broken).tobytes()
+        elif weight_format is WeightFormat.BF16:
+            yield 0, np.float32(broken).tobytes()[2:]
+        else:
+            for offset in HALF_OFFSETS.get(weight_format, (0,)):
+                yield offset, np.float16(broken).tobytes()
+    if weight_format in ZERO_POINT_FORMATS:
+        yield 2, bytes([17])
+
+
 @pytest.mark.parametrize("weight_format", FORMATS, ids=lambda weight_format: weight_format.label)
-def test_scales_that_are_not_finite_are_refused(weight_format: WeightFormat, broken: float) -> None:
+def test_scales_that_are_not_finite_are_refused(weight_format: WeightFormat) -> None:
     rows, columns = 35, 2 * max(GROUP, weight_format.block_size)
-    for row in (0, 31, 34):
-        for offset in HALF_OFFSETS.get(weight_format, (0,)):
+    for offset, field in broken_fields(weight_format):
+        for row in (0, 31, 34):
             stored = stored_weights(weight_format, rows, columns)
-            last_block = stored[row, -weight_format.block_bytes :]
-            if weight_format is WeightFormat.F32:
-                last_block[:] = np.array([broken], np.float32).view(np.uint8)
-            elif weight_format is WeightFormat.BF16:
-                last_block[:] = np.array([broken], np.float32).view(np.uint8)[2:]
-            else:
-                last_block[offset : offset + 2] = np.array([broken], np.float16).view(np.uint8)
+            begin = stored.shape[1] - weight_format.block_bytes + offset
+            stored[row, begin : begin + len(field)] = np.frombuffer(field, np.uint8)
             assert packed_matrix(weight_format, rows, columns, stored) is None, (row, offset)
+
+
+@pytest.mark.parametrize("exponent", [0, 1, 2, 230, 231])
+def test_powers_of_two_that_are_taken_give_finite_products(exponent: int) -> None:
+    stored = np.full((1, 17), exponent, np.uint8)
+    stored[:, 1:] = 0x71  # 0.5 and 6
+    matrix = packed_matrix(WeightFormat.MXFP4, 1, 32, stored)
+    assert matrix is not None
+    x = np.full((1, 32), 2.0**-20, np.float32)
+    expected = product_by_definition(decode(WeightFormat.MXFP4, (1, 32), stored), x)
+    assert np.isfinite(expected).all()
+    for target in TARGETS:
+        np.testing.assert_array_equal(multiply(target, matrix, x), expected)
 
 
 def test_rows_that_are_not_finite_stay_alone() -> None:

@@ -11,6 +11,7 @@ from step_feeding import Chunk, StepFeeder, logit_rows
 
 from abaci.kernels.batch import BIAS, HISTORY, PAGE_TOKENS, StepBatch
 from abaci.kernels.dequantise import decode
+from abaci.kernels.random_weights import random_blocks
 from abaci.kernels.reference import (
     ACTIVATION_GROUP,
     ReferenceExecutor,
@@ -27,25 +28,11 @@ from abaci.tensor import WeightFormat
 QUANTISED = [weight_format for weight_format in WeightFormat if weight_format.is_quantised]
 
 
-def random_weights(weight_format: WeightFormat, num_rows: int, num_columns: int, rng: np.random.Generator) -> bytes:
-    """Blocks of random bits with scales of about 0.01: every bit pattern of the codes is valid."""
-    num_blocks = num_rows * num_columns // weight_format.block_size
-    blocks = rng.integers(0, 256, (num_blocks, weight_format.block_bytes), dtype=np.uint8)
-    offsets = {
-        WeightFormat.Q6_K: (208,),
-        **dict.fromkeys((WeightFormat.Q4_1, WeightFormat.Q5_1, WeightFormat.Q4_K, WeightFormat.Q5_K), (0, 2)),
-    }
-    for offset in offsets.get(weight_format, (0,)):
-        scale = rng.uniform(-0.01, 0.01, (num_blocks, 1)).astype(np.float16)
-        blocks[:, offset : offset + 2] = scale.view(np.uint8)
-    return blocks.tobytes()
-
-
 @pytest.mark.parametrize("weight_format", QUANTISED, ids=lambda weight_format: weight_format.label)
 def test_integer_product_is_the_product_of_the_rounded_values(weight_format: WeightFormat) -> None:
     rng = np.random.default_rng(1)
     x = rng.normal(0, 3, (5, 512)).astype(np.float32)
-    weight = decode(weight_format, (7, 512), random_weights(weight_format, 7, 512, rng))
+    weight = decode(weight_format, (7, 512), random_blocks(weight_format, 7 * 512 // weight_format.block_size))
     codes, scales = quantise_activations(x)
     rounded = codes.astype(np.float64) * np.repeat(scales, ACTIVATION_GROUP, axis=1)
     expected = rounded @ weight.to_float().astype(np.float64).T

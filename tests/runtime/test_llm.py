@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 from abaci import LLM, SamplingParams
+from abaci.chat.reranking import Reranker
 from abaci.engine.loader import LoadedModel, load, reference_backend
 from abaci.engine.memory import CacheSize
 from abaci.engine.scripted import ScriptedGenerator
 from abaci.engine.threads import ThreadPlan
 from abaci.errors import AbaciError, ContextLengthError, EngineClosedError, FileFormatError, UsageError
+from abaci.formats.gguf import GgufCheckpoint, write_gguf
 from abaci.generation import FinishReason
 from abaci.models.families import spec_from_gguf
 
@@ -183,6 +185,51 @@ def test_embeddings(llm, pooling):
     llm.generate(long, GREEDY)
     assert llm.embed(long, pooling) == several[0], "whatever is cached"
     assert asyncio.run(llm.aembed(long, pooling)) == several[0]
+
+
+def rewritten(path, new_path, changes):
+    """A copy of a model with other metadata."""
+    with GgufCheckpoint.open(path) as checkpoint:
+        tensors = [
+            (name, info.format, info.shape, bytes(checkpoint.data(info))) for name, info in checkpoint.tensors.items()
+        ]
+        write_gguf(new_path, {**checkpoint.metadata, **changes}, tensors)
+    return new_path
+
+
+def test_embeddings_are_pooled_as_the_file_says(tiny_model, tmp_path):
+    changes = {"llama.pooling_type": 3, "tokenizer.ggml.add_eos_token": True}
+    with LLM(rewritten(tiny_model, tmp_path / "last.gguf", changes), threads=2) as llm:
+        assert llm.embed("hello") == llm.embed([*b"hello", IM_END], "last") != llm.embed("hello", "mean")
+
+
+@pytest.fixture
+def reranker(tiny_model, tmp_path):
+    """Has a context that holds the prompt."""
+    path = rewritten(tiny_model, tmp_path / "reranker.gguf", {"llama.context_length": 1024})
+    with LLM(path, threads=2, max_step_tokens=64) as llm:
+        yield llm
+
+
+def test_reranking_asks_for_yes_and_no(reranker):
+    llm = reranker
+    documents = ["one", "two", "three"]
+    found = llm.rerank("which?", documents, instruction="Count.")
+    assert sorted(document.index for document in found) == [0, 1, 2]
+    assert [document.score for document in found] == sorted((d.score for d in found), reverse=True)
+    for document in found:
+        yes, no = Reranker(llm.tokenizer, "which?", "Count.").requests(documents[document.index], ("a", "b"))
+        logprobs = [
+            sum(llm.score(request.prompt_token_ids).logprobs[request.prompt_logprobs_begin :]) for request in (yes, no)
+        ]
+        assert document.score == pytest.approx(1 / (1 + np.exp(logprobs[1] - logprobs[0])), rel=1e-9)
+    assert llm.rerank("which?", documents, instruction="Count.", top_n=1) == found[:1]
+    assert asyncio.run(llm.arerank("which?", documents, instruction="Count.")) == found
+    assert llm.rerank("which?", []) == []
+    with pytest.raises(UsageError):
+        llm.rerank("which?", [3])
+    with pytest.raises(UsageError):
+        llm.rerank("which?", ["x" * 1000])
 
 
 def test_embeddings_that_cannot_be_had_are_refused(llm):

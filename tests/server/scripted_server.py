@@ -5,6 +5,7 @@ The vocabulary is bytes, so a token is a byte and answers are written as text.
 
 import asyncio
 import contextlib
+import math
 import socket
 import tempfile
 import threading
@@ -23,7 +24,7 @@ from abaci.engine.scripted import ScriptedGenerator
 from abaci.errors import ContextLengthError, ModelNotFoundError, UsageError
 from abaci.formats.chat_template import ChatTemplate
 from abaci.formats.tokenizer import Tokenizer
-from abaci.generation import FinishReason, GenerationRequest, TokenEvent, TokenSink
+from abaci.generation import FinishReason, GenerationRequest, TokenEvent, TokenLogprob, TokenSink
 from abaci.server.accounts import Accounts
 from abaci.server.app import create_app
 from abaci.server.bridge import EventBridge
@@ -86,12 +87,14 @@ class Reciter:
         """Of the samples; an exception fails the sample in its place."""
         self.pause_seconds = 0.0
         """Before each token."""
+        self.chances_of_yes: dict[str, float] = {}
+        """Where the prompt of a request for log-probabilities has the word, its answer is yes with that probability."""
         self.cancelled: list[tuple[str, int | None]] = []
         self._inner = ScriptedGenerator(self._script)
 
     def reset(self) -> None:
         """Forget what was asked and what was to be said."""
-        self.answers, self.pause_seconds = ("Hello!",), 0.0
+        self.answers, self.pause_seconds, self.chances_of_yes = ("Hello!",), 0.0, {}
         self.cancelled.clear()
         self.requests.clear()
 
@@ -108,6 +111,11 @@ class Reciter:
         num_tokens = len(request.prompt_token_ids) + request.max_tokens
         if num_tokens > CONTEXT_LENGTH:
             raise ContextLengthError(f"the request has {num_tokens} tokens, but the context holds {CONTEXT_LENGTH}")
+        for word, chance in self.chances_of_yes.items():
+            if word.encode() in bytes(i for i in request.prompt_token_ids if i < 256):
+                self._inner.requests.append(request)
+                sink(_answer(request, chance))
+                return
         self._inner.submit(request, self._paced(sink))
 
     def cancel(self, request_id: str, sample_index: int | None = None) -> None:
@@ -130,6 +138,18 @@ class Reciter:
         if isinstance(answer, Exception):
             raise answer
         return (*text_model().tokenizer.encode(answer, allow_special=True), IM_END)
+
+
+def _answer(request: GenerationRequest, chance_of_yes: float) -> TokenEvent:
+    """The log-probabilities of a prompt that ends with yes or no, as far as they are asked for."""
+    begin = request.prompt_logprobs_begin
+    is_yes = request.prompt_token_ids[-1] == ord("s")
+    rest = [TokenLogprob(token_id, 0.0) for token_id in request.prompt_token_ids[begin + 1 :]]
+    first = TokenLogprob(request.prompt_token_ids[begin], math.log(chance_of_yes if is_yes else 1 - chance_of_yes))
+    entries = (*[None] * begin, first, *rest, TokenLogprob(-1, 0.0))
+    return TokenEvent(
+        request.request_id, 0, (), finish_reason=FinishReason.LENGTH, prompt_logprobs=entries, num_cached_tokens=1
+    )
 
 
 class ScriptedModel:

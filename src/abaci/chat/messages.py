@@ -42,11 +42,13 @@ class Message:
     tool_call_id: str | None = None
 
     def to_template(self) -> dict[str, Any]:
-        """The mapping that chat templates expect; what is not set is not there."""
+        """The mapping that chat templates expect; what is not set is not there. Those of gpt-oss read `thinking`."""
         given: dict[str, Any] = {"role": self.role.value, "content": self.content}
         for key in ("name", "reasoning_content", "tool_call_id"):
             if (value := getattr(self, key)) is not None:
                 given[key] = value
+        if self.reasoning_content is not None:
+            given["thinking"] = self.reasoning_content
         if self.tool_calls:
             given["tool_calls"] = [_call_to_template(call) for call in self.tool_calls]
         return given
@@ -165,7 +167,5 @@ def _parse_arguments(place: str, given: Any) -> Mapping[str, Any]:
 
 
 def _call_to_template(call: ToolCall) -> dict[str, Any]:
-    given: dict[str, Any] = {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-    if call.id is not None:
-        given["id"] = call.id
-    return given
+    given = {} if call.id is None else {"id": call.id}
+    return {**given, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}

@@ -6,6 +6,7 @@ result is split at the names that are now left, all of them the template's own; 
 as mere text. Where nothing looks like a special token this gives the ids of `apply_chat_template` in `transformers`.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -68,13 +69,37 @@ def render_chat(
     if reserved := variables.keys() & _RESERVED:
         raise UsageError(f"template variables {', '.join(sorted(reserved))} have parameters of their own")
     mask = _Mask(tokenizer, [*_texts([given, tools, variables]), template.source])
-    rendered = template.render(
-        [mask.cover_message(message) for message in given],
-        tools=mask.cover(tools),
-        add_generation_prompt=add_generation_prompt,
-        **mask.cover(variables),
-    )
+    masked = {"tools": mask.cover(tools), "add_generation_prompt": add_generation_prompt, **mask.cover(variables)}
+    rendered = _render(template, [mask.cover_message(message) for message in given], masked)
     return [piece if isinstance(piece, int) else mask.uncover(piece) for piece in tokenizer.split_special(rendered)]
+
+
+def _render(template: ChatTemplate, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> str:
+    """The prompt of the messages, or, where the template refuses them, of others that say the same of calls."""
+    try:
+        return template.render(messages, **options)
+    except UsageError:
+        for changed in (_with_empty_text(messages), _with_text_in_thought(messages)):
+            if changed == messages:
+                continue
+            with contextlib.suppress(UsageError):
+                return template.render(changed, **options)
+        raise
+
+
+def _with_empty_text(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """For templates that take no content for an error."""
+    return [{**message, "content": ""} if message["content"] is None else message for message in messages]
+
+
+def _with_text_in_thought(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """For gpt-oss, whose template takes one text beside a call: what was said joins what was thought."""
+    return [
+        {**message, "thinking": f"{message['thinking']}\n\n{message['content']}", "content": ""}
+        if message.get("tool_calls") and message.get("thinking") and message["content"]
+        else {**message, "content": message["content"] or ""}
+        for message in messages
+    ]
 
 
 def _wants_text_arguments(template_source: str) -> bool:

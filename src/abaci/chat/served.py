@@ -13,7 +13,7 @@ from typing import Protocol
 from abaci.chat.requests import RequestRules
 from abaci.formats.chat_template import ChatTemplate
 from abaci.formats.tokenizer import Tokenizer
-from abaci.generation import Generator
+from abaci.generation import Generator, Pooling
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,8 @@ class TextModel:
     tokenizer: Tokenizer
     template: ChatTemplate
     rules: RequestRules
+    pooling: Pooling = Pooling.MEAN
+    """How this model's embeddings are made of its hidden states."""
 
 
 class ModelState(StrEnum):

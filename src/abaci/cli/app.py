@@ -6,16 +6,23 @@ import typer
 from typer.core import TyperGroup
 
 from abaci.cli.bench import bench
+from abaci.cli.catalog import catalog_commands
+from abaci.cli.cp import cp
+from abaci.cli.du import du
+from abaci.cli.fit import fit
 from abaci.cli.key import key_commands
 from abaci.cli.list import list_models
+from abaci.cli.prune import prune
 from abaci.cli.ps import ps
 from abaci.cli.pull import pull
+from abaci.cli.recommend import recommend
 from abaci.cli.rm import rm
 from abaci.cli.run import run
+from abaci.cli.search import search
 from abaci.cli.serve import serve
 from abaci.cli.show import show
 from abaci.cli.stop import stop
-from abaci.cli.terminal import print_error, print_line
+from abaci.cli.terminal import OfflineOption, print_error, print_line
 from abaci.cli.usage import usage
 from abaci.cli.verify import verify
 from abaci.errors import AbaciError, ResourceError
@@ -69,6 +76,7 @@ def abaci(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
     ] = False,
+    offline: OfflineOption = False,
 ) -> None:
     """Run open-weight language models on ordinary CPUs."""
 
@@ -78,10 +86,17 @@ app.command()(serve)
 app.command()(ps)
 app.command()(stop)
 app.command()(pull)
+app.command()(search)
 app.command("list")(list_models)
 app.command()(show)
+app.command()(fit)
+app.command()(recommend)
 app.command()(rm)
+app.command()(cp)
+app.command()(du)
+app.command()(prune)
 app.command()(verify)
 app.add_typer(bench, name="bench")
 app.add_typer(key_commands, name="key")
+app.add_typer(catalog_commands, name="catalog")
 app.command()(usage)

@@ -1,36 +1,64 @@
-"""`abaci pull`: fetch a model of the catalog."""
+"""`abaci pull`: fetch a model and keep it."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from abaci.cli.terminal import DownloadProgress, JsonOption, NameArgument, megabytes, print_json, print_text
+from abaci.cli.terminal import (
+    DownloadProgress,
+    JsonOption,
+    NameArgument,
+    OfflineOption,
+    megabytes,
+    print_json,
+    print_text,
+)
 
 
 def pull(
     name: NameArgument,
-    local: Annotated[
-        Path | None, typer.Option("--from", help="Take this file, or the file in this folder, instead of the network.")
+    source: Annotated[
+        str | None,
+        typer.Option("--from", help="Take it from here: a file, a folder, an http address, or s3://bucket/key."),
     ] = None,
+    limit_rate: Annotated[
+        str | None, typer.Option(envvar="ABACI_LIMIT_RATE", help="Most bytes per second, e.g. 500k, 2.5M.")
+    ] = None,
+    offline: OfflineOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Fetch a model and check its SHA-256."""
+    """Fetch a model and check its hashes."""
     from abaci import hub
+    from abaci.hub.network import Network
 
     with DownloadProgress(name) as progress:
-        model = hub.pull(name, progress=progress, local=local)
-    num_bytes = model.path.stat().st_size
+        model = hub.pull(name, progress=progress, source=source, network=Network.from_environment(limit_rate))
+    stored = hub.stored_model(model.name, hub.Store())
     if as_json:
         print_json(
             {
                 "name": model.name,
                 "path": str(model.path),
-                "num_bytes": num_bytes,
+                "num_bytes": stored.num_bytes,
                 "sha256": model.sha256,
                 "licence": model.licence,
                 "source": model.source,
+                "files": [
+                    {
+                        "path": file.path,
+                        "num_bytes": file.num_bytes,
+                        "sha256": file.sha256,
+                        "in_place": not file.is_ours,
+                    }
+                    for file in stored.files
+                ],
             }
         )
-    else:
-        print_text(f"{model.name}: {megabytes(num_bytes)}, SHA-256 as in the catalog, licence {model.licence}")
+        return
+    parts = [f"{model.name}: {megabytes(stored.num_bytes)}"]
+    if len(stored.files) > 1:
+        parts.append(f"{len(stored.files)} files")
+    parts += ["hashes right", f"licence {model.licence or 'not given'}"]
+    if not any(file.is_ours for file in stored.files):
+        parts.append(f"used where it is: {stored.files[0].location.parent}")
+    print_text(", ".join(parts))

@@ -19,6 +19,18 @@ ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A catalog n
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A name of the catalog: see `abaci list`.")]
 
 
+def forbid_network(wanted: bool) -> None:
+    """What `--offline` does: this process and those it starts are told by the environment, as by a user's own."""
+    if wanted:
+        os.environ["ABACI_OFFLINE"] = "1"
+
+
+OfflineOption = Annotated[
+    bool,
+    typer.Option("--offline", callback=forbid_network, help="Use no network; the same as ABACI_OFFLINE=1."),
+]
+
+
 def print_json(value: Any) -> None:
     """A result for programs: one JSON document on standard output."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

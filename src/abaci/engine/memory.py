@@ -53,10 +53,10 @@ def size_cache(
             f"a context of {context} tokens is not possible: the model allows 1 to {model_context}",
             hint=f"Give at most {model_context}.",
         )
-    window_pages = [_window_pages(window, page_tokens, max_sequences, max_step_tokens) for window in windows]
+    limits = [window_pages(window, page_tokens, max_sequences, max_step_tokens) for window in windows]
 
     def pages_of(count: int) -> tuple[int, ...]:
-        return tuple(count if limit is None else min(count, limit) for limit in window_pages)
+        return tuple(count if limit is None else min(count, limit) for limit in limits)
 
     def bytes_of(count: int) -> int:
         return sum(pages * size for pages, size in zip(pages_of(count), page_bytes, strict=True))
@@ -109,7 +109,8 @@ def _group_limit(folder: Path) -> int:
     return int(words[0]) if words and words[0].isdigit() else _UNLIMITED_BYTES
 
 
-def _window_pages(window: int | None, page_tokens: int, max_sequences: int, max_step_tokens: int) -> int | None:
+def window_pages(window: int | None, page_tokens: int, max_sequences: int, max_step_tokens: int) -> int | None:
+    """Most pages that a cache group is given; None where it has no window, and takes what there is."""
     if window is None:
         return None
     return max_sequences * (-(-window // page_tokens) + 1) + -(-max_step_tokens // page_tokens)

@@ -203,6 +203,8 @@ class Runner:
 
     def _add_prompt_rows(self, sequence: Sequence, row: int, token: int, start: int, end: int) -> int:
         """Rows asking for the log-probability of what follows positions start..end of the prompt; how many."""
+        skipped = max(0, sequence.request.prompt_logprobs_begin - 1 - start)
+        token, start = token + skipped, start + skipped
         count = max(0, end - start)
         rows = self._logit_rows[row : row + count]
         rows[:] = _prompt_row(sequence.request)
@@ -316,7 +318,8 @@ def _read_rows(
         if sequence.prompt_logprobs is not None:
             num_top = request.num_prompt_logprobs
             assert num_top is not None
-            targets = sequence.token_ids[plan.starts[index] + 1 : sequence.num_prompt]
+            first = max(plan.starts[index] + 1, request.prompt_logprobs_begin)
+            targets = sequence.token_ids[first : sequence.num_prompt]
             entries = [_logprob(output, r, t, num_top) for r, t in zip(rows, targets, strict=False)]
             if is_drawn:
                 entries.append(TokenLogprob(AFTER_PROMPT, 0.0, _logprob(output, rows[-1], AFTER_PROMPT, num_top).top))

@@ -283,7 +283,8 @@ class Scheduler:
     def _note_hit(self, sequence: Sequence, table: PageTable) -> None:
         sequence.num_computed = table.num_hit_tokens
         if sequence.prompt_logprobs is not None:
-            del sequence.prompt_logprobs[table.num_hit_tokens + 1 :]
+            first = max(table.num_hit_tokens + 1, sequence.request.prompt_logprobs_begin)
+            del sequence.prompt_logprobs[first:]
         if sequence.num_cached is None:
             sequence.num_cached = table.num_hit_tokens
             sequence.scheduled_seconds = self._clock()
@@ -605,6 +606,7 @@ def _check_parameters(request: GenerationRequest, vocab_size: int) -> None:
         ("presence_penalty", -2 <= request.presence_penalty <= 2),
         ("frequency_penalty", -2 <= request.frequency_penalty <= 2),
         ("seed", 0 <= request.seed < 2**64),
+        ("prompt_logprobs_begin", 1 <= request.prompt_logprobs_begin <= max(1, len(request.prompt_token_ids))),
         ("num_logprobs", 0 <= (request.num_logprobs or 0) <= vocab_size),
         ("num_prompt_logprobs", 0 <= (request.num_prompt_logprobs or 0) <= vocab_size),
         ("logit_bias", all(0 <= t < vocab_size and -100 <= bias <= 100 for t, bias in request.logit_bias)),

@@ -94,5 +94,6 @@ class ScriptedGenerator:
 def _prompt_logprobs(request: GenerationRequest) -> tuple[TokenLogprob | None, ...] | None:
     if request.num_prompt_logprobs is None:
         return None
-    known = [TokenLogprob(token_id, 0.0) for token_id in request.prompt_token_ids[1:]]
-    return (None, *known, TokenLogprob(-1, 0.0))
+    begin = request.prompt_logprobs_begin
+    known = [TokenLogprob(token_id, 0.0) for token_id in request.prompt_token_ids[begin:]]
+    return (*[None] * begin, *known, TokenLogprob(-1, 0.0))

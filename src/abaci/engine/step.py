@@ -63,7 +63,7 @@ class Sequence:
         """Prompt tokens found in the prefix tree at first admission; None before it."""
         self.prompt_logprobs: list[TokenLogprob | None] | None = None
         if sample_index == 0 and request.num_prompt_logprobs is not None:
-            self.prompt_logprobs = [None]
+            self.prompt_logprobs = [None] * request.prompt_logprobs_begin
         self.dependants: list[tuple[int, Sequence]] = []
         """Sequences that wait until this one has computed so many tokens, which they begin with as well."""
         self.is_parked = False

@@ -42,6 +42,9 @@ _CHARACTERS_PER_COST: Final = 256
 _ITEMS_PER_COST: Final = 32
 _HINT: Final = "Give another chat template, or send the prompt as plain text."
 
+_SURROUNDINGS: Final = ("_loop_vars", "_block_vars")
+"""What Jinja itself passes with calls in loops and blocks, and takes out again before the call."""
+
 _FILTERS: Final = (
     *("abs", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float", "format", "groupby"),
     *(
@@ -272,7 +275,8 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def call(self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         """Every call a template makes."""
-        self.meter.charge((*args, *kwargs.values()) if __obj is not _Namespace else None)
+        given = (*args, *(value for name, value in kwargs.items() if name not in _SURROUNDINGS))
+        self.meter.charge(given if __obj is not _Namespace else None)
         text, method = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
         if isinstance(text, str) and method == "replace":
             result: Any = self._replace(text, *args, **kwargs)

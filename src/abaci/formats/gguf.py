@@ -87,23 +87,24 @@ _FORMAT_IDS: Final = {
     WeightFormat.Q4_K: 12,
     WeightFormat.Q5_K: 13,
     WeightFormat.Q6_K: 14,
+    WeightFormat.Q2_K: 10,
+    WeightFormat.Q3_K: 11,
+    WeightFormat.IQ2_XXS: 16,
+    WeightFormat.IQ2_XS: 17,
+    WeightFormat.IQ3_XXS: 18,
+    WeightFormat.IQ4_NL: 20,
+    WeightFormat.IQ3_S: 21,
+    WeightFormat.IQ2_S: 22,
+    WeightFormat.IQ4_XS: 23,
     WeightFormat.BF16: 30,
+    WeightFormat.MXFP4: 39,
 }
 _FORMATS: Final = {number: weight_format for weight_format, number in _FORMAT_IDS.items()}
 
 _UNSUPPORTED_FORMATS: Final = {
     9: "Q8_1",
-    10: "Q2_K",
-    11: "Q3_K",
     15: "Q8_K",
-    16: "IQ2_XXS",
-    17: "IQ2_XS",
-    18: "IQ3_XXS",
     19: "IQ1_S",
-    20: "IQ4_NL",
-    21: "IQ3_S",
-    22: "IQ2_S",
-    23: "IQ4_XS",
     24: "I8",
     25: "I16",
     26: "I32",
@@ -112,7 +113,6 @@ _UNSUPPORTED_FORMATS: Final = {
     29: "IQ1_M",
     34: "TQ1_0",
     35: "TQ2_0",
-    39: "MXFP4",
     40: "NVFP4",
     41: "Q1_0",
 }
@@ -500,7 +500,7 @@ def _weight_format(cursor: _Cursor, name: str) -> WeightFormat:
     if number in _UNSUPPORTED_FORMATS:
         raise UnsupportedModelError(
             f"{cursor.path}: tensor {name!r} is stored as {_UNSUPPORTED_FORMATS[number]}, which cannot be run",
-            hint="Use a file quantised to one of: " + ", ".join(weight_format.label for weight_format in WeightFormat),
+            hint="Use a file quantised to one of: " + ", ".join(weight_format.label for weight_format in _FORMAT_IDS),
         )
     if number not in _FORMATS:
         cursor.fail(f"tensor {name!r} has the unknown type {number}", at=begin)
@@ -656,6 +656,8 @@ def _pack_tensor_infos(tensors: Sequence[TensorSource], alignment: int) -> bytes
     for name, weight_format, shape, data in tensors:
         if name in names or not 0 < len(name.encode()) <= _MAX_TENSOR_NAME_BYTES:
             raise UsageError(f"tensor name {name!r} is empty, too long or used twice")
+        if weight_format not in _FORMAT_IDS:
+            raise UsageError(f"tensor {name!r} is {weight_format.label}, which GGUF does not have")
         if not 1 <= len(shape) <= _MAX_DIMENSIONS or min(shape) < 1 or shape[-1] % weight_format.block_size:
             raise UsageError(f"tensor {name!r} cannot have shape {shape} in {weight_format.label}")
         num_bytes = _num_bytes(weight_format, shape)

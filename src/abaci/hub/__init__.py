@@ -3,8 +3,9 @@
 from abaci.hub.catalog import Catalog, CatalogEntry, load_catalog, pinned_entries, pinned_entry
 from abaci.hub.download import DownloadListener
 from abaci.hub.names import ModelName, parse_name
+from abaci.hub.references import StoredModel
 from abaci.hub.resolving import ResolvedModel, pull, resolve, stored_model
-from abaci.hub.store import Store, StoredModel
+from abaci.hub.store import Store
 
 __all__ = [
     "Catalog",

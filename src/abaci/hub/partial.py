@@ -1,11 +1,12 @@
 """A download on its way: a file that grows at its end, its SHA-256 known at every moment.
 
-Knows nothing of where bytes come from. Has the few methods of a binary file that downloaders write to.
+Knows nothing of where bytes come from.
 """
 
 import errno
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -15,10 +16,21 @@ _READ_CHUNK_BYTES = 1 << 20
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in lower-case hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256_of(path: Path, show_bytes: Callable[[int], None] | None = None) -> str:
+    """SHA-256 of a file's bytes, in lower-case hex; `show_bytes` is told how many have been read."""
+    return hash_of(path, hashlib.sha256(), show_bytes)
+
+
+def hash_of(path: Path, digest: "hashlib._Hash", show_bytes: Callable[[int], None] | None = None) -> str:
+    """What a hash comes to when it has been fed a file's bytes, in lower-case hex."""
+    num_bytes = 0
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(_READ_CHUNK_BYTES):
+            digest.update(chunk)
+            num_bytes += len(chunk)
+            if show_bytes is not None:
+                show_bytes(num_bytes)
+    return digest.hexdigest()
 
 
 def disk_full(path: Path) -> ResourceError:
@@ -34,7 +46,7 @@ class PartialFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = path.open("a+b", buffering=0)
+        self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "a+b", 0)
         self._rehash()
 
     @property
@@ -61,22 +73,11 @@ class PartialFile:
         self._num_bytes += len(chunk)
         return len(chunk)
 
-    def tell(self) -> int:
-        """The end: where the next byte goes."""
-        return self._num_bytes
-
-    def seek(self, offset: int) -> int:
-        """Cut the file there: what a downloader rewinds, it is about to write again."""
-        if offset != self._num_bytes:
-            self.truncate(offset)
-        return offset
-
-    def truncate(self, size: int | None = None) -> int:
-        """Keep the first `size` bytes (None: all)."""
-        if size is not None and size != self._num_bytes:
+    def truncate(self, size: int) -> None:
+        """Keep the first `size` bytes."""
+        if size != self._num_bytes:
             self._file.truncate(size)
             self._rehash()
-        return self._num_bytes
 
     def finish(self) -> None:
         """Bring the bytes to the disk and close. Raises ResourceError if the disk is full."""

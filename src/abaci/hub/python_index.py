@@ -6,7 +6,6 @@ Nothing of a wheel is executed, imported or unpacked: one entry, of the exact na
 import importlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -18,8 +17,10 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
+from abaci.hub.network import Network
 from abaci.hub.partial import disk_full
-from abaci.hub.sources import REACH_SECONDS, SourceUnavailableError, Transfer, append_stream, within
+from abaci.hub.reach import SourceUnavailableError
+from abaci.hub.sources import Transfer, append_stream
 
 _POLL_SECONDS = 0.1
 _PIP = (sys.executable, "-m", "pip")
@@ -47,7 +48,8 @@ class PythonIndexSource:
         return "Python package index"
 
     def fetch(self, transfer: Transfer) -> None:
-        self._check_reachable()
+        transfer.network.check(self.label)
+        self._check_reachable(transfer.network)
         begin = 0
         for package in self.packages:
             end = begin + package.num_bytes
@@ -56,7 +58,7 @@ class PythonIndexSource:
                 self._fetch_part(package, transfer)
             begin = end
 
-    def _check_reachable(self) -> None:
+    def _check_reachable(self, network: Network) -> None:
         """pip keeps trying a dead index for long; where the index is the only place it would look, knock first."""
         try:
             listing = subprocess.run([*self.pip, "config", "list"], capture_output=True, text=True, check=True).stdout
@@ -64,7 +66,7 @@ class PythonIndexSource:
             raise SourceUnavailableError(f"`{' '.join(self.pip)}` does not work here") from error
         address = sole_index_address(listing, os.environ)
         if address is not None:
-            _knock(*address)
+            network.knock(*address)
 
     def _fetch_part(self, package: Package, transfer: Transfer) -> None:
         begin = transfer.partial.num_bytes
@@ -126,13 +128,6 @@ def default_index() -> str:
     except ImportError:
         return ""
     return str(getattr(getattr(known, "PyPI", None), "simple_url", ""))
-
-
-def _knock(host: str, port: int) -> None:
-    try:
-        within(REACH_SECONDS, lambda: socket.create_connection((host, port), timeout=REACH_SECONDS).close())
-    except OSError as error:
-        raise SourceUnavailableError(f"{host} cannot be reached: {error}") from error
 
 
 @contextmanager

@@ -1,16 +1,21 @@
 """From what a person types, a catalog name, a `.gguf` file or a folder, to the file to open."""
 
 import difflib
-import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from abaci.errors import ModelNotFoundError, UsageError
-from abaci.hub.catalog import Catalog, CatalogEntry, load_catalog, pinned_entries, pinned_entry
-from abaci.hub.download import DownloadListener, SilentListener, download
-from abaci.hub.sources import LocalSource
-from abaci.hub.store import Store, StoredModel
+from abaci.errors import ModelNotFoundError, OfflineError, UsageError
+from abaci.hub.catalog import Catalog, load_catalog, pinned_entries, pinned_entry
+from abaci.hub.download import DownloadListener, SilentListener, fetch
+from abaci.hub.http_source import UrlSource, checked_http_url
+from abaci.hub.names import CatalogName, LocalPath, ModelName, parse_name
+from abaci.hub.network import Network
+from abaci.hub.planning import plan
+from abaci.hub.references import StoredModel
+from abaci.hub.s3 import S3Source
+from abaci.hub.sources import LocalSource, Source
+from abaci.hub.store import Store
 
 _SHARD = re.compile(r"-(\d{5})-of-\d{5}\.gguf$")
 
@@ -30,53 +35,104 @@ class ResolvedModel:
 
 
 def resolve(name: str, *, download: bool, progress: DownloadListener | None = None) -> ResolvedModel:
-    """The file that `name` stands for: a file or folder of that path if one exists, else a model of the catalog.
+    """The file or folder that `name` stands for: that of the path if there is one, else a model of the store.
 
-    With `download` a catalog model that is not here is fetched first, as `pull` does.
+    With `download` a model that is not here is fetched first, as `pull` does.
     Raises ModelNotFoundError, with near names; UsageError for a folder of several models; IntegrityError for a stored
     file that has changed; what `pull` raises.
     """
     path = Path(name).expanduser()
     if path.exists():
         return _resolve_path(path)
-    entry = _catalog_entry(name)
     store = Store()
-    stored = store.get(name)
+    stored = _stored(name, store)
     if stored is not None:
-        return _resolved(entry, store.check(stored))
+        return _resolved(store.check(stored))
+    parsed = _known_name(name)
     if download:
         return pull(name, progress=progress)
-    raise ModelNotFoundError(f"{name} has not been fetched yet", hint=f"abaci pull {name}")
+    raise ModelNotFoundError(f"{parsed} has not been fetched yet", hint=f"abaci pull {name}")
 
 
-def pull(name: str, *, progress: DownloadListener | None = None, local: Path | None = None) -> ResolvedModel:
-    """Fetch a catalog model, from `local` (a file, or a folder that holds it) if given; one that is here is left alone.
+def pull(
+    name: str,
+    *,
+    progress: DownloadListener | None = None,
+    source: str | None = None,
+    network: Network | None = None,
+) -> ResolvedModel:
+    """Fetch a model, from `source` (a file, a folder, an http or s3 address) if given; one that is here is left alone.
 
-    Raises ModelNotFoundError, DownloadError, IntegrityError, ResourceError.
+    Raises ModelNotFoundError, DownloadError, IntegrityError, OfflineError, ResourceError, UsageError.
     """
-    entry = _catalog_entry(name)
-    sources = None if local is None else (LocalSource(local),)
-    stored = download(entry, Store(), progress or SilentListener(), sources)
-    return _resolved(entry, stored)
+    network = network or Network.from_environment()
+    store, parsed = Store(), _known_name(name)
+    try:
+        wanted = plan(parsed, network)
+    except OfflineError:
+        stored = _stored(name, store)
+        if stored is None:
+            raise
+        return _resolved(store.check(stored))
+    if source is not None:
+        wanted = replace(wanted, files=tuple(replace(file, sources=(source_of(source),)) for file in wanted.files))
+    return _resolved(fetch(wanted, store, progress or SilentListener(), network))
+
+
+def source_of(text: str) -> Source:
+    """The source that a user names: `s3://bucket/key`, an http address, a file or a folder. Raises UsageError."""
+    if text.startswith("s3://"):
+        return S3Source.read(text)
+    if "://" in text:
+        return UrlSource(checked_http_url(text))
+    return LocalSource(Path(text).expanduser())
 
 
 def stored_model(name: str, store: Store) -> StoredModel:
     """A model that is in the store. Raises ModelNotFoundError, with near names."""
-    stored = store.get(name)
+    stored = _stored(name, store)
     if stored is None:
-        _catalog_entry(name)
-        raise ModelNotFoundError(f"{name} is not here", hint=f"abaci pull {name}")
+        raise ModelNotFoundError(f"{_known_name(name)} is not here", hint=f"abaci pull {name}")
     return stored
 
 
-def _resolved(entry: CatalogEntry, stored: StoredModel) -> ResolvedModel:
+def _stored(name: str, store: Store) -> StoredModel | None:
+    """What is kept under the name as it is typed, or under what it means."""
+    stored = store.get(name)
+    if stored is not None:
+        return stored
+    try:
+        parsed = parse_name(name)
+    except UsageError:
+        return None
+    entry = pinned_entry(load_catalog(), parsed.text) if isinstance(parsed, CatalogName) else None
+    return store.get(str(parsed) if entry is None else entry.name)
+
+
+def _known_name(name: str) -> ModelName:
+    """What a name means. Raises ModelNotFoundError for a path that is not there and a name the catalog has not."""
+    parsed = parse_name(name)
+    if isinstance(parsed, LocalPath):
+        raise ModelNotFoundError(f"no file or folder {name}", hint="check the path, or see the catalog: abaci list")
+    if isinstance(parsed, CatalogName):
+        catalog = load_catalog()
+        if catalog.find(parsed.text) is None:
+            near = _near_names(name, catalog)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"the catalog has {', '.join(_fetchable(catalog))}"
+            raise ModelNotFoundError(f"no model is called {name!r}", hint=hint)
+    return parsed
+
+
+def _resolved(stored: StoredModel) -> ResolvedModel:
+    """With the catalog's template, whatever name the file is kept under."""
+    entry = next((entry for entry in pinned_entries(load_catalog()) if entry.sha256 == stored.sha256), None)
     return ResolvedModel(
         path=stored.path,
-        name=entry.name,
-        licence=stored.licence,
+        name=stored.name,
+        licence=stored.licence or None,
         sha256=stored.sha256,
         source=stored.source,
-        chat_template=entry.chat_template(),
+        chat_template=None if entry is None else entry.chat_template(),
     )
 
 
@@ -106,18 +162,6 @@ def _model_in_folder(folder: Path) -> Path:
 def _is_first_or_only_shard(file_name: str) -> bool:
     shard = _SHARD.search(file_name)
     return shard is None or int(shard.group(1)) == 1
-
-
-def _catalog_entry(name: str) -> CatalogEntry:
-    catalog = load_catalog()
-    entry = pinned_entry(catalog, name)
-    if entry is not None:
-        return entry
-    if name.endswith(".gguf") or os.sep in name:
-        raise ModelNotFoundError(f"no file or folder {name}", hint="check the path, or see the catalog: abaci list")
-    near = _near_names(name, catalog)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"the catalog has {', '.join(_fetchable(catalog))}"
-    raise ModelNotFoundError(f"no model is called {name!r}", hint=hint)
 
 
 def _near_names(name: str, catalog: Catalog) -> list[str]:

@@ -3,24 +3,16 @@
 A source never judges a hash and never names the finished file, so none of them can make a bad download look good.
 """
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol, TypeVar
+from typing import IO, Protocol, runtime_checkable
 
+from abaci.hub.network import Network, Request
 from abaci.hub.partial import PartialFile
-
-Result = TypeVar("Result")
+from abaci.hub.reach import SourceUnavailableError
 
 _COPY_CHUNK_BYTES = 1 << 20
-
-REACH_SECONDS = 4.0
-"""How long a source may take to show a sign of life; the promise to the user is that a dead one costs at most 5 s."""
-
-
-class SourceUnavailableError(Exception):
-    """This source cannot deliver now; the text is the reason, in words that fit one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +24,9 @@ class Transfer:
     partial: PartialFile
     show_bytes: Callable[[int], None]
     """Called with the number of bytes here so far, those not yet in `partial` included."""
+    network: Network
+    notice: Callable[[str], None] = lambda message: None
+    """Called with what is worth a line for people."""
 
 
 class Source(Protocol):
@@ -46,6 +41,14 @@ class Source(Protocol):
 
         What was appended before an error stays, for this or the next source to continue from.
         """
+
+
+@runtime_checkable
+class HttpSource(Source, Protocol):
+    """A source that is a URL: several of them can deliver parts of one file at once."""
+
+    def request(self, file_name: str) -> Request:
+        """What to ask for, the range left open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,26 +89,3 @@ def append_stream(stream: IO[bytes], transfer: Transfer, num_bytes: int) -> None
         transfer.partial.write(chunk)
         transfer.show_bytes(transfer.partial.num_bytes)
         left -= len(chunk)
-
-
-def within(seconds: float, call: Callable[[], Result]) -> Result:
-    """The call's result, or SourceUnavailableError after `seconds`.
-
-    A thread, because a library's time-out counts per address and leaves out the name look-up; what hangs is abandoned.
-    """
-    outcome: list[Result | Exception] = []
-
-    def attempt() -> None:
-        try:
-            outcome.append(call())
-        except Exception as error:
-            outcome.append(error)
-
-    thread = threading.Thread(target=attempt, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not outcome:
-        raise SourceUnavailableError(f"no answer within {seconds:g} s")
-    if isinstance(outcome[0], Exception):
-        raise outcome[0]
-    return outcome[0]

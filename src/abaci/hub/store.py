@@ -1,41 +1,38 @@
 """Where fetched models live on this machine, and what is known of each.
 
     ABACI_HOME, else XDG_DATA_HOME/abaci, else ~/.local/share/abaci
-    ├── models/qwen2.5-coder%3A0.5b.json   a reference: name, file, size, time, SHA-256, source, licence
+    ├── models/qwen2.5-coder%3A0.5b.json   a reference: name, source, licence, and of each file its place, size, SHA-256
     ├── files/<sha256>.gguf                complete and checked; only ever renamed into place
+    ├── folders/<sha256>/config.json       links to files, for models that are more than one file
     ├── partial/<sha256>                   a download on its way, continued by the next one
-    └── locks/<sha256>                     held by the process that fetches or removes that file
+    └── locks/<sha256>                     held by the process that fetches that file; `store` by who changes references
 
-A file that stands under `files` was whole and right when it came; a start compares size and modification time with the
+A reference may also name files that other tools keep (a Hugging Face cache, an Ollama store): they are read where they
+are. A file was whole and right when its reference was written; a start compares size and modification time with the
 reference, and hashes again only if they differ or when asked to.
+
+Order makes it safe to stop anywhere: bytes are on the disk before a file is named, files before a reference names them,
+and a reference goes before what it named. What a stopped process leaves is a beginning to continue or a file that
+nothing names, which `prune` finds.
 """
 
+import errno
 import fcntl
-import json
+import hashlib
 import os
 import urllib.parse
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from abaci.errors import AbaciError, IntegrityError, ResourceError
+from abaci.errors import IntegrityError, ResourceError
+from abaci.hub import huggingface_cache
 from abaci.hub.partial import sha256_of
+from abaci.hub.references import StoredFile, StoredModel, bad_reference, read_reference, written_reference
+from abaci.hub.wanted import Digest, WantedFile, checked_name, checked_path
 
-_REFERENCE_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class StoredModel:
-    """A model that is here."""
-
-    name: str
-    path: Path
-    num_bytes: int
-    modified_nanoseconds: int
-    sha256: str
-    source: str
-    licence: str
+_MAX_NAME_BYTES = 220
 
 
 def default_home() -> Path:
@@ -53,94 +50,202 @@ class Store:
         self.home = (default_home() if home is None else home).absolute()
 
     def get(self, name: str) -> StoredModel | None:
-        """What is known of a model, or None if it is not here. The file is not looked at."""
-        path = self._reference_path(name)
-        try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            raise _bad_reference(path) from error
-        return self._stored_model(fields, path)
+        """What is known of a model, or None if it is not here. The files are not looked at."""
+        return self._read(self._reference_path(name))
 
     def all(self) -> list[StoredModel]:
         """Every model that is here, by name."""
-        found = []
-        for path in sorted((self.home / "models").glob("*.json")):
-            model = self.get(urllib.parse.unquote(path.stem))
-            if model is not None:
-                found.append(model)
-        return found
+        found = (self._read(path) for path in (self.home / "models").glob("*.json"))
+        return sorted((model for model in found if model is not None), key=lambda model: model.name)
+
+    def _read(self, path: Path) -> StoredModel | None:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise bad_reference(path) from error
+        return read_reference(text, path, self.home)
 
     def check(self, model: StoredModel) -> StoredModel:
-        """The model, if its file is as it was; one whose time alone has changed is hashed and its reference renewed.
+        """The model, if its files are as they were; one whose time alone has changed is hashed and noted anew.
 
-        Raises IntegrityError if the file is missing or has changed.
+        Raises IntegrityError if a file is missing or has changed.
         """
-        try:
-            status = model.path.stat()
-        except OSError as error:
-            raise IntegrityError(f"{model.name}: {model.path} is gone", hint=_again(model.name)) from error
-        if status.st_size != model.num_bytes:
-            raise IntegrityError(
-                f"{model.name}: {model.path} has {status.st_size:,} bytes, not {model.num_bytes:,}",
-                hint=_again(model.name),
-            )
-        if status.st_mtime_ns == model.modified_nanoseconds:
+        touched = [file for file in model.files if not self._is_untouched(model, file)]
+        if not touched:
             return model
-        self.verify(model)
+        for file in touched:
+            self.verify_file(model, file)
+        renewed = replace(model, files=tuple(_with_time(file) for file in model.files))
         try:
-            return self._refer(model.name, model.path, sha256=model.sha256, source=model.source, licence=model.licence)
+            self.refer(renewed)
         except ResourceError:
             return model  # a store that may only be read: right all the same, and hashed again next time
+        return renewed
 
     def verify(self, model: StoredModel) -> None:
-        """Hash the whole file. Raises IntegrityError if it is missing or not what was fetched."""
+        """Hash all files. Raises IntegrityError if one is missing or not what was fetched."""
+        for file in model.files:
+            self.verify_file(model, file)
+
+    def verify_file(
+        self, model: StoredModel, file: StoredFile, show_bytes: Callable[[int], None] | None = None
+    ) -> None:
+        """Hash one file, telling how far it has come. Raises IntegrityError."""
         try:
-            found = sha256_of(model.path)
+            found = sha256_of(file.location, show_bytes)
         except OSError as error:
-            raise IntegrityError(f"{model.name}: {model.path}: {error.strerror}", hint=_again(model.name)) from error
-        if found != model.sha256:
+            reason = "is gone" if isinstance(error, FileNotFoundError) else str(error.strerror)
+            raise IntegrityError(f"{model.name}: {file.location} {reason}", hint=_again(model.name)) from error
+        if found != file.sha256:
             raise IntegrityError(
-                f"{model.name}: {model.path} has SHA-256 {found}, not {model.sha256}", hint=_again(model.name)
+                f"{model.name}: {file.location} has SHA-256 {found}, not {file.sha256}", hint=_again(model.name)
             )
 
-    def adopt(self, name: str, partial_path: Path, *, sha256: str, source: str, licence: str) -> StoredModel:
+    def find(self, sha256: str) -> Path | None:
+        """A file of that hash that was taken in, whether or not a model needs it."""
+        for path in (self.home / "files" / f"{sha256}.gguf", self.home / "files" / sha256):
+            if path.is_file():
+                return path
+        return None
+
+    def adopt(self, file: WantedFile, partial_path: Path, sha256: str) -> Path:
         """Take in a complete file from the store's own `partial`, whose hash the caller has checked."""
-        path = self._folder("files") / f"{sha256}.gguf"
+        digest = Digest.sha256(sha256)
+        path = self._folder("files") / f"{digest.value}{'.gguf' if file.path.endswith('.gguf') else ''}"
         partial_path.replace(path)
-        return self._refer(name, path, sha256=sha256, source=source, licence=licence)
+        _sync_folder(path.parent)
+        return path
+
+    def link_folder(self, key: str, files: tuple[StoredFile, ...]) -> Path:
+        """A folder in which each file stands under its own path. `key` says which files, so it is never another's."""
+        folder = self._folder("folders") / Digest.sha256(key).value
+        if all((folder / file.path).exists() for file in files):
+            return folder
+        for file in files:
+            link = folder / checked_path(file.path)
+            link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            unfinished = link.with_name(f".{link.name}.{os.getpid()}")
+            unfinished.unlink(missing_ok=True)
+            unfinished.symlink_to(self._link_target(link, file.location))
+            unfinished.replace(link)
+        return folder
+
+    def refer(self, model: StoredModel) -> StoredModel:
+        """Write down a model whose files are here. Raises ResourceError where the store cannot be written."""
+        reference = self._reference_path(checked_name(model.name))
+        unfinished = self._folder("models") / f".{os.getpid()}.{os.urandom(4).hex()}"
+        try:
+            _write_whole(unfinished, written_reference(model, self.home))
+            unfinished.replace(reference)
+            _sync_folder(reference.parent)
+        except OSError as error:
+            unfinished.unlink(missing_ok=True)
+            raise ResourceError(
+                f"{reference}: {error.strerror}", hint="free some space, or set ABACI_HOME to a folder you may write to"
+            ) from error
+        return model
 
     def remove(self, model: StoredModel) -> int:
-        """Forget a model and delete its file unless another name needs it. Returns the bytes freed."""
-        with self.locked(model.sha256):
-            self._reference_path(model.name).unlink(missing_ok=True)
-            if any(other.path == model.path for other in self.all()):
-                return 0
-            freed_bytes = model.path.stat().st_size if model.path.exists() else 0
-            model.path.unlink(missing_ok=True)
-            return freed_bytes
+        """Forget a model and delete its files unless another name needs them. Returns the bytes freed.
 
-    def partial_path(self, sha256: str) -> Path:
-        """Where a download of that hash grows."""
-        return self._folder("partial") / sha256
+        Files that were found at another tool's stay where they are.
+        """
+        with self.changing():
+            reference = self._reference_path(model.name)
+            reference.unlink(missing_ok=True)
+            _sync_folder(reference.parent)
+            others = [other for other in self.all() if other.name != model.name]
+            needed = {file.location for other in others for file in other.files}
+            folder = self.folder_of(model.path)
+            if folder is not None and not any(self.folder_of(other.path) == folder for other in others):
+                remove_tree(folder)
+            return sum(
+                self._delete(file.location) for file in model.files if file.is_ours and file.location not in needed
+            )
+
+    def discard(self, file: StoredFile) -> None:
+        """Delete one file that is to be fetched again."""
+        with self.changing():
+            self._delete(file.location)
+
+    def folder_of(self, path: Path) -> Path | None:
+        """The folder of links that a model's path is or is in; None for a path that is none of this store's."""
+        folders = self.home / "folders"
+        return folders / path.relative_to(folders).parts[0] if path.is_relative_to(folders) else None
+
+    def shared_path(self, sha256: str) -> Path | None:
+        """A whole file of that hash that a model of this store has, for other machines; None if there is none."""
+        for model in self.all():
+            for file in model.files:
+                if file.sha256 == sha256 and self._is_unchanged(file):
+                    return file.location
+        return None
+
+    @staticmethod
+    def _is_unchanged(file: StoredFile) -> bool:
+        try:
+            status = file.location.stat()
+        except OSError:
+            return False
+        return (status.st_size, status.st_mtime_ns) == (file.num_bytes, file.modified_nanoseconds)
+
+    def partial_path(self, key: str) -> Path:
+        """Where the download of a hash grows."""
+        return self._folder("partial") / key
 
     @contextmanager
-    def locked(self, sha256: str, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
-        """Hold that file against other processes; `on_wait` is called once if one of them has it."""
-        with (self._folder("locks") / sha256).open("w") as lock:
+    def locked(self, key: str, on_wait: Callable[[], None] | None = None, *, shared: bool = False) -> Iterator[None]:
+        """Hold something against other processes; `on_wait` is called once if one of them has it."""
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        descriptor = os.open(self._folder("locks") / key, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             except BlockingIOError:
                 if on_wait is not None:
                     on_wait()
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                fcntl.flock(descriptor, kind)
             yield
+        finally:
+            os.close(descriptor)
+
+    def fetching(self) -> AbstractContextManager[None]:
+        """Held while files arrive that no reference names yet; many may."""
+        return self.locked("fetching", shared=True)
+
+    def changing(self) -> AbstractContextManager[None]:
+        """Held while references change; one may."""
+        return self.locked("store")
+
+    def _delete(self, location: Path) -> int:
+        """Delete a file where files of this store may be, and nowhere else."""
+        if location.parent == self.home / "files":
+            return delete_file(location)
+        return huggingface_cache.delete_blob(location)
+
+    def _is_untouched(self, model: StoredModel, file: StoredFile) -> bool:
+        try:
+            status = file.location.stat()
+        except OSError as error:
+            raise IntegrityError(f"{model.name}: {file.location} is gone", hint=_again(model.name)) from error
+        if status.st_size != file.num_bytes:
+            raise IntegrityError(
+                f"{model.name}: {file.location} has {status.st_size:,} bytes, not {file.num_bytes:,}",
+                hint=_again(model.name),
+            )
+        return status.st_mtime_ns == file.modified_nanoseconds
+
+    def _link_target(self, link: Path, location: Path) -> Path:
+        """Relative where both are in the store, so that it may be moved."""
+        inside = location.is_relative_to(self.home)
+        return Path(os.path.relpath(location, link.parent)) if inside else location
 
     def _folder(self, name: str) -> Path:
         folder = self.home / name
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise _not_writable(folder, error.strerror) from error
         if not os.access(folder, os.W_OK):
@@ -148,32 +253,68 @@ class Store:
         return folder
 
     def _reference_path(self, name: str) -> Path:
-        return self.home / "models" / f"{urllib.parse.quote(name, safe='')}.json"
+        """Percent signs stand for all that means something in a path; a long name is cut, and told by its hash."""
+        quoted = urllib.parse.quote(name, safe="", errors="surrogatepass")
+        if len(quoted) > _MAX_NAME_BYTES:
+            digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+            quoted = f"{quoted[: _MAX_NAME_BYTES - len(digest) - 1]}-{digest}"
+        return self.home / "models" / f"{quoted}.json"
 
-    def _refer(self, name: str, path: Path, *, sha256: str, source: str, licence: str) -> StoredModel:
-        status = path.stat()
-        model = StoredModel(name, path, status.st_size, status.st_mtime_ns, sha256, source, licence)
-        fields = {"version": _REFERENCE_VERSION, **asdict(model), "path": str(path.relative_to(self.home))}
-        reference = self._folder("models") / self._reference_path(name).name
-        unfinished = reference.with_suffix(f".{os.getpid()}")
-        unfinished.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
-        unfinished.replace(reference)
-        return model
 
-    def _stored_model(self, fields: dict[str, object], reference: Path) -> StoredModel:
-        match fields:
-            case {
-                "version": 1,
-                "name": str(name),
-                "path": str(path),
-                "num_bytes": int(num_bytes),
-                "modified_nanoseconds": int(modified),
-                "sha256": str(sha256),
-                "source": str(source),
-                "licence": str(licence),
-            }:
-                return StoredModel(name, self.home / path, num_bytes, modified, sha256, source, licence)
-        raise _bad_reference(reference)
+def stored_file(path: str, location: Path, sha256: str, *, is_ours: bool) -> StoredFile:
+    """What is to be written down of a file that is at `location` and has been checked."""
+    status = location.stat()
+    return StoredFile(path, location, status.st_size, status.st_mtime_ns, sha256, is_ours)
+
+
+def remove_tree(folder: Path) -> None:
+    """Delete a folder of links; what they point to stays."""
+    for parent, folders, names in os.walk(folder, topdown=False):
+        for name in (*names, *folders):
+            path = Path(parent) / name
+            if path.is_symlink() or not path.is_dir():
+                path.unlink(missing_ok=True)
+            else:
+                path.rmdir()
+    if folder.is_dir():
+        folder.rmdir()
+
+
+def _with_time(file: StoredFile) -> StoredFile:
+    return replace(file, modified_nanoseconds=file.location.stat().st_mtime_ns)
+
+
+def delete_file(path: Path) -> int:
+    """Delete a file, if it is there. Returns the bytes freed."""
+    try:
+        freed_bytes = path.stat().st_size
+        path.unlink()
+    except FileNotFoundError:
+        return 0
+    return freed_bytes
+
+
+def _write_whole(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a folder's names to the disk, where the file system can."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _not_writable(folder: Path, reason: str | None) -> ResourceError:
@@ -181,8 +322,4 @@ def _not_writable(folder: Path, reason: str | None) -> ResourceError:
 
 
 def _again(name: str) -> str:
-    return f"fetch it again: abaci rm {name} && abaci pull {name}"
-
-
-def _bad_reference(path: Path) -> AbaciError:
-    return AbaciError(f"{path} is not a model reference of this version", hint="delete that file and pull again")
+    return f"fetch it again: abaci verify --repair {name}"

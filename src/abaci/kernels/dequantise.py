@@ -1,7 +1,7 @@
 """What stored weights mean: every format as integers with a scale and an offset per group, and as float32.
 
 This is the definition the packed kernels are held to; it is vectorised numpy, and used where speed does not matter.
-Layouts are those of GGUF (ggml-quants.c): a tensor is a sequence of blocks along its last axis.
+Layouts are those of GGUF (ggml-quants.c) and of `abaci.tensor`: a tensor is a sequence of blocks along its last axis.
 """
 
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from abaci.kernels import grids
 from abaci.tensor import WeightFormat
 
 Bytes = NDArray[np.uint8]
@@ -167,6 +168,82 @@ def _decode_q6_k(blocks: Bytes) -> _Decoded:
     return codes.astype(np.int8) - 32, scales, None
 
 
+def _decode_q2_k(blocks: Bytes) -> _Decoded:
+    # 16 bytes of 4-bit scales (low) and minimums (high), 64 bytes of pairs, float16 scale of scales, float16 scale of
+    # minimums; groups of 16
+    scales = _half(blocks, 80) * (blocks[:, :16] & np.uint8(15)).astype(np.float32)
+    minimums = _half(blocks, 82) * (blocks[:, :16] >> np.uint8(4)).astype(np.float32)
+    return _pairs(blocks[:, 16:80]), scales, -minimums
+
+
+def _decode_q3_k(blocks: Bytes) -> _Decoded:
+    # 32 bytes of third bits as Q5_K's fifth, 64 bytes of pairs, 12 bytes of 16 6-bit scales, float16 scale of scales;
+    # groups of 16, zero point 4. Scales: 8 bytes of low nibbles (scale i in the low half of byte i, i + 8 in the high
+    # half), 4 bytes of upper pairs (pair j of byte i for scale 4 j + i), zero point 32.
+    third_bits = _bits(blocks[:, :32]).reshape(-1, 32, 8).transpose(0, 2, 1).reshape(-1, 256)
+    low = _nibbles(blocks[:, 96:104])
+    high = _pairs_of(blocks[:, 104:108].reshape(-1, 1, 4)).reshape(-1, 16)
+    steps = (low | high << np.uint8(4)).astype(np.int8) - 32
+    codes = (_pairs(blocks[:, 32:96]) | third_bits << np.uint8(2)).astype(np.int8) - 4
+    return codes, _half(blocks, 108) * steps.astype(np.float32), None
+
+
+def _pairs_of(packed: Bytes) -> Bytes:
+    """(..., 1, n) bytes to (..., 4, n) codes of two bits, lowest first."""
+    return packed >> np.array([[0], [2], [4], [6]], np.uint8) & np.uint8(3)
+
+
+def _pairs(packed: Bytes) -> Bytes:
+    """64 bytes to 256 codes: pair j of byte i of a half belongs to value 32 j + i of 128."""
+    return _pairs_of(packed.reshape(-1, 2, 1, 32)).reshape(-1, 256)
+
+
+_IQ4_VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8)
+_E2M1_HALVES = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int8)
+"""The 4-bit float E2M1 (OCP Microscaling Formats 1.0), times two."""
+
+
+def _decode_iq4_nl(blocks: Bytes) -> _Decoded:
+    # float16 scale, 16 bytes of nibbles that index a table
+    return _IQ4_VALUES[_nibbles(blocks[:, 2:])], _half(blocks, 0), None
+
+
+def _decode_iq4_xs(blocks: Bytes) -> _Decoded:
+    # float16 scale of scales, 8 upper pairs and 8 low nibbles of scales, 128 bytes of nibbles that index a table;
+    # groups of 32, zero point of scales 32
+    low = np.stack([blocks[:, 4:8] & np.uint8(15), blocks[:, 4:8] >> np.uint8(4)], axis=2).reshape(-1, 8)
+    high = _pairs_of(blocks[:, 2:4].reshape(-1, 1, 2)).transpose(0, 2, 1).reshape(-1, 8)
+    steps = (low | high << np.uint8(4)).astype(np.int8) - 32
+    codes = _IQ4_VALUES[_nibbles(blocks[:, 8:].reshape(-1, 16)).reshape(-1, 256)]
+    return codes, _half(blocks, 0) * steps.astype(np.float32), None
+
+
+def _decode_mxfp4(blocks: Bytes) -> _Decoded:
+    # exponent, 16 bytes of nibbles that are E2M1; 2^(exponent - 127) times E2M1, here as halves
+    scales = np.ldexp(np.float32(1), blocks[:, :1].astype(np.int32) - 128).astype(np.float32)
+    return _E2M1_HALVES[_nibbles(blocks[:, 1:])], scales, None
+
+
+def _decode_int4(blocks: Bytes) -> _Decoded:
+    # float16 scale, zero point, 16 bytes of nibbles
+    return _nibbles(blocks[:, 3:]).astype(np.int8) - blocks[:, 2:3].astype(np.int8), _half(blocks, 0), None
+
+
+def _decode_int4_128(blocks: Bytes) -> _Decoded:
+    # float16 scale, zero point, four times 16 bytes of nibbles; the kernels go by groups of 32
+    codes = _nibbles(blocks[:, 3:].reshape(-1, 16)).reshape(-1, 128).astype(np.int8)
+    return codes - blocks[:, 2:3].astype(np.int8), np.repeat(_half(blocks, 0), 4, axis=1), None
+
+
+def _decode_int8(blocks: Bytes) -> _Decoded:
+    # float32 scale, 32 int8
+    return blocks[:, 4:].view(np.int8), np.ascontiguousarray(blocks[:, :4]).view(np.float32), None
+
+
+def _without_offsets(decode_grid: Callable[[Bytes], tuple[NDArray[np.int8], Floats]]) -> Callable[[Bytes], _Decoded]:
+    return lambda blocks: (*decode_grid(blocks), None)
+
+
 _DECODERS: dict[WeightFormat, Callable[[Bytes], _Decoded]] = {
     WeightFormat.Q8_0: _decode_q8_0,
     WeightFormat.Q4_0: _decode_q4_0,
@@ -176,4 +253,17 @@ _DECODERS: dict[WeightFormat, Callable[[Bytes], _Decoded]] = {
     WeightFormat.Q4_K: _decode_q4_k,
     WeightFormat.Q5_K: _decode_q5_k,
     WeightFormat.Q6_K: _decode_q6_k,
+    WeightFormat.Q2_K: _decode_q2_k,
+    WeightFormat.Q3_K: _decode_q3_k,
+    WeightFormat.IQ4_NL: _decode_iq4_nl,
+    WeightFormat.IQ4_XS: _decode_iq4_xs,
+    WeightFormat.IQ3_S: _without_offsets(grids.decode_iq3_s),
+    WeightFormat.IQ3_XXS: _without_offsets(grids.decode_iq3_xxs),
+    WeightFormat.IQ2_S: _without_offsets(grids.decode_iq2_s),
+    WeightFormat.IQ2_XS: _without_offsets(grids.decode_iq2_xs),
+    WeightFormat.IQ2_XXS: _without_offsets(grids.decode_iq2_xxs),
+    WeightFormat.MXFP4: _decode_mxfp4,
+    WeightFormat.INT4: _decode_int4,
+    WeightFormat.INT4_128: _decode_int4_128,
+    WeightFormat.INT8: _decode_int8,
 }

@@ -88,10 +88,12 @@ class Footprint:
         return sum(product.num_bytes for product in self.products)
 
 
-def footprint(spec: ModelSpec, formats: Mapping[str, WeightFormat]) -> Footprint:
-    """The footprint of a model whose tensors are stored in these formats. Raises KeyError for a tensor without one."""
+def footprint(spec: ModelSpec, formats: Mapping[str, WeightFormat], *, embedding_is_stored: bool = True) -> Footprint:
+    """The footprint of a model whose tensors are stored in these formats; an untied embedding is read from its file
+    row by row if it is stored as it is needed, else packed. Raises KeyError for a tensor without a format.
+    """
     shapes = dict(spec.tensors())
-    reads_rows = spec.embedding.weight != spec.head.weight
+    reads_rows = embedding_is_stored and spec.embedding.weight != spec.head.weight
     matrices = {
         name: shape
         for name, shape in shapes.items()

@@ -18,8 +18,27 @@ _SCALE_OFFSETS: Mapping[WeightFormat, tuple[int, ...]] = {
     WeightFormat.Q4_K: (0, 2),
     WeightFormat.Q5_K: (0, 2),
     WeightFormat.Q6_K: (208,),
+    WeightFormat.Q2_K: (80, 82),
+    WeightFormat.Q3_K: (108,),
+    WeightFormat.IQ4_NL: (0,),
+    WeightFormat.IQ4_XS: (0,),
+    WeightFormat.IQ3_S: (0,),
+    WeightFormat.IQ3_XXS: (0,),
+    WeightFormat.IQ2_S: (0,),
+    WeightFormat.IQ2_XS: (0,),
+    WeightFormat.IQ2_XXS: (0,),
+    WeightFormat.MXFP4: (),
+    WeightFormat.INT4: (0,),
+    WeightFormat.INT4_128: (0,),
+    WeightFormat.INT8: (),
 }
-"""Where a block keeps its float16 fields; any other byte may have any value."""
+"""Where a block keeps its float16 fields."""
+_OTHER_SCALES: Mapping[WeightFormat, bytes] = {
+    WeightFormat.MXFP4: bytes([121]),
+    WeightFormat.INT8: np.float32(0.01).tobytes(),
+}
+"""What the blocks of some formats begin with instead. Any other byte may have any value, but for zero points."""
+_ZERO_POINT_AT = 2
 
 
 def pack_random(pool: _native.ThreadPool, weight_format: WeightFormat, rows: int, columns: int) -> _native.Matrix:
@@ -47,4 +66,8 @@ def random_blocks(weight_format: WeightFormat, num_blocks: int) -> NDArray[np.ui
     blocks = random.integers(0, 256, (num_blocks, weight_format.block_bytes), dtype=np.uint8)
     for offset in _SCALE_OFFSETS[weight_format]:
         blocks[:, offset : offset + 2] = np.full((num_blocks, 1), 0.01, np.float16).view(np.uint8)
+    other = np.frombuffer(_OTHER_SCALES.get(weight_format, b""), np.uint8)
+    blocks[:, : len(other)] = other
+    if weight_format in (WeightFormat.INT4, WeightFormat.INT4_128):
+        blocks[:, _ZERO_POINT_AT] = 8
     return blocks

@@ -15,7 +15,7 @@ EMBEDDING = "token_embd.weight"
 HEAD = "output.weight"
 FREQUENCY_FACTORS = "rope_freqs.weight"
 
-_DESCRIPTIVE = frozenset({"vocab_size", "tensor_data_layout", "rope.scaling.original_context_length"})
+_DESCRIPTIVE = frozenset({"vocab_size", "tensor_data_layout", "rope.scaling.original_context_length", "pooling_type"})
 """Keys that describe the file without changing the mathematics."""
 
 MAX_LAYERS = 1024

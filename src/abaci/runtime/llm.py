@@ -12,13 +12,23 @@ from abaci import hub
 from abaci.chat.messages import Conversation, Message
 from abaci.chat.prompt import encode_chat
 from abaci.chat.requests import check_params, stop_strings
+from abaci.chat.reranking import Ranked, Reranker, ranked
 from abaci.chat.text import TextAssembler
 from abaci.engine.loader import LoadOptions, load
 from abaci.errors import AbaciError, UsageError
 from abaci.generation import GenerationRequest, Pooling, SamplingParams
 from abaci.runtime.batch import Batch, TextRequest
 from abaci.runtime.open_model import Loader, open_model
-from abaci.runtime.results import GenerationResult, Score, StreamEvent, TimedEvent, embedding_of, failed, score_of
+from abaci.runtime.results import (
+    GenerationResult,
+    Score,
+    StreamEvent,
+    TimedEvent,
+    embedding_of,
+    failed,
+    relevances,
+    score_of,
+)
 
 Prompt = str | Sequence[int]
 """Text, in which names of special tokens stand for them, or token ids."""
@@ -124,21 +134,32 @@ class LLM:
 
     @overload
     def embed(  # type: ignore[overload-overlap]
-        self, prompts: Prompt, pooling: Pooling | str = Pooling.MEAN
+        self, prompts: Prompt, pooling: Pooling | str | None = None
     ) -> tuple[float, ...]: ...
 
     @overload
-    def embed(self, prompts: Sequence[Prompt], pooling: Pooling | str = Pooling.MEAN) -> list[tuple[float, ...]]: ...
+    def embed(self, prompts: Sequence[Prompt], pooling: Pooling | str | None = None) -> list[tuple[float, ...]]: ...
 
     def embed(
-        self, prompts: Prompt | Sequence[Prompt], pooling: Pooling | str = Pooling.MEAN
+        self, prompts: Prompt | Sequence[Prompt], pooling: Pooling | str | None = None
     ) -> tuple[float, ...] | list[tuple[float, ...]]:
         """The final hidden states of a prompt, or of several, pooled to one vector each; not normalised.
 
-        `pooling` is "mean", over all tokens, or "last", of the last token. Raises UsageError for what cannot run.
+        `pooling` is "mean", over all tokens, or "last", of the last token; None is what the model was made for. Raises
+        UsageError for what cannot run.
         """
         vectors = [embedding_of(result) for result in self._run(self._embedding_batch(prompts, pooling))]
         return vectors[0] if _is_prompt(prompts) else vectors
+
+    def rerank(
+        self, query: str, documents: Sequence[str], *, instruction: str | None = None, top_n: int | None = None
+    ) -> list[Ranked]:
+        """The documents most relevant to a query, the best first, as a Qwen3-Reranker judges them.
+
+        `instruction` says what counts as relevant. Raises UsageError for what cannot run, and for a model whose chat
+        format is another.
+        """
+        return ranked(relevances(self._run(self._rerank_batch(query, documents, instruction))), top_n)
 
     @overload
     async def agenerate(  # type: ignore[overload-overlap]
@@ -197,20 +218,26 @@ class LLM:
 
     @overload
     async def aembed(  # type: ignore[overload-overlap]
-        self, prompts: Prompt, pooling: Pooling | str = Pooling.MEAN
+        self, prompts: Prompt, pooling: Pooling | str | None = None
     ) -> tuple[float, ...]: ...
 
     @overload
     async def aembed(
-        self, prompts: Sequence[Prompt], pooling: Pooling | str = Pooling.MEAN
+        self, prompts: Sequence[Prompt], pooling: Pooling | str | None = None
     ) -> list[tuple[float, ...]]: ...
 
     async def aembed(
-        self, prompts: Prompt | Sequence[Prompt], pooling: Pooling | str = Pooling.MEAN
+        self, prompts: Prompt | Sequence[Prompt], pooling: Pooling | str | None = None
     ) -> tuple[float, ...] | list[tuple[float, ...]]:
         """`embed` for an event loop."""
         vectors = [embedding_of(result) for result in await self._arun(self._embedding_batch(prompts, pooling))]
         return vectors[0] if _is_prompt(prompts) else vectors
+
+    async def arerank(
+        self, query: str, documents: Sequence[str], *, instruction: str | None = None, top_n: int | None = None
+    ) -> list[Ranked]:
+        """`rerank` for an event loop."""
+        return ranked(relevances(await self._arun(self._rerank_batch(query, documents, instruction))), top_n)
 
     def close(self) -> None:
         """Stop and release everything; requests under way end with EngineClosedError. Idempotent."""
@@ -263,7 +290,9 @@ class LLM:
             requests.append(TextRequest(request, self._new_assembler))
         return Batch(self._model.generator, requests)
 
-    def _embedding_batch(self, prompts: Prompt | Sequence[Prompt], pooling: Pooling | str) -> Batch:
+    def _embedding_batch(self, prompts: Prompt | Sequence[Prompt], pooling: Pooling | str | None) -> Batch:
+        if pooling is None:
+            pooling = self._model.text.pooling
         if pooling not in list(Pooling):
             raise UsageError(f"pooling {pooling!r} is not possible", hint=f"Choose one of: {', '.join(Pooling)}.")
         requests = []
@@ -272,6 +301,17 @@ class LLM:
             request = GenerationRequest(self._new_id(), token_ids, 0, pooling=Pooling(pooling))
             requests.append(TextRequest(request, self._new_assembler))
         return Batch(self._model.generator, requests)
+
+    def _rerank_batch(self, query: str, documents: Sequence[str], instruction: str | None) -> Batch:
+        if not isinstance(query, str) or not all(isinstance(document, str) for document in documents):
+            raise UsageError("rerank takes a query and documents that are text")
+        reranker = Reranker(self.tokenizer, query, instruction)
+        requests = (
+            request
+            for document in documents
+            for request in reranker.requests(document, (self._new_id(), self._new_id()))
+        )
+        return Batch(self._model.generator, [TextRequest(request, self._new_assembler) for request in requests])
 
     def _text_request(
         self, prompt: Any, params: SamplingParams, encode: Callable[[Any], Sequence[int]]

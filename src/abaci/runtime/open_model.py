@@ -15,13 +15,16 @@ from abaci.chat.prompt import chat_template
 from abaci.chat.requests import GenerationDefaults, RequestRules
 from abaci.chat.served import EngineFigures, TextModel
 from abaci.engine.loader import LoadedModel, LoadOptions, load
-from abaci.formats.checkpoint import Checkpoint
+from abaci.formats.checkpoint import Checkpoint, MetadataValue
 from abaci.formats.opening import open_checkpoint
 from abaci.formats.tokenizer import Tokenizer
-from abaci.generation import Generator
+from abaci.generation import Generator, Pooling
 
 Loader = Callable[[Checkpoint, LoadOptions], LoadedModel]
 """How an open file becomes a running engine."""
+
+_POOLINGS = {1: Pooling.MEAN, 3: Pooling.LAST, 4: Pooling.LAST}
+"""`pooling_type` of GGUF."""
 
 FileIdentity = tuple[int, int, int, int]
 """Device, inode, bytes and time of the last change in nanoseconds: other values mean other contents."""
@@ -155,11 +158,17 @@ def open_model(
         raise
     return OpenModel(
         info=_describe(resolved, loaded),
-        text=TextModel(tokenizer, rendered, rules),
+        text=TextModel(tokenizer, rendered, rules, _pooling(metadata)),
         files=files,
         notes=checkpoint.notes + (() if note is None else (note,)),
         loaded=loaded,
     )
+
+
+def _pooling(metadata: Mapping[str, MetadataValue]) -> Pooling:
+    """What the file says of embeddings; rerankers, whose pooling makes no embedding, look at the last token too."""
+    kind = metadata.get(f"{metadata.get('general.architecture')}.pooling_type")
+    return _POOLINGS.get(kind, Pooling.MEAN) if isinstance(kind, int) else Pooling.MEAN
 
 
 def _read_tokenizer(checkpoint: Checkpoint, prepare: bool) -> Tokenizer:

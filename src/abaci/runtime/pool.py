@@ -366,7 +366,7 @@ class _ModelFile:
 
     @classmethod
     def of_stored(cls, stored: hub.StoredModel) -> "_ModelFile":
-        created_seconds = stored.modified_nanoseconds // 10**9
+        created_seconds = stored.files[0].modified_nanoseconds // 10**9
         return cls(stored.path, stored.num_bytes, created_seconds, stored.licence, stored.sha256)
 
 

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp
 
-from abaci.server import residency, tokens
+from abaci.server import rerank, residency, tokens
 from abaci.server.anthropic import messages
 from abaci.server.anthropic.bodies import MessagesBody, PromptBody
 from abaci.server.guard import Access, ErrorCarrier, Guard
@@ -113,6 +113,9 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("/v1/chat/completions", ("POST",), chat.chat_completions, ChatBody),
     Endpoint("/v1/completions", ("POST",), completions.completions, CompletionBody),
     Endpoint("/v1/embeddings", ("POST",), embeddings.embeddings, EmbeddingBody),
+    Endpoint("/v1/rerank", ("POST",), rerank.rerank, rerank.RerankBody),
+    Endpoint("/v2/rerank", ("POST",), rerank.rerank, rerank.RerankBody),
+    Endpoint("/rerank", ("POST",), rerank.rerank, rerank.RerankBody),
     Endpoint("/v1/models", ("GET",), models.list_models),
     Endpoint("/v1/models/{name:path}", ("GET",), models.retrieve_model),
     Endpoint("/v1/files", ("POST",), files.upload_file),

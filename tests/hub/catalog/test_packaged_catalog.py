@@ -49,6 +49,14 @@ def test_repositories_hold_one_model(catalog: Catalog) -> None:
             assert owners.setdefault(repository, model.name) == model.name
 
 
+def rounding(stated: int) -> int:
+    """Half of the last place that a publisher states: 7B may be 6.5 to 7.5 thousand millions."""
+    unit = 1
+    while stated % (10 * unit) == 0:
+        unit *= 10
+    return unit // 2
+
+
 @every_model()
 def test_licences_are_spdx_expressions(model: CatalogModel) -> None:
     licensing = get_spdx_licensing()
@@ -61,9 +69,9 @@ def test_parameters_follow_from_the_shape(model: CatalogModel) -> None:
     shape, stated = model.shape, model.parameters
     if shape is None or stated is None:
         pytest.skip("nothing published to compare")
-    assert shape.num_parameters == pytest.approx(stated.total, rel=0.03)
-    if stated.active != stated.total:
-        assert shape.num_active_parameters == pytest.approx(stated.active, rel=0.12)
+    assert abs(shape.num_parameters - stated.total) <= rounding(stated.total) + stated.total / 50
+    if stated.active != stated.total:  # publishers count the embedding and the head among them, or not
+        assert abs(shape.num_active_parameters - stated.active) <= rounding(stated.active) + stated.active / 8
     else:
         assert shape.experts is None
 

@@ -5,7 +5,7 @@ default) and `benchmarks.toml`.
 """
 
 from abaci.hub.catalog.entries import CatalogEntry, entry_of, pinned_entries, pinned_entry
-from abaci.hub.catalog.loading import load_catalog
+from abaci.hub.catalog.loading import load_catalog, packaged_document
 from abaci.hub.catalog.schema import (
     Benchmark,
     Catalog,
@@ -20,7 +20,9 @@ from abaci.hub.catalog.schema import (
     Variant,
     WeightsFormat,
 )
+from abaci.hub.catalog.searching import SearchConditions, near_names, search
 from abaci.hub.catalog.shape import Experts, LatentAttention, LinearAttention, Shape, SlidingWindow
+from abaci.hub.catalog.updating import reset_catalog, update_catalog
 
 __all__ = [
     "Benchmark",
@@ -35,6 +37,7 @@ __all__ = [
     "Parameters",
     "Pin",
     "Score",
+    "SearchConditions",
     "Shape",
     "SlidingWindow",
     "StatedLicence",
@@ -43,6 +46,11 @@ __all__ = [
     "WeightsFormat",
     "entry_of",
     "load_catalog",
+    "near_names",
+    "packaged_document",
     "pinned_entries",
     "pinned_entry",
+    "reset_catalog",
+    "search",
+    "update_catalog",
 ]

@@ -96,6 +96,8 @@ def _model(table: Table, family: _Family, benchmarks: Mapping[str, Benchmark], t
     card = table.address("card")
     repository = table.optional("repository", lambda key: _repository(table, key))
     template = table.optional("chat_template", lambda key: table.text(key, _FILE_NAME))
+    if template is not None and not (templates / template).is_file():
+        raise table.wrong("chat_template", "one of those that come with the package")
     model = CatalogModel(
         name=str(CatalogName(table.text("name", _NAME))),
         aliases=table.optional("aliases", lambda key: table.texts(key, _NAME)) or (),
@@ -227,15 +229,16 @@ def _sliding_window(table: Table) -> SlidingWindow:
 
 
 def _scores(table: Table, benchmarks: Mapping[str, Benchmark]) -> Iterator[Score]:
-    seen: set[str] = set()
+    seen: set[tuple[str, bool]] = set()
     for block in table.optional("scores", table.tables) or ():
         source = block.address("source")
+        is_thinking = bool(block.optional("thinking", block.flag))
         values = block.table("values")
         for name in values.unread():
-            if name not in benchmarks or name in seen:
+            if name not in benchmarks or (name, is_thinking) in seen:
                 raise values.wrong(name, "a known benchmark, given once")
-            seen.add(name)
-            yield Score(name, values.number(name, benchmarks[name].highest), source)
+            seen.add((name, is_thinking))
+            yield Score(name, values.number(name, benchmarks[name].highest), is_thinking, source)
         block.end()
 
 

@@ -74,6 +74,8 @@ class Score:
     """A name in `benchmarks.toml`."""
     value: float
     """In the benchmark's own unit, mostly percent."""
+    is_thinking: bool
+    """Whether the model thought before it answered."""
     source: str
 
 
@@ -147,9 +149,12 @@ class CatalogModel:
         wanted = quantisation.upper()
         return next((variant for variant in self.variants if variant.quantisation == wanted), None)
 
-    def score(self, benchmark: str) -> Score | None:
-        """Its published result, or None."""
-        return next((score for score in self.scores if score.benchmark == benchmark), None)
+    def score(self, benchmark: str, *, is_thinking: bool | None = None) -> Score | None:
+        """Its published result, or None; of a model that has two, the one asked for, else the better one."""
+        matching = (
+            score for score in self.scores if score.benchmark == benchmark and is_thinking in (None, score.is_thinking)
+        )
+        return max(matching, key=lambda score: score.value, default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from abaci.generation import Pooling
 from abaci.server.generating import Generation, beside_loop, generation
 from abaci.server.ollama.answering import keep_alive, nanoseconds
 from abaci.server.ollama.bodies import EmbedBody, EmbeddingsBody, LoadingBody
@@ -28,7 +27,7 @@ async def embed(request: Request, services: Services) -> Response:
         prompts = texts
         if body.truncate:
             prompts = [await _cut(running, text) for text in texts]
-        vectors = await embedded(running, prompts, Pooling.MEAN, dimensions=body.dimensions)
+        vectors = await embedded(running, prompts, running.model.text.pooling, dimensions=body.dimensions)
         return {"model": body.asked, "embeddings": vectors, "prompt_eval_count": running.used().prompt_tokens}
 
     return _reply(request, services, body, answer)
@@ -40,7 +39,7 @@ async def embeddings(request: Request, services: Services) -> Response:
     body.check()
 
     async def answer(running: Generation) -> dict[str, Any]:
-        (vector,) = await embedded(running, [body.prompt], Pooling.MEAN, normalise=False)
+        (vector,) = await embedded(running, [body.prompt], running.model.text.pooling, normalise=False)
         return {"embedding": vector}
 
     return _reply(request, services, body, answer)

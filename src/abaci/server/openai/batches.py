@@ -12,7 +12,13 @@ from abaci.server.openai.files import page_document, page_limit
 from abaci.server.services import Services
 from abaci.server.wire import ParameterError, WireBody, read_body, warning_headers
 
-BATCH_ENDPOINTS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
+BATCH_ENDPOINTS: Final = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/rerank",
+    "/v1/responses",
+)
 
 _WINDOW: Final = "24h"
 _USUAL_LIMIT: Final = 20

@@ -202,7 +202,7 @@ class EmbeddingBody(WireBody):
     input: str | list[str] | list[int] | list[list[int]]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(default=None, ge=1)
-    pooling: Literal["mean", "last"] = "mean"
+    pooling: Literal["mean", "last"] | None = None
     normalize: bool = True
     user: str | None = None
     cache_salt: str | None = Field(default=None, min_length=1, max_length=256)

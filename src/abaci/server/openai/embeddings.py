@@ -29,7 +29,7 @@ async def embeddings(request: Request, services: Services) -> Response:
             vectors = await embed(
                 running,
                 texts,
-                Pooling(body.pooling),
+                running.model.text.pooling if body.pooling is None else Pooling(body.pooling),
                 normalise=body.normalize,
                 dimensions=body.dimensions,
                 priority=body.priority,
