@@ -15,6 +15,8 @@
     ├── DownloadError               exit 5, HTTP 502   no source could deliver
     │   ├── IntegrityError          exit 5, HTTP 502   bytes arrived, the hash is not the expected one
     │   └── OfflineError            exit 5, HTTP 502   the network would be needed, and was forbidden
+    ├── LicenceDeniedError          exit 4, HTTP 403   a licence or the policy forbids the use; names the clause
+    ├── LicenceNotAcceptedError     exit 3, HTTP 403   a licence somebody must accept first; names why
     ├── ResourceError               exit 6, HTTP 503   memory, disk or threads that are not there
     └── EngineClosedError           exit 1, HTTP 503   used after close or after fork
 
@@ -117,6 +119,20 @@ class IntegrityError(DownloadError):
 
 class OfflineError(DownloadError):
     """The network would be needed and may not be used: `--offline`, ABACI_OFFLINE or HF_HUB_OFFLINE."""
+
+
+class LicenceDeniedError(AbaciError):
+    """A licence, or the organisation's policy, forbids the declared use; the message holds the clause."""
+
+    exit_code = 4
+    http_status = 403
+
+
+class LicenceNotAcceptedError(AbaciError):
+    """The policy wants somebody to accept a licence first, and nobody has; the message holds why."""
+
+    exit_code = 3
+    http_status = 403
 
 
 class ResourceError(AbaciError):

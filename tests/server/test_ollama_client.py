@@ -393,7 +393,8 @@ def test_a_download_that_nobody_waits_for_is_given_up(
     fetched.is_endless = True
     body = {"model": hub.load_catalog().default}
     with httpx.stream("POST", f"{any_model.url}/api/pull", json=body) as response:
-        next(response.iter_lines())
+        lines = response.iter_lines()  # kept: the stream ends with its iterator
+        next(lines)
         any_model.wait_until(lambda: fetched.names)
         assert not fetched.was_abandoned.is_set()
     assert fetched.was_abandoned.wait(DEADLINE_SECONDS)

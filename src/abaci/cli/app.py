@@ -11,6 +11,7 @@ from abaci.cli.cp import cp
 from abaci.cli.du import du
 from abaci.cli.fit import fit
 from abaci.cli.key import key_commands
+from abaci.cli.licence import licence
 from abaci.cli.list import list_models
 from abaci.cli.prune import prune
 from abaci.cli.ps import ps
@@ -19,6 +20,7 @@ from abaci.cli.recommend import recommend
 from abaci.cli.rm import rm
 from abaci.cli.run import run
 from abaci.cli.search import search
+from abaci.cli.sbom import sbom
 from abaci.cli.serve import serve
 from abaci.cli.show import show
 from abaci.cli.stop import stop
@@ -96,6 +98,8 @@ app.command()(cp)
 app.command()(du)
 app.command()(prune)
 app.command()(verify)
+app.command()(licence)
+app.command()(sbom)
 app.add_typer(bench, name="bench")
 app.add_typer(key_commands, name="key")
 app.add_typer(catalog_commands, name="catalog")

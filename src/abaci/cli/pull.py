@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from abaci.cli.licence_gate import AcceptOption, licence_gate
 from abaci.cli.terminal import (
     DownloadProgress,
     JsonOption,
@@ -25,14 +26,18 @@ def pull(
         str | None, typer.Option(envvar="ABACI_LIMIT_RATE", help="Most bytes per second, e.g. 500k, 2.5M.")
     ] = None,
     offline: OfflineOption = False,
+    accept_licence: AcceptOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Fetch a model and check its hashes."""
     from abaci import hub
     from abaci.hub.network import Network
 
+    gate = licence_gate(accept=accept_licence)
+    gate.check_name(name)
     with DownloadProgress(name) as progress:
         model = hub.pull(name, progress=progress, source=source, network=Network.from_environment(limit_rate))
+    gate.check_file(model)
     stored = hub.stored_model(model.name, hub.Store())
     if as_json:
         print_json(

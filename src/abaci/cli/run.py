@@ -12,6 +12,7 @@ import typer
 from abaci.cli.answer import Answer, AnswerWriter, Prompt, stream_answer
 from abaci.cli.conversation import Conversation
 from abaci.cli.figures import measure
+from abaci.cli.licence_gate import AcceptOption, licence_gate
 from abaci.cli.terminal import (
     DownloadProgress,
     JsonOption,
@@ -26,6 +27,7 @@ from abaci.errors import UsageError
 from abaci.generation import FinishReason, SamplingParams
 
 if TYPE_CHECKING:
+    from abaci.hub.licences.gate import LicenceGate
     from abaci.runtime.llm import LLM
 
 _LINE_PROMPT = ">>> "
@@ -54,6 +56,7 @@ def run(
     context: Annotated[
         int | None, typer.Option(envvar="ABACI_CONTEXT", help="Tokens of context; else the model's.")
     ] = None,
+    accept_licence: AcceptOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Ask a model: one answer with a PROMPT, a conversation without."""
@@ -70,7 +73,7 @@ def run(
     question = _question(prompt)
     _check(question, system, raw=raw, as_json=as_json)
     _check_params(params)
-    _fetch(model)
+    _fetch(model, licence_gate(accept=accept_licence))
     started = time.perf_counter()
     with _open(model, threads, context) as llm:
         load_seconds = time.perf_counter() - started
@@ -113,12 +116,14 @@ def _prompt(question: str, system: str | None, raw: bool) -> Prompt:
     return messages if system is None else [{"role": "system", "content": system}, *messages]
 
 
-def _fetch(model: str) -> None:
+def _fetch(model: str, gate: "LicenceGate") -> None:
     """Before the clock of the load starts: how long a download took says nothing about the model."""
     from abaci import hub
 
+    gate.check_name(model)
     with DownloadProgress(model) as progress:
-        hub.resolve(model, download=True, progress=progress)
+        resolved = hub.resolve(model, download=True, progress=progress)
+    gate.check_file(resolved)
 
 
 def _open(model: str, threads: int | None, context: int | None) -> "LLM":

@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from abaci.cli.licence_gate import AcceptOption, licence_gate
 from abaci.cli.terminal import print_line
 from abaci.errors import UsageError
 
 if TYPE_CHECKING:
     from abaci.chat.served import ServedModel
+    from abaci.hub.licences.gate import LicenceGate
     from abaci.server.config import ServerConfig
     from abaci.server.services import Services
 
@@ -29,6 +31,7 @@ def serve(
     keep_alive_seconds: Annotated[float | None, typer.Option(help="Unload a model unused for so long.")] = None,
     hourly_price: Annotated[float | None, typer.Option(help="Dollars per hour, to put a price on tokens.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    accept_licence: AcceptOption = False,
 ) -> None:
     """Serve models over HTTP: OpenAI's, Anthropic's and Ollama's APIs, and a page to chat on.
 
@@ -52,15 +55,16 @@ def serve(
     }
     settings = read_config(config, flags)
     set_up_logs(settings.log_level)
-    composition = _Composition(settings)
+    composition = _Composition(settings, licence_gate(accept=accept_licence, serves_others=not settings.is_loopback))
     listen(settings, composition.make_services, composition.announce)
 
 
 class _Composition:
     """Builds the services of one server and says what was decided."""
 
-    def __init__(self, config: "ServerConfig") -> None:
+    def __init__(self, config: "ServerConfig", gate: "LicenceGate") -> None:
         self._config = config
+        self._gate = gate
 
     async def make_services(self) -> "Services":
         """Resolve and load the default model, open the database, measure the machine."""
@@ -74,7 +78,7 @@ class _Composition:
 
         config = self._config
         memory_read = await asyncio.to_thread(_memory_read, config.threads)
-        pool = await asyncio.to_thread(_make_pool, config)
+        pool = await asyncio.to_thread(_make_pool, config, self._gate)
         try:
             accounts = await asyncio.to_thread(Accounts.open, config, pool.loaded)
         except BaseException:
@@ -109,7 +113,7 @@ class _Composition:
         print_line(f"chat: {url}/   API: {url}/v1")
 
 
-def _make_pool(config: "ServerConfig"):  # type: ignore[no-untyped-def]  # EnginePool, imported below
+def _make_pool(config: "ServerConfig", gate: "LicenceGate"):  # type: ignore[no-untyped-def]  # EnginePool, imported below
     from abaci import hub
     from abaci.cli.terminal import DownloadProgress
     from abaci.runtime.pool import EnginePool, PoolConfig, PooledModel
@@ -117,8 +121,11 @@ def _make_pool(config: "ServerConfig"):  # type: ignore[no-untyped-def]  # Engin
     names = config.models or (hub.load_catalog().default,)
     own_names = {}
     for name in names:
+        gate.check_name(name)
         with DownloadProgress(name) as progress:
-            own_names[name] = hub.resolve(name, download=True, progress=progress).name
+            resolved = hub.resolve(name, download=True, progress=progress)
+        gate.check_file(resolved)
+        own_names[name] = resolved.name
     unknown = set(config.aliases.values()) - set(names)
     if unknown:
         raise UsageError(f"aliases: {', '.join(sorted(unknown))} is not served", hint="Name it among the models.")
@@ -133,7 +140,8 @@ def _make_pool(config: "ServerConfig"):  # type: ignore[no-untyped-def]  # Engin
             allow_any=config.any_model,
             threads=config.threads,
             max_sequences=config.max_sequences,
-        )
+        ),
+        admit=gate.check_file,
     )
 
 

@@ -77,16 +77,24 @@ class EnginePool:
     """A `chat.served.ModelPool` over engines of this process.
 
     Resolves the named models at once, fetching what is not here: raises what `hub.resolve` raises, and UsageError for
-    a name given twice.
+    a name given twice. A model of the store that a client asks for must pass `admit` first, which raises if it may not
+    be used; the named ones are the caller's own choice.
     """
 
-    def __init__(self, config: PoolConfig, *, loader: Loader = load) -> None:
+    def __init__(
+        self,
+        config: PoolConfig,
+        *,
+        loader: Loader = load,
+        admit: Callable[[hub.ResolvedModel], None] | None = None,
+    ) -> None:
         if not config.models:
             raise UsageError("no model to serve", hint="Name at least one.")
         self.memory_bytes = config.memory_bytes or int(available_memory_bytes() * MEMORY_SHARE)
         """For weights and pages of all models."""
         self._config = config
         self._loader = loader
+        self._admit = admit
         self._entries: dict[str, _Entry] = {}
         for model in config.models:
             self._enter(model, hub.resolve(model.model, download=True))
@@ -193,6 +201,9 @@ class EnginePool:
                 raise self._unknown(name)
             hub.stored_model(name, hub.Store())  # only names of the store: no path that a client thought of
             resolved = await self._on_thread(lambda: hub.resolve(name, download=False))
+            if self._admit is not None:
+                admit = self._admit
+                await self._on_thread(lambda: admit(resolved))
             if name not in self._entries:
                 self._enter(PooledModel(name), resolved)
         return self._entries[name]

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from abaci import hub
 from abaci.chat.served import ModelState, ModelStatus, ServedModel
 from abaci.errors import ForbiddenError, ModelNotFoundError, UsageError
+from abaci.hub.licences.gate import LicenceGate
 from abaci.server.ollama.answering import NDJSON, timestamp
 from abaci.server.ollama.bodies import CopyBody, ModelBody, PullBody, ShowBody
 from abaci.server.ollama.names import resolved_name
@@ -64,9 +65,10 @@ async def pull(request: Request, services: Services) -> Response:
         raise ForbiddenError(
             f"this server would not serve {name}", hint="Its any_model lets clients ask for every model that is here."
         )
+    gate = LicenceGate(serves_others=not services.config.is_loopback)
 
     async def write(sender: Sender) -> None:
-        async with aclosing(_pulling(name)) as events:
+        async with aclosing(_pulling(name, gate)) as events:
             if body.stream is False:
                 async for _ in events:
                     pass
@@ -108,13 +110,18 @@ async def not_provided(request: Request, services: Services) -> Response:
     )
 
 
-async def _pulling(name: str) -> AsyncGenerator[dict[str, Any], None]:
+def _pull(name: str, gate: LicenceGate, progress: PullProgress) -> None:
+    gate.check_name(name)
+    gate.check_file(hub.pull(name, progress=progress))
+
+
+async def _pulling(name: str, gate: LicenceGate) -> AsyncGenerator[dict[str, Any], None]:
     """What Ollama's clients show while a model comes."""
     yield {"status": "pulling manifest"}
     entry = hub.pinned_entry(hub.load_catalog(), name)
     digest = f"sha256:{entry.sha256}" if entry is not None else ""
     progress = PullProgress(asyncio.get_running_loop())
-    work = asyncio.ensure_future(asyncio.to_thread(hub.pull, name, progress=progress))
+    work = asyncio.ensure_future(asyncio.to_thread(_pull, name, gate, progress))
     work.add_done_callback(progress.finished)
     try:
         async for step in progress.steps():

@@ -1,0 +1,40 @@
+"""The flag and the question with which a licence is accepted; what is decided is `hub/licences/gate.py`'s."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from abaci.cli.licence import applying
+from abaci.cli.terminal import print_line
+
+if TYPE_CHECKING:
+    from abaci.hub.licences import LicenceReport
+    from abaci.hub.licences.gate import LicenceGate
+
+AcceptOption = Annotated[
+    bool, typer.Option("--accept-licence", help="Accept what the licence policy asks about; it is recorded.")
+]
+
+
+def licence_gate(*, accept: bool, serves_others: bool = False) -> "LicenceGate":
+    """The gate of this command: on a terminal it asks the person there."""
+    from abaci.hub.licences.gate import LicenceGate
+
+    return LicenceGate(accept=accept, serves_others=serves_others, ask=_ask if somebody_is_there() else None)
+
+
+def somebody_is_there() -> bool:
+    """Whether a person at a terminal can be asked."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _ask(report: "LicenceReport") -> bool:
+    from abaci.hub.licences import DISCLAIMER, Decision
+
+    print_line(f"{report.model} comes under {report.expression}. The licence policy asks:")
+    print_line(report.sentences(Decision.ASK))
+    for obligation in applying(report):
+        print_line(f"  you are to ({obligation.clause.where}): {obligation.clause.says}")
+    print_line(DISCLAIMER)
+    return typer.confirm("Accept?", default=False, err=True)

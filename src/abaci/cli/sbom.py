@@ -1,0 +1,64 @@
+"""`abaci sbom`: a model's bill of materials, CycloneDX 1.6 as JSON."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from abaci.cli.terminal import ModelArgument, print_json
+
+if TYPE_CHECKING:
+    from abaci.formats.gguf import GgufCheckpoint
+    from abaci.hub.sbom import ModelFile
+
+
+def sbom(model: ModelArgument) -> None:
+    """Write a model's bill of materials: files with hashes, licences, base models (CycloneDX 1.6, JSON)."""
+    from abaci import hub
+    from abaci.formats.gguf import GgufCheckpoint
+    from abaci.hub.licences import examine
+    from abaci.hub.licences.model_facts import facts_of_file
+    from abaci.hub.sbom import ModelDescription, write_sbom
+
+    resolved = hub.resolve(model, download=False)
+    facts = facts_of_file(resolved)
+    report = examine(facts, None)
+    with GgufCheckpoint.open(resolved.path) as checkpoint:
+        metadata = checkpoint.metadata
+        architecture = metadata.get("general.architecture")
+        description = ModelDescription(
+            name=resolved.name,
+            licences=report.expression,
+            files=_files(checkpoint, resolved.sha256),
+            base_models=report.licences.base_models,
+            title=facts.title,
+            architecture=_or_none(architecture, str),
+            repository=facts.repository,
+            source=resolved.source if resolved.sha256 is not None else None,
+            num_parameters=sum(math.prod(tensor.shape) for tensor in checkpoint.tensors.values()),
+            context_length=_or_none(metadata.get(f"{architecture}.context_length"), int),
+            quantisation=_main_format(checkpoint),
+        )
+    print_json(write_sbom(description))
+
+
+def _files(checkpoint: "GgufCheckpoint", sha256: str | None) -> "list[ModelFile]":
+    """Every shard. The store's hash is trusted for the one file it is of: it was checked, and is at each start."""
+    from abaci.hub.partial import sha256_of
+    from abaci.hub.sbom import ModelFile
+
+    is_one = len(checkpoint.paths) == 1
+    return [
+        ModelFile(path.name, path.stat().st_size, sha256 if is_one and sha256 is not None else sha256_of(path))
+        for path in checkpoint.paths
+    ]
+
+
+def _main_format(checkpoint: "GgufCheckpoint") -> str | None:
+    """The storage format that takes most bytes."""
+    num_bytes: dict[str, int] = {}
+    for tensor in checkpoint.tensors.values():
+        num_bytes[tensor.format.label] = num_bytes.get(tensor.format.label, 0) + tensor.num_bytes
+    return max(num_bytes, key=lambda label: num_bytes[label], default=None)
+
+
+def _or_none(value: object, kind: type) -> Any:
+    return value if isinstance(value, kind) else None

@@ -1,0 +1,74 @@
+"""What is done about a licence where a model is fetched, run or served: go on, ask or refuse; nothing without a policy.
+
+The policy is found once, when a gate is made; its file is read at every check, so that a running server follows it.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from abaci.errors import LicenceDeniedError, LicenceNotAcceptedError
+from abaci.hub.licences.acceptance import AcceptanceLog
+from abaci.hub.licences.closure import ModelFacts
+from abaci.hub.licences.model_facts import facts_of_catalog, facts_of_file
+from abaci.hub.licences.policy import find_policy
+from abaci.hub.licences.report import LicenceReport, examine
+from abaci.hub.licences.verdict import Decision
+from abaci.hub.resolving import ResolvedModel
+from abaci.hub.store import Store
+
+
+class LicenceGate:
+    """Lets models through as the policy has it.
+
+    accept         whether what the policy asks about is accepted, as by a flag.
+    serves_others  whether the models are offered to others, whatever the policy declares.
+    ask            shows a report to a person and returns whether they accept; None: there is nobody.
+    """
+
+    def __init__(
+        self,
+        *,
+        accept: bool = False,
+        serves_others: bool = False,
+        ask: Callable[[LicenceReport], bool] | None = None,
+    ) -> None:
+        self._policy_path = find_policy(None)
+        self._accept = accept
+        self._serves_others = serves_others
+        self._ask = ask
+
+    def check_name(self, name: str) -> None:
+        """Before a model is fetched: what the catalog says of it. A name of no catalog passes; its file is checked.
+
+        Raises LicenceDeniedError, LicenceNotAcceptedError, UsageError for a policy that cannot be read, ResourceError
+        for an acceptance that cannot be recorded.
+        """
+        if self._policy_path is not None and (facts := facts_of_catalog(name)) is not None:
+            self._check(facts, self._policy_path)
+
+    def check_file(self, resolved: ResolvedModel) -> None:
+        """Once a model's file is here: what the file says too. Raises as `check_name`, and FileFormatError."""
+        if self._policy_path is not None:
+            self._check(facts_of_file(resolved), self._policy_path)
+
+    def _check(self, facts: ModelFacts, policy_path: Path) -> None:
+        report = examine(facts, policy_path, serves_others=self._serves_others)
+        if report.verdict.decision is Decision.ALLOW:
+            return
+        if report.verdict.decision is Decision.DENY:
+            raise LicenceDeniedError(
+                f"{report.model} ({report.expression}) may not be used:\n{report.sentences(Decision.DENY)}",
+                hint=f"abaci licence {report.model} says more; the policy is {policy_path}",
+            )
+        log = AcceptanceLog(Store().home)
+        if log.has(report.question):
+            return
+        if self._accept:
+            log.add(report.question, how="flag", policy=policy_path)
+        elif self._ask is not None and self._ask(report):
+            log.add(report.question, how="terminal", policy=policy_path)
+        else:
+            raise LicenceNotAcceptedError(
+                f"{report.model} ({report.expression}) must be accepted first:\n{report.sentences(Decision.ASK)}",
+                hint=f"read what abaci licence {report.model} says; abaci pull {report.model} --accept-licence accepts",
+            )
