@@ -1,19 +1,20 @@
 """`abaci sbom`: a model's bill of materials, CycloneDX 1.6 as JSON."""
 
 import math
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from abaci.cli.terminal import ModelArgument, print_json
 
 if TYPE_CHECKING:
-    from abaci.formats.gguf import GgufCheckpoint
+    from abaci.formats.checkpoint import Checkpoint
     from abaci.hub.sbom import ModelFile
 
 
 def sbom(model: ModelArgument) -> None:
     """Write a model's bill of materials: files with hashes, licences, base models (CycloneDX 1.6, JSON)."""
     from abaci import hub
-    from abaci.formats.gguf import GgufCheckpoint
+    from abaci.formats.opening import open_checkpoint
     from abaci.hub.licences import examine
     from abaci.hub.licences.model_facts import facts_of_file
     from abaci.hub.sbom import ModelDescription, write_sbom
@@ -21,7 +22,7 @@ def sbom(model: ModelArgument) -> None:
     resolved = hub.resolve(model, download=False)
     facts = facts_of_file(resolved)
     report = examine(facts, None)
-    with GgufCheckpoint.open(resolved.path) as checkpoint:
+    with closing(open_checkpoint(resolved.path)) as checkpoint:
         metadata = checkpoint.metadata
         architecture = metadata.get("general.architecture")
         description = ModelDescription(
@@ -40,7 +41,7 @@ def sbom(model: ModelArgument) -> None:
     print_json(write_sbom(description))
 
 
-def _files(checkpoint: "GgufCheckpoint", sha256: str | None) -> "list[ModelFile]":
+def _files(checkpoint: "Checkpoint", sha256: str | None) -> "list[ModelFile]":
     """Every shard. The store's hash is trusted for the one file it is of: it was checked, and is at each start."""
     from abaci.hub.partial import sha256_of
     from abaci.hub.sbom import ModelFile
@@ -52,7 +53,7 @@ def _files(checkpoint: "GgufCheckpoint", sha256: str | None) -> "list[ModelFile]
     ]
 
 
-def _main_format(checkpoint: "GgufCheckpoint") -> str | None:
+def _main_format(checkpoint: "Checkpoint") -> str | None:
     """The storage format that takes most bytes."""
     num_bytes: dict[str, int] = {}
     for tensor in checkpoint.tensors.values():

@@ -1,9 +1,11 @@
 """Which licences hold: bases hand theirs on, and voices that disagree are told."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from abaci.hub.catalog import load_catalog
 from abaci.hub.licences.closure import (
     BaseModel,
     ModelFacts,
@@ -12,9 +14,12 @@ from abaci.hub.licences.closure import (
     find_licences,
     with_metadata,
 )
-from abaci.hub.licences.expressions import write_expression
+from abaci.hub.licences.expressions import LicenceId, read_expression, write_expression
+from abaci.hub.licences.model_facts import facts_of_catalog, facts_of_listing
 from abaci.hub.licences.publishers import PublishedModel, load_publishers
 from abaci.hub.licences.reading import load_licences
+from abaci.hub.repositories import Listing
+from abaci.hub.sources import LocalSource
 
 BOOK = load_licences()
 LLAMA_3_1 = "LicenseRef-scancode-llama-3.1-license-2024"
@@ -119,3 +124,40 @@ def test_other_means_what_the_name_says() -> None:
     assert declared_licence("other", None) is None
     assert declared_licence("mit", "ignored") == "mit"
     assert declared_licence(None, None) is None
+
+
+def test_the_catalog_agrees_with_what_publishers_say() -> None:
+    catalog = load_catalog()
+    for name, model in catalog.models.items():
+        facts = facts_of_catalog(name)
+        assert facts is not None
+        licences = find_licences(facts, BOOK, load_publishers())
+        assert licences.doubts == (), name
+        assert read_expression(model.licence.expression, BOOK) == LicenceId(model.licence.expression), name
+        assert model.licence.expression in BOOK.by_id, name
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("deepseek-r1:8b", f"MIT AND {LLAMA_3_1}"),
+        ("deepseek-r1:7b", "MIT AND Apache-2.0"),
+        ("deepseek-r1:70b", "MIT AND LicenseRef-scancode-llama-3.3-license-2024"),
+        ("qwen2.5:3b", "LicenseRef-qwen-research"),
+        ("qwen2.5:7b", "Apache-2.0"),
+        ("qwen2.5:72b", "LicenseRef-qwen"),
+        ("qwen2.5-coder:3b", "LicenseRef-qwen-research"),
+        ("gemma3:270m", "LicenseRef-scancode-gemma-tou-2024-04-01"),
+    ],
+)
+def test_models_of_the_catalog(name: str, expected: str) -> None:
+    facts = facts_of_catalog(name)
+    assert facts is not None
+    assert write_expression(find_licences(facts, BOOK, load_publishers()).expression) == expected
+
+
+def test_a_repository_is_taken_at_its_word_and_its_bases() -> None:
+    listing = Listing("x/y-GGUF", "0" * 40, (), LocalSource(Path("/")), "other", "qwen-research", ("Qwen/Qwen2.5-3B",))
+    licences = find_licences(facts_of_listing("hf.co/x/y-GGUF", listing), BOOK, load_publishers())
+    assert write_expression(licences.expression) == "LicenseRef-qwen-research"
+    assert licences.doubts == ()

@@ -1,42 +1,110 @@
-"""What this machine knows of a model's licence without asking anybody: the catalog, and the file if it is here."""
+"""What is known of a model's licence, gathered: the catalog, its repository, and the file or folder if it is here."""
 
-from abaci.errors import ModelNotFoundError
-from abaci.formats.gguf import GgufCheckpoint
-from abaci.hub.catalog import CatalogEntry, load_catalog
-from abaci.hub.huggingface import HuggingFaceSource
-from abaci.hub.licences.closure import ModelFacts, is_multimodal, with_metadata
+from contextlib import closing
+from dataclasses import replace
+
+from abaci.errors import ModelNotFoundError, OfflineError, UnsupportedModelError, UsageError
+from abaci.formats.opening import open_checkpoint
+from abaci.hub.catalog import Catalog, CatalogModel, Task, load_catalog, pinned_entry
+from abaci.hub.huggingface import list_repository
+from abaci.hub.licences.closure import BaseModel, ModelFacts, declared_licence, is_multimodal, with_metadata
+from abaci.hub.licences.model_card import ModelCard, read_model_card
+from abaci.hub.names import HuggingFaceName, Repository, parse_name
+from abaci.hub.network import Network
+from abaci.hub.reach import SourceUnavailableError
+from abaci.hub.repositories import Listing
 from abaci.hub.resolving import ResolvedModel, resolve
 
 
 def facts_of_name(name: str) -> ModelFacts:
-    """Of a model that may be here or not. Raises ModelNotFoundError, with near names, for one of no catalog or file."""
+    """Of a model that may be here or not; of a repository at the hub, what the hub says if it can be asked.
+
+    Raises ModelNotFoundError, with near names, for a name of no model.
+    """
     try:
         return facts_of_file(resolve(name, download=False))
     except ModelNotFoundError:
-        facts = facts_of_catalog(name)
+        facts = facts_of_catalog(name) or _facts_of_repository_name(name)
         if facts is None:
             raise
         return facts
 
 
 def facts_of_file(resolved: ResolvedModel) -> ModelFacts:
-    """Of a model that is here: what its metadata says too. Raises FileFormatError for a file that cannot be read."""
+    """Of a model that is here: what its metadata and card say too. Raises FileFormatError for one that is damaged."""
     known = None if resolved.licence is None else facts_of_catalog(resolved.name)
-    with GgufCheckpoint.open(resolved.path) as checkpoint:
-        return with_metadata(known or ModelFacts(resolved.name), checkpoint.metadata)
+    facts = known or ModelFacts(resolved.name)
+    try:
+        with closing(open_checkpoint(resolved.path)) as checkpoint:
+            facts = with_metadata(facts, checkpoint.metadata)
+    except UnsupportedModelError:
+        facts = replace(facts, title=resolved.path.resolve().name)  # its licence holds though it cannot be run
+    return _with_card(facts, read_model_card(resolved.path / "README.md")) if resolved.path.is_dir() else facts
 
 
 def facts_of_catalog(name: str) -> ModelFacts | None:
     """Of a name of the catalog, from the catalog alone; None for any other name."""
-    entry = load_catalog().entries.get(name)
-    return None if entry is None else _facts_of_entry(entry)
+    catalog = load_catalog()
+    found = catalog.find(name)
+    if found is None:
+        return None
+    entry = pinned_entry(catalog, name)
+    return _facts_of_model(found.model, found.model.name if entry is None else entry.name, catalog)
 
 
-def _facts_of_entry(entry: CatalogEntry) -> ModelFacts:
-    repositories = [source.repository for source in entry.sources if isinstance(source, HuggingFaceSource)]
+def facts_of_listing(name: str, listing: Listing) -> ModelFacts:
+    """Of a repository as its hub lists it."""
     return ModelFacts(
-        entry.name,
-        catalog=entry.licence,
-        repository=repositories[0] if repositories else None,
-        multimodal=is_multimodal(entry.architecture),
+        name,
+        repository=listing.repository,
+        repository_licence=declared_licence(listing.licence, listing.licence_name),
+        base_models=tuple(BaseModel(base) for base in listing.base_models),
+    )
+
+
+def _facts_of_model(model: CatalogModel, name: str, catalog: Catalog) -> ModelFacts:
+    bases = ((base, catalog.of_repository(base)) for base in model.bases)
+    return ModelFacts(
+        name,
+        catalog=model.licence.expression,
+        repository=None if model.repository is None else str(model.repository),
+        base_models=tuple(BaseModel(str(base), None if of is None else of.licence.expression) for base, of in bases),
+        multimodal=True if Task.VISION in model.tasks else is_multimodal(model.architecture),
+    )
+
+
+def _facts_of_repository_name(name: str) -> ModelFacts | None:
+    """Of a repository at the Hugging Face hub; where the hub cannot be asked, what its name alone tells."""
+    try:
+        parsed = parse_name(name)
+    except UsageError:
+        return None
+    if not isinstance(parsed, HuggingFaceName):
+        return None
+    catalog = load_catalog()
+    known = catalog.of_repository(parsed.repository)
+    facts = None if known is None else _facts_of_model(known, str(parsed), catalog)
+    listing = _listing(parsed.repository)
+    if listing is None:
+        return facts or ModelFacts(str(parsed), repository=str(parsed.repository))
+    said = facts_of_listing(str(parsed), listing)
+    if facts is None:
+        return said
+    bases = tuple(dict.fromkeys((*facts.base_models, *said.base_models)))
+    return replace(facts, repository_licence=said.repository_licence, base_models=bases)
+
+
+def _listing(repository: Repository) -> Listing | None:
+    try:
+        return list_repository(str(repository), "main", Network.from_environment())
+    except (SourceUnavailableError, OfflineError):
+        return None
+
+
+def _with_card(facts: ModelFacts, card: ModelCard) -> ModelFacts:
+    bases = tuple(BaseModel(base) for base in card.base_models)
+    return replace(
+        facts,
+        repository_licence=facts.repository_licence or declared_licence(card.licence, card.licence_name),
+        base_models=tuple(dict.fromkeys((*facts.base_models, *bases))),
     )
