@@ -19,8 +19,8 @@ from abaci.cli.pull import pull
 from abaci.cli.recommend import recommend
 from abaci.cli.rm import rm
 from abaci.cli.run import run
-from abaci.cli.search import search
 from abaci.cli.sbom import sbom
+from abaci.cli.search import search
 from abaci.cli.serve import serve
 from abaci.cli.show import show
 from abaci.cli.stop import stop

@@ -18,6 +18,7 @@ from abaci.cli.terminal import (
 
 def pull(
     name: NameArgument,
+    *,
     source: Annotated[
         str | None,
         typer.Option("--from", help="Take it from here: a file, a folder, an http address, or s3://bucket/key."),

@@ -8,6 +8,7 @@ from abaci.cli.terminal import ModelArgument, print_json
 
 if TYPE_CHECKING:
     from abaci.formats.checkpoint import Checkpoint
+    from abaci.hub import ResolvedModel
     from abaci.hub.sbom import ModelFile
 
 
@@ -28,7 +29,7 @@ def sbom(model: ModelArgument) -> None:
         description = ModelDescription(
             name=resolved.name,
             licences=report.expression,
-            files=_files(checkpoint, resolved.sha256),
+            files=_files(resolved, checkpoint),
             base_models=report.licences.base_models,
             title=facts.title,
             architecture=_or_none(architecture, str),
@@ -41,16 +42,16 @@ def sbom(model: ModelArgument) -> None:
     print_json(write_sbom(description))
 
 
-def _files(checkpoint: "Checkpoint", sha256: str | None) -> "list[ModelFile]":
-    """Every shard. The store's hash is trusted for the one file it is of: it was checked, and is at each start."""
+def _files(resolved: "ResolvedModel", checkpoint: "Checkpoint") -> "list[ModelFile]":
+    """Of a model of the store every file, with the hashes it was checked by; of any other those that are read."""
+    from abaci.hub import Store, stored_model
     from abaci.hub.partial import sha256_of
     from abaci.hub.sbom import ModelFile
 
-    is_one = len(checkpoint.paths) == 1
-    return [
-        ModelFile(path.name, path.stat().st_size, sha256 if is_one and sha256 is not None else sha256_of(path))
-        for path in checkpoint.paths
-    ]
+    if resolved.sha256 is None:
+        return [ModelFile(path.name, path.stat().st_size, sha256_of(path)) for path in checkpoint.paths]
+    files = stored_model(resolved.name, Store()).files
+    return [ModelFile(file.path, file.num_bytes, file.sha256) for file in files]
 
 
 def _main_format(checkpoint: "Checkpoint") -> str | None:

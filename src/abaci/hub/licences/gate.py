@@ -9,7 +9,7 @@ from pathlib import Path
 from abaci.errors import LicenceDeniedError, LicenceNotAcceptedError
 from abaci.hub.licences.acceptance import AcceptanceLog
 from abaci.hub.licences.closure import ModelFacts
-from abaci.hub.licences.model_facts import facts_of_catalog, facts_of_file
+from abaci.hub.licences.model_facts import facts_before_fetch, facts_of_file
 from abaci.hub.licences.policy import find_policy
 from abaci.hub.licences.report import LicenceReport, examine
 from abaci.hub.licences.verdict import Decision
@@ -38,12 +38,12 @@ class LicenceGate:
         self._ask = ask
 
     def check_name(self, name: str) -> None:
-        """Before a model is fetched: what the catalog says of it. A name of no catalog passes; its file is checked.
+        """Before a model is fetched: what the catalog or its repository says of it. One that is here already passes.
 
         Raises LicenceDeniedError, LicenceNotAcceptedError, UsageError for a policy that cannot be read, ResourceError
         for an acceptance that cannot be recorded.
         """
-        if self._policy_path is not None and (facts := facts_of_catalog(name)) is not None:
+        if self._policy_path is not None and (facts := facts_before_fetch(name)) is not None:
             self._check(facts, self._policy_path)
 
     def check_file(self, resolved: ResolvedModel) -> None:

@@ -3,13 +3,13 @@
 from contextlib import closing
 from dataclasses import replace
 
-from abaci.errors import ModelNotFoundError, OfflineError, UnsupportedModelError, UsageError
+from abaci.errors import IntegrityError, ModelNotFoundError, OfflineError, UnsupportedModelError, UsageError
 from abaci.formats.opening import open_checkpoint
-from abaci.hub.catalog import Catalog, CatalogModel, Task, load_catalog, pinned_entry
-from abaci.hub.huggingface import list_repository
+from abaci.hub import huggingface, modelscope
+from abaci.hub.catalog import Catalog, CatalogModel, Task, load_catalog, pinned_entries, pinned_entry
 from abaci.hub.licences.closure import BaseModel, ModelFacts, declared_licence, is_multimodal, with_metadata
 from abaci.hub.licences.model_card import ModelCard, read_model_card
-from abaci.hub.names import HuggingFaceName, Repository, parse_name
+from abaci.hub.names import HuggingFaceName, ModelName, ModelScopeName, parse_name
 from abaci.hub.network import Network
 from abaci.hub.reach import SourceUnavailableError
 from abaci.hub.repositories import Listing
@@ -24,16 +24,26 @@ def facts_of_name(name: str) -> ModelFacts:
     try:
         return facts_of_file(resolve(name, download=False))
     except ModelNotFoundError:
-        facts = facts_of_catalog(name) or _facts_of_repository_name(name)
+        facts = facts_of_catalog(name) or facts_of_repository(name)
         if facts is None:
             raise
         return facts
 
 
+def facts_before_fetch(name: str) -> ModelFacts | None:
+    """Of a model that is not here; None for one that is, and for a name of neither the catalog nor a repository."""
+    try:
+        resolve(name, download=False)
+    except ModelNotFoundError:
+        return facts_of_catalog(name) or facts_of_repository(name)
+    except IntegrityError:  # what is here is damaged, and may be fetched again
+        return facts_of_catalog(name)
+    return None
+
+
 def facts_of_file(resolved: ResolvedModel) -> ModelFacts:
     """Of a model that is here: what its metadata and card say too. Raises FileFormatError for one that is damaged."""
-    known = None if resolved.licence is None else facts_of_catalog(resolved.name)
-    facts = known or ModelFacts(resolved.name)
+    facts = _facts_of_origin(resolved)
     try:
         with closing(open_checkpoint(resolved.path)) as checkpoint:
             facts = with_metadata(facts, checkpoint.metadata)
@@ -62,6 +72,26 @@ def facts_of_listing(name: str, listing: Listing) -> ModelFacts:
     )
 
 
+def _facts_of_origin(resolved: ResolvedModel) -> ModelFacts:
+    """Where a model came from: an entry of the catalog, or a repository with the tag it had when it was fetched."""
+    if resolved.sha256 is None:
+        return ModelFacts(resolved.name)
+    entry = next((entry for entry in pinned_entries(load_catalog()) if entry.sha256 == resolved.sha256), None)
+    facts = facts_of_catalog(resolved.name if entry is None else entry.name)
+    if facts is not None:
+        return replace(facts, name=resolved.name)
+    parsed = _parsed(resolved.name)
+    repository = str(parsed.repository) if isinstance(parsed, HuggingFaceName | ModelScopeName) else None
+    return ModelFacts(resolved.name, repository_licence=resolved.licence, repository=repository)
+
+
+def _parsed(name: str) -> ModelName | None:
+    try:
+        return parse_name(name)
+    except UsageError:
+        return None
+
+
 def _facts_of_model(model: CatalogModel, name: str, catalog: Catalog) -> ModelFacts:
     bases = ((base, catalog.of_repository(base)) for base in model.bases)
     return ModelFacts(
@@ -73,18 +103,18 @@ def _facts_of_model(model: CatalogModel, name: str, catalog: Catalog) -> ModelFa
     )
 
 
-def _facts_of_repository_name(name: str) -> ModelFacts | None:
-    """Of a repository at the Hugging Face hub; where the hub cannot be asked, what its name alone tells."""
-    try:
-        parsed = parse_name(name)
-    except UsageError:
-        return None
-    if not isinstance(parsed, HuggingFaceName):
+def facts_of_repository(name: str) -> ModelFacts | None:
+    """Of a repository at a hub; where the hub cannot be asked, what its name alone tells.
+
+    None for any other name.
+    """
+    parsed = _parsed(name)
+    if not isinstance(parsed, HuggingFaceName | ModelScopeName):
         return None
     catalog = load_catalog()
     known = catalog.of_repository(parsed.repository)
     facts = None if known is None else _facts_of_model(known, str(parsed), catalog)
-    listing = _listing(parsed.repository)
+    listing = _listing(parsed)
     if listing is None:
         return facts or ModelFacts(str(parsed), repository=str(parsed.repository))
     said = facts_of_listing(str(parsed), listing)
@@ -94,9 +124,12 @@ def _facts_of_repository_name(name: str) -> ModelFacts | None:
     return replace(facts, repository_licence=said.repository_licence, base_models=bases)
 
 
-def _listing(repository: Repository) -> Listing | None:
+def _listing(name: HuggingFaceName | ModelScopeName) -> Listing | None:
+    repository, network = str(name.repository), Network.from_environment()
     try:
-        return list_repository(str(repository), "main", Network.from_environment())
+        if isinstance(name, ModelScopeName):
+            return modelscope.list_repository(repository, modelscope.USUAL_REVISION, network)
+        return huggingface.list_repository(repository, "main", network)
     except (SourceUnavailableError, OfflineError):
         return None
 
