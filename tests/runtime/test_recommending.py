@@ -76,7 +76,7 @@ def test_what_does_not_fit_is_counted_and_not_shown(packaged):
         replace(small, name="foreign:1b", architecture="abacus"),
         replace(small, name="shapeless:1b", shape=None),
         replace(small, name="forgetful:1b", context=replace(small.context, num_tokens=2048)),
-        model(packaged, "huge:700b", layers=2800),
+        model(packaged, "huge:150b", layers=600),
         replace(small, name="chatty:1b", tasks=CHAT),
     )
     ranked = recommend(catalog, wishes(), rates)

@@ -27,7 +27,10 @@ class Value:
 
     def root(self) -> "Value":
         """The value that owns the slot."""
-        return self if self.alias is None else self.alias.root()
+        value = self
+        while value.alias is not None:
+            value = value.alias
+        return value
 
 
 @dataclass(frozen=True, slots=True)
