@@ -14,11 +14,13 @@ import pytest
 from abaci import hub
 from abaci.errors import AbaciError
 from abaci.kernels.packed_store import SIZE_VARIABLE
+from abaci.runtime.journal import SWITCH_VARIABLE
 
 
 def pytest_configure() -> None:
-    """Keep no packed weights, in this process and those it starts: what is loaded is packed."""
+    """Keep no packed weights and no journal, in this process and those it starts: what is loaded is packed."""
     os.environ[SIZE_VARIABLE] = "0"
+    os.environ[SWITCH_VARIABLE] = "0"
 
 
 @pytest.fixture(autouse=True)

@@ -62,6 +62,8 @@ class HubServer:
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
     gated: dict[str, str] = field(default_factory=dict)
     """The token that opens a repository."""
+    downloads: dict[str, int] = field(default_factory=dict)
+    """As the hub counts them."""
     card: dict[str, Any] = field(default_factory=dict)
     faults: Faults = field(default_factory=Faults)
     asked: list[Asked] = field(default_factory=list)
@@ -203,6 +205,7 @@ class _HubHandler(_Handler):
                 "private": False,
                 "gated": "manual" if repository in self.hub.gated else False,
                 "tags": ["license:mit"],
+                "downloads": self.hub.downloads.get(repository),
                 "cardData": self.hub.card,
                 "siblings": siblings,
             }

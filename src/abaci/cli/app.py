@@ -25,6 +25,7 @@ from abaci.cli.serve import serve
 from abaci.cli.show import show
 from abaci.cli.stop import stop
 from abaci.cli.terminal import OfflineOption, print_error, print_line
+from abaci.cli.top import top
 from abaci.cli.usage import usage
 from abaci.cli.verify import verify
 from abaci.errors import AbaciError, ResourceError
@@ -104,3 +105,4 @@ app.add_typer(bench, name="bench")
 app.add_typer(key_commands, name="key")
 app.add_typer(catalog_commands, name="catalog")
 app.command()(usage)
+app.command()(top)

@@ -6,7 +6,7 @@ from time import perf_counter
 
 from abaci.chat.text import TextAssembler
 from abaci.errors import UsageError
-from abaci.generation import GenerationRequest, Generator, TokenEvent
+from abaci.generation import GenerationRequest, Generator, TokenEvent, Usage
 from abaci.runtime.results import Answer, GenerationResult, StreamEvent, TimedEvent, failed
 
 
@@ -31,6 +31,7 @@ class Batch:
             entry if isinstance(entry, GenerationResult) else None for entry in asked
         ]
         self._answers: dict[str, Answer] = {}
+        self._started: list[Answer] = []
         self._places: dict[str, int] = {}
 
     @property
@@ -55,6 +56,8 @@ class Batch:
             except UsageError as error:
                 del self._answers[request.request_id]
                 self._results[place] = failed(error, request.prompt_token_ids)
+            else:
+                self._started.append(self._answers[request.request_id])
 
     def push(self, timed: TimedEvent) -> StreamEvent | None:
         """Take an event; what a reader of a stream should see of it, if anything."""
@@ -77,6 +80,10 @@ class Batch:
         for result in self._results:
             if result is not None and result.error is not None:
                 raise result.error
+
+    def usages(self) -> list[Usage]:
+        """What each request that ran has used so far."""
+        return [answer.usage() for answer in self._started]
 
     def cancel(self) -> None:
         """Stop what is still running."""

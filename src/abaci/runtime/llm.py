@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import queue
 import warnings
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeGuard, overload
@@ -18,6 +19,7 @@ from abaci.engine.loader import LoadOptions, load
 from abaci.errors import AbaciError, UsageError
 from abaci.generation import GenerationRequest, Pooling, SamplingParams
 from abaci.runtime.batch import Batch, TextRequest
+from abaci.runtime.journal import Journal, UsageCounter
 from abaci.runtime.open_model import Loader, open_model
 from abaci.runtime.results import (
     GenerationResult,
@@ -61,6 +63,7 @@ class LLM:
         loader: Loader = load,
     ) -> None:
         options = LoadOptions(context, threads, max_sequences, max_step_tokens)
+        journal = Journal.of_this_user()
         resolved = hub.resolve(str(model), download=True)
         self._model = open_model(resolved, options, template=chat_template, loader=loader)
         for note in self._model.notes:
@@ -68,6 +71,8 @@ class LLM:
         self.info = self._model.info
         self.tokenizer = self._model.text.tokenizer
         """Encodes and decodes as the model was trained to."""
+        self._counter = UsageCounter(journal, self.info.name)
+        weakref.finalize(self, self._counter.flush)
         self._request_numbers = itertools.count()
 
     @overload
@@ -242,6 +247,7 @@ class LLM:
     def close(self) -> None:
         """Stop and release everything; requests under way end with EngineClosedError. Idempotent."""
         self._model.close()
+        self._counter.flush()
 
     def __enter__(self) -> Self:
         return self
@@ -338,6 +344,10 @@ class LLM:
     def _new_id(self) -> str:
         return f"llm-{next(self._request_numbers)}"
 
+    def _end(self, batch: Batch) -> None:
+        batch.cancel()
+        self._counter.add(batch.usages())
+
     def _run(self, batch: Batch) -> list[GenerationResult]:
         events: queue.SimpleQueue[TimedEvent] = queue.SimpleQueue()
         try:
@@ -346,7 +356,7 @@ class LLM:
                 batch.push(events.get())
             return batch.results()
         finally:
-            batch.cancel()
+            self._end(batch)
 
     async def _arun(self, batch: Batch) -> list[GenerationResult]:
         events: asyncio.Queue[TimedEvent] = asyncio.Queue()
@@ -356,7 +366,7 @@ class LLM:
                 batch.push(await events.get())
             return batch.results()
         finally:
-            batch.cancel()
+            self._end(batch)
 
     def _stream(self, batch: Batch) -> Iterator[StreamEvent]:
         events: queue.SimpleQueue[TimedEvent] = queue.SimpleQueue()
@@ -368,7 +378,7 @@ class LLM:
                     yield event
             batch.raise_error()
         finally:
-            batch.cancel()
+            self._end(batch)
 
     async def _astream(self, batch: Batch) -> AsyncIterator[StreamEvent]:
         events: asyncio.Queue[TimedEvent] = asyncio.Queue()
@@ -380,7 +390,7 @@ class LLM:
                     yield event
             batch.raise_error()
         finally:
-            batch.cancel()
+            self._end(batch)
 
 
 def _put_on_loop(events: asyncio.Queue[TimedEvent]) -> Callable[[TimedEvent], None]:
