@@ -174,6 +174,8 @@ def test_calls_of_strict_functions_keep_to_their_schemas(dialect, tokenizer):
         "hermes": [bare, f"```json\n{bare}\n```", marked, "Let me see.\n" + marked],
         "mistral": [marked, "Let me see.\n" + marked],
         "deepseek": [marked, "Let me see.\n" + marked],
+        "function_tags": [marked, "Let me see.\n" + marked],
+        "argument_tags": [marked, "Let me see.\n" + marked],
     }
     for call in calls[dialect]:
         assert accepts(strict, tokenizer, call)

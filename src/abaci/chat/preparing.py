@@ -180,6 +180,7 @@ class _Tools:
             frozenset(function.name for function in self.functions),
             is_certain=self.choice.mode in _FORCED,
             is_single=not self.allow_parallel,
+            schemas={function.name: function.parameters for function in self.functions},
         )
 
 

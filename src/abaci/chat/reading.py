@@ -10,8 +10,9 @@ Knows nothing of engines or wires.
 - White space around thoughts and calls belongs to neither content nor thought.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from abaci.chat.answer import AnswerDelta, ToolCallDelta
 from abaci.chat.parsers import ToolDialect
@@ -26,13 +27,15 @@ from abaci.generation import FinishReason, TokenEvent
 class ToolReading:
     """How to find tool calls in an answer.
 
-    `names` are the functions on offer. With `is_single` the sample ends after its first call.
+    `names` are the functions on offer, `schemas` those of their parameters. With `is_single` the sample ends after its
+    first call.
     """
 
     dialect: ToolDialect
     names: frozenset[str]
     is_certain: bool = False
     is_single: bool = False
+    schemas: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 class AnswerReader:
@@ -62,7 +65,7 @@ class AnswerReader:
         self._assembler = assembler
         self._think = think
         self._tools = tools
-        self._scanner = None if tools is None else Scanner(tools.dialect.read, tools.names, is_certain=tools.is_certain)
+        self._scanner = None if tools is None else _scanner(tools)
         self._is_finished = False
         self._num_tokens = 0
         self._num_calls = 0
@@ -132,6 +135,10 @@ class AnswerReader:
                 self._num_calls += 1
             elif isinstance(piece, CallArguments):
                 yield ToolCallDelta(self._num_calls - 1, arguments=piece.text)
+
+
+def _scanner(tools: ToolReading) -> Scanner:
+    return Scanner(tools.dialect.read, tools.names, schemas=tools.schemas, is_certain=tools.is_certain)
 
 
 def _one_by_one(event: TokenEvent) -> Iterator[TokenEvent]:

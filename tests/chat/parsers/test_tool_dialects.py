@@ -19,7 +19,69 @@ A_ARGS = '{"a": 1, "b": [2.5e3, null]}'
 W_CALL = f'{{"name": {W}, "arguments": {W_ARGS}}}'
 A_CALL = f'{{"name": "add", "arguments": {A_ARGS}}}'
 
+SCHEMAS = {
+    "get_weather": {"type": "object", "properties": {"city": {"type": "string"}}},
+    "add": {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "array"}}},
+}
+W_TAGS = "<function=get_weather>\n<parameter=city>\nZürich\n</parameter>\n</function>"
+A_TAGS = "<function=add>\n<parameter=a>\n1\n</parameter>\n<parameter=b>\n[2.5e3, null]\n</parameter>\n</function>"
+W_KEYS = "<arg_key>city</arg_key>\n<arg_value>Zürich</arg_value>"
+A_KEYS = "<arg_key>a</arg_key><arg_value>1</arg_value><arg_key>b</arg_key><arg_value>[2.5e3, null]</arg_value>"
+
 # dialect, text, content, calls
+TAGGED = [
+    ("function_tags", f"<tool_call>\n{W_TAGS}\n</tool_call>", "", [WEATHER]),
+    (
+        "function_tags",
+        f"I look.\n\n<tool_call>\n{W_TAGS}\n</tool_call>\n<tool_call>\n{A_TAGS}\n</tool_call>",
+        "I look.",
+        [WEATHER, ADD],
+    ),
+    ("function_tags", f"{W_TAGS}\n</tool_call>", "", [WEATHER]),
+    ("function_tags", f"So: {W_TAGS} Done.", "So:\n Done.".replace("\n", ""), [WEATHER]),
+    ("function_tags", "<tool_call>\n<function=now>\n</function>\n</tool_call>", "", [("now", {})]),
+    ("function_tags", "<tool_call><function=now></tool_call>", "", [("now", {})]),
+    (
+        "function_tags",
+        "<tool_call>\n<function=run>\n<parameter=code>\n\nif a < b:\n  <x>\n\n</parameter>\n</function>\n</tool_call>",
+        "",
+        [("run", {"code": "\nif a < b:\n  <x>\n"})],
+    ),
+    (
+        "function_tags",
+        "<tool_call><function=add><parameter=a>1<parameter=b>[]</function></tool_call>",
+        "",
+        [("add", {"a": 1, "b": []})],
+    ),
+    ("function_tags", f"<tool_call>\n{W_CALL}\n</tool_call>", "", [WEATHER]),
+    ("function_tags", f"<tool_call>\n{W_TAGS[:-20]}", f"<tool_call>\n{W_TAGS[:-20]}", []),
+    ("function_tags", "<tool_call>\n<function=f>\nno", "<tool_call>\n<function=f>\nno", []),
+    ("function_tags", "The <tool_call> tag.", "The <tool_call> tag.", []),
+    ("argument_tags", f"<tool_call>get_weather\n{W_KEYS}\n</tool_call>", "", [WEATHER]),
+    (
+        "argument_tags",
+        f"\nI look.\n<tool_call>get_weather\n{W_KEYS}\n</tool_call>\n<tool_call>add{A_KEYS}</tool_call>",
+        "\nI look.",
+        [WEATHER, ADD],
+    ),
+    ("argument_tags", "<tool_call>now\n</tool_call>", "", [("now", {})]),
+    ("argument_tags", "<tool_call>now</tool_call>", "", [("now", {})]),
+    (
+        "argument_tags",
+        "<tool_call>run<arg_key>code</arg_key><arg_value>a </arg_key>\n</arg_value></tool_call>",
+        "",
+        [("run", {"code": "a </arg_key>\n"})],
+    ),
+    ("argument_tags", f"<tool_call>\n{A_CALL}\n</tool_call>", "", [ADD]),
+    ("argument_tags", f"<tool_call>get_weather\n{W_KEYS}", f"<tool_call>get_weather\n{W_KEYS}", []),
+    (
+        "argument_tags",
+        "<tool_call>f<arg_key>a</arg_key>b</tool_call>",
+        "<tool_call>f<arg_key>a</arg_key>b</tool_call>",
+        [],
+    ),
+    ("argument_tags", "The <tool_call> tag.", "The <tool_call> tag.", []),
+]
 TRANSCRIPTS = [
     ("hermes", f"<tool_call>\n{W_CALL}\n</tool_call>", "", [WEATHER]),
     ("hermes", f"Let me see.\n<tool_call>\n{W_CALL}\n</tool_call>", "Let me see.", [WEATHER]),
@@ -123,6 +185,7 @@ TRANSCRIPTS = [
         "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>g",
         [],
     ),
+    *TAGGED,
     ("plain_json", W_CALL, "", [WEATHER]),
     ("plain_json", f"\n[{W_CALL}, {A_CALL}]\n", "", [WEATHER, ADD]),
     ("plain_json", f"```json\n{W_CALL}\n```", "", [WEATHER]),
@@ -138,7 +201,7 @@ TRANSCRIPTS = [
 
 
 def scanner(dialect, **options):
-    return Scanner(tool_dialects()[dialect].read, NAMES, **options)
+    return Scanner(tool_dialects()[dialect].read, NAMES, schemas=SCHEMAS, **options)
 
 
 @pytest.mark.parametrize(("dialect", "text", "content", "calls"), TRANSCRIPTS)
@@ -159,6 +222,18 @@ FRAGMENTS = [
     *("<tool_call>", "</tool_call>", "<tool_", "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "[", "]"),
     *("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>"),
     *("<｜tool▁sep｜>", "function", "```json", "```", "`", ";", ",", " ", "\n", "\n\n", "{", "}", '"', "text"),
+    *(
+        "<function=",
+        "<function=add>",
+        "</function>",
+        "<parameter=a>",
+        "</parameter>",
+        "<parameter=",
+        ">",
+        W_TAGS,
+        A_TAGS,
+    ),
+    *("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>", W_KEYS, A_KEYS, "1E400", "NaN", "<arg_"),
     "x" * MAX_NAME_CHARACTERS,
 ]
 
@@ -233,6 +308,9 @@ def test_hostile_text_is_read_in_linear_time():
     text = '<tool_call>{"a": "' * 20_000
     answer = parse(scanner("hermes"), *(text[i : i + 40] for i in range(0, len(text), 40)))
     assert answer.content == text
+    for dialect, unit in (("function_tags", "<function=f><parameter=a>"), ("argument_tags", "<tool_call>f<arg_key>")):
+        tags = unit * 8_000
+        assert parse(scanner(dialect), *(tags[i : i + 40] for i in range(0, len(tags), 40))).content == tags
     spaces = " \n" * 50_000
     assert parse(scanner("hermes"), *(spaces[i : i + 40] for i in range(0, len(spaces), 40))).content == spaces
 
@@ -241,6 +319,8 @@ def test_hostile_text_is_read_in_linear_time():
     ("source", "name"),
     [
         ("... <tool_call></tool_call> XML tags", "hermes"),
+        ("... <tool_call>\n<function=example>\n<parameter=x>", "function_tags"),
+        ("... <tool_call>{name}\n<arg_key>{key}</arg_key>\n<arg_value>{value}</arg_value>", "argument_tags"),
         ('{"name": function name, "parameters": dictionary of argument name and its value}', "llama3"),
         ("{{- '<|python_tag|>' }}", "llama3"),
         ("{{- '[TOOL_CALLS] [' }}", "mistral"),

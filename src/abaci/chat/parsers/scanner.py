@@ -9,8 +9,9 @@ It is given back whole, never read again, so that the work stays linear in the t
 
 import json
 import re
-from collections.abc import Callable, Collection, Generator, Sequence
-from typing import Final, TypeVar
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final, TypeVar
 
 from abaci.chat.parsers.json_reader import ObjectReader
 from abaci.chat.parsers.pieces import CallArguments, CallBegun, CallEnded, Content, Piece
@@ -28,13 +29,20 @@ class Scanner:
     """Runs the `read` of one dialect over one answer; a `pieces.Parser`.
 
     `is_certain` says that a grammar holds the whole answer to calls: their arguments then flow as they come.
-    Otherwise a call is held until its JSON is complete. `names` are the functions there are.
+    Otherwise a call is held until its JSON is complete. `names` are the functions there are, `schemas` those of their
+    parameters, for dialects that do not write JSON.
     """
 
     def __init__(
-        self, read: "Callable[[Scanner], Steps[None]]", names: Collection[str], *, is_certain: bool = False
+        self,
+        read: "Callable[[Scanner], Steps[None]]",
+        names: Collection[str],
+        *,
+        schemas: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+        is_certain: bool = False,
     ) -> None:
         self._names = frozenset(names)
+        self._schemas = schemas
         self._is_certain = is_certain
         self._unread = ""
         self._is_last = False
@@ -136,6 +144,32 @@ class Scanner:
             if self._is_last or len(self._unread) >= longest:
                 return ""
             yield
+
+    def text_until(self, *markers: str) -> Steps[str | None]:
+        """Take the text that stands before the first of the markers; None if the answer ends without one."""
+        anything = re.compile("|".join(map(re.escape, markers)))
+        longest = max(map(len, markers))
+        taken: list[str] = []
+        while True:
+            if found := anything.search(self._unread):
+                taken.append(self._unread[: found.start()])
+                self._take(found.start())
+                return "".join(taken)
+            if self._is_last:
+                self._take(len(self._unread))
+                return None
+            certain = max(0, len(self._unread) - longest + 1)
+            taken.append(self._unread[:certain])
+            self._take(certain)
+            yield
+
+    def parameters(self, name: str) -> Mapping[str, Any]:
+        """The schema of a function's parameters; empty for one that is not known."""
+        return self._schemas.get(name, {})
+
+    def whole_call(self, name: str, arguments: str) -> bool:
+        """Tell of a call whose arguments have been read otherwise, as JSON. True: it is one."""
+        return self._end_call(_Teller(self._pieces.append), name, arguments)
 
     def call(self, name: str) -> Steps[bool]:
         """Read the arguments of a call of `name`. False, and everything given back, if they are no JSON object."""

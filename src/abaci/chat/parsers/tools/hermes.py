@@ -5,6 +5,7 @@ above all, forget both and write the object alone, or fenced: an answer that beg
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from abaci.chat.parsers.dialect import CallGrammar, CallRule, ToolDialect, object_calls
@@ -23,10 +24,15 @@ def _read(scanner: Scanner) -> Steps[None]:
             yield from scanner.close(_CLOSE)
 
 
-def _grammar(functions: Sequence[CallRule], quote: Callable[[str], str]) -> CallGrammar:
+def marked_grammar(functions: Sequence[CallRule], quote: Callable[[str], str]) -> CallGrammar:
+    """Of calls that have their tags."""
     call = f"{quote(chr(10))} ({object_calls(functions, quote)}) {quote(chr(10))} {quote(_CLOSE)}"
     separator = f"{quote(chr(10))} {quote(_OPEN)}"
-    return CallGrammar(_OPEN, call, separator=separator, bare_arguments_key="arguments")
+    return CallGrammar(_OPEN, call, separator=separator)
+
+
+def _grammar(functions: Sequence[CallRule], quote: Callable[[str], str]) -> CallGrammar:
+    return replace(marked_grammar(functions, quote), bare_arguments_key="arguments")
 
 
 DIALECT: Final = ToolDialect(
