@@ -17,6 +17,7 @@ from abaci.cli.terminal import (
     DownloadProgress,
     JsonOption,
     ModelArgument,
+    OfflineOption,
     dimmed,
     print_error,
     print_json,
@@ -57,6 +58,7 @@ def run(
         int | None, typer.Option(envvar="ABACI_CONTEXT", help="Tokens of context; else the model's.")
     ] = None,
     accept_licence: AcceptOption = False,
+    offline: OfflineOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Ask a model: one answer with a PROMPT, a conversation without."""

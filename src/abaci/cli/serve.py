@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from abaci.cli.licence_gate import AcceptOption, licence_gate
-from abaci.cli.terminal import print_line
+from abaci.cli.terminal import OfflineOption, print_line
 from abaci.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,6 +30,10 @@ def serve(
     state_dir: Annotated[Path | None, typer.Option(help="Folder of the server's database and files.")] = None,
     keep_alive_seconds: Annotated[float | None, typer.Option(help="Unload a model unused for so long.")] = None,
     hourly_price: Annotated[float | None, typer.Option(help="Dollars per hour, to put a price on tokens.")] = None,
+    share_store: Annotated[
+        bool | None, typer.Option("--share-store", help="Let other Abaci servers fetch models from here.")
+    ] = None,
+    offline: OfflineOption = False,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
     accept_licence: AcceptOption = False,
 ) -> None:
@@ -51,6 +55,7 @@ def serve(
         "state_dir": state_dir,
         "keep_alive_seconds": keep_alive_seconds,
         "hourly_price": hourly_price,
+        "share_store": share_store,
         "log_level": log_level,
     }
     settings = read_config(config, flags)
@@ -70,6 +75,7 @@ class _Composition:
         """Resolve and load the default model, open the database, measure the machine."""
         import asyncio
 
+        from abaci.hub.network import check_reach
         from abaci.server.accounts import Accounts
         from abaci.server.bridge import EventBridge
         from abaci.server.metrics import Metrics
@@ -77,6 +83,8 @@ class _Composition:
         from abaci.server.traces import Traces
 
         config = self._config
+        if config.otlp_endpoint is not None:
+            check_reach(config.otlp_endpoint)
         memory_read = await asyncio.to_thread(_memory_read, config.threads)
         pool = await asyncio.to_thread(_make_pool, config, self._gate)
         try:

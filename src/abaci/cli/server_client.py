@@ -19,12 +19,15 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 
 def call(url: str, path: str, api_key: str | None, body: dict[str, Any] | None = None) -> Any:
     """The server's JSON answer. Raises ResourceError if nobody listens, and the server's own errors as ours."""
+    from abaci.hub.network import check_reach
+
     data = None if body is None else json.dumps(body).encode()
     headers = {"content-type": "application/json"}
     if api_key is not None:
         headers["authorization"] = f"Bearer {api_key}"
     if not url.startswith(("http://", "https://")):
         raise ResourceError(f"{url} is no address of a server", hint="For example --url http://127.0.0.1:8000")
+    check_reach(url)
     request = urllib.request.Request(url.rstrip("/") + path, data, headers)  # noqa: S310  http or https, see above
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:  # noqa: S310

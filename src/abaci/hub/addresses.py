@@ -53,6 +53,14 @@ def is_private_host(host: str) -> bool:
     return is_private_number(host)
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host, as it is written, is this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") in _LOOPBACK_NAMES
+
+
 def is_private_number(number: str) -> bool:
     """Whether an address is anything but a public one: loopback, local, link-local, multicast, reserved."""
     address = ipaddress.ip_address(number.partition("%")[0])

@@ -19,7 +19,7 @@ from typing import Final
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from abaci.errors import OfflineError
-from abaci.hub.addresses import CheckedAddress, is_private_host, look_up
+from abaci.hub.addresses import CheckedAddress, is_loopback, is_private_host, look_up
 from abaci.hub.pace import RateLimit, read_rate, retry_after_seconds
 from abaci.hub.reach import REACH_SECONDS, SourceUnavailableError, within
 from abaci.version import __version__
@@ -308,9 +308,14 @@ def host_of(url: str) -> str:
     return urlsplit(url).hostname or url
 
 
-def refusing_offline(what: str) -> None:
-    """Raise OfflineError where the environment forbids the network; for what does not open connections by itself."""
-    Network(offline_because=_offline_because()).check(what)
+def check_reach(url: str) -> None:
+    """Raise OfflineError where the environment forbids the network and `url` leads beyond this machine.
+
+    For what must open its connection itself: the client of a server of ours, the exporter of traces.
+    """
+    host = host_of(url)
+    if not is_loopback(host):
+        Network(offline_because=_offline_because()).check(host)
 
 
 def _offline_because() -> str | None:

@@ -245,7 +245,9 @@ class Store:
     def _folder(self, name: str) -> Path:
         folder = self.home / name
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.home.parent.mkdir(parents=True, exist_ok=True)
+            self.home.mkdir(mode=0o700, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise _not_writable(folder, error.strerror) from error
         if not os.access(folder, os.W_OK):

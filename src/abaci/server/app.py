@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp
 
-from abaci.server import rerank, residency, tokens
+from abaci.server import rerank, residency, sharing, tokens
 from abaci.server.anthropic import messages
 from abaci.server.anthropic.bodies import MessagesBody, PromptBody
 from abaci.server.guard import Access, ErrorCarrier, Guard
@@ -148,6 +148,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("/api/copy", ("POST",), library.copy, ollama_bodies.CopyBody),
     Endpoint("/api/create", ("POST",), library.not_provided),
     Endpoint("/api/push", ("POST",), library.not_provided),
+    Endpoint("/abaci/blobs/{digest}", ("GET", "HEAD"), sharing.shared_blob),
     Endpoint("/tokenize", ("POST",), tokens.tokenize, TokenizeBody),
     Endpoint("/detokenize", ("POST",), tokens.detokenize, DetokenizeBody),
     Endpoint("/apply-template", ("POST",), tokens.apply_template, ApplyTemplateBody),

@@ -67,6 +67,9 @@ class ServerConfig(BaseModel):
     max_sequences: int = Field(default=64, ge=1, le=1024)
     """That run at a time, per model; more wait."""
 
+    share_store: bool = False
+    """Whether other Abaci servers may fetch this machine's models, by the SHA-256 of their files."""
+
     max_queued_requests: int = Field(default=512, ge=0)
     """That wait beyond those running; more are refused with 429."""
     batch_concurrency: int = Field(default=8, ge=1)

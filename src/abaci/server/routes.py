@@ -78,6 +78,8 @@ ROUTES: tuple[Route, ...] = (
     Route("/api/copy", ("POST",), Rule.ADMIN),
     Route("/api/create", ("POST",), Rule.ADMIN),
     Route("/api/push", ("POST",), Rule.ADMIN),
+    # Files of models, for other servers.
+    Route("/abaci/blobs/{digest}", ("GET", "HEAD"), Rule.KEY),
     # What prompts become.
     Route("/tokenize", ("POST",), Rule.KEY),
     Route("/detokenize", ("POST",), Rule.KEY),
