@@ -6,15 +6,26 @@ from pathlib import Path
 import pytest
 from golden_models import GOLDEN_NAMES, golden_path
 
-sys.path.append(str(Path(__file__).parents[1] / "hub"))
-from hub_server import HubServer, running_hub
-
 from abaci import hub
-from abaci.errors import DownloadError, FileFormatError, OfflineError, UnsupportedModelError
+from abaci.errors import (
+    DownloadError,
+    FileFormatError,
+    ModelNotFoundError,
+    OfflineError,
+    ResourceError,
+    UnsupportedModelError,
+)
+from abaci.formats.gguf import write_gguf
 from abaci.hub.huggingface import list_repository
 from abaci.hub.network import Network
 from abaci.hub.repositories import wanted_model
-from abaci.runtime.describing import Basis, describe_catalog_model, describe_file, describe_remote
+from abaci.runtime.describing import Basis, describe_catalog_model, describe_file, describe_model, describe_remote
+from abaci.runtime.fit import Memory
+from abaci.runtime.fit_gate import check_fit
+from abaci.tensor import WeightFormat
+
+sys.path.append(str(Path(__file__).parents[1] / "hub"))
+from hub_server import HubServer, running_hub
 
 PADDING = bytes(9 << 20)
 """Appended to a file: what is not asked for shows."""
@@ -95,3 +106,48 @@ def test_every_shape_of_the_catalog_has_a_footprint():
 
 def test_a_name_that_the_catalog_does_not_have_is_none_of_it():
     assert describe_catalog_model("abacus:1b") is None
+
+
+SMALL = Memory(100 << 20, 100 << 20)
+
+
+def test_what_cannot_run_is_refused_before_it_is_fetched(server):
+    """Of a model of the catalog nothing is asked; the arithmetic is in the message."""
+    with pytest.raises(ResourceError, match=r"weights \+ .* cache .* = .* this machine has 105 MB") as refused:
+        check_fit("qwen2.5:7b", Network(), SMALL)
+    assert "abaci recommend --task chat" in refused.value.hint
+    assert server.asked == []
+    check_fit("qwen2.5:7b", Network(), Memory(0, 64 << 30))
+
+
+def test_what_no_catalog_knows_is_judged_by_its_header(server):
+    server.repositories = {"maker/tiny": {"tiny.Q8_0.gguf": golden_path("llama").read_bytes() + PADDING}}
+    check_fit("hf.co/maker/tiny", Network(), Memory(0, 100 << 20))
+    with pytest.raises(ResourceError, match="cannot run here"):
+        check_fit("hf.co/maker/tiny", Network(), Memory(0, 10 << 20))
+
+
+def test_an_architecture_that_does_not_run_is_refused(server, tmp_path):
+    path = tmp_path / "foreign.gguf"
+    write_gguf(path, {"general.architecture": "abacus"}, [("t", WeightFormat.F32, (64,), bytes(256))])
+    server.repositories = {"maker/foreign": {"foreign.F32.gguf": path.read_bytes() + PADDING}}
+    with pytest.raises(UnsupportedModelError, match="abacus") as refused:
+        check_fit("hf.co/maker/foreign", Network(), SMALL)
+    assert "--force" in refused.value.hint
+
+
+@pytest.mark.parametrize("name", ["hf.co/maker/none", "abacus:1b", "./nowhere.gguf"])
+def test_what_cannot_be_known_is_left_to_who_fetches(server, name):
+    check_fit(name, Network(), SMALL)
+    check_fit(name, Network(offline_because="--offline"), SMALL)
+
+
+def test_a_name_is_described_by_the_best_that_is_at_hand(server):
+    server.repositories = {"maker/tiny": {"tiny.Q8_0.gguf": golden_path("llama").read_bytes()}}
+    assert describe_model("hf.co/maker/tiny", Network()).basis is Basis.HEADER
+    assert describe_model(str(golden_path("llama")), Network()).basis is Basis.FILE
+    assert describe_model("qwen2.5:7b", Network(offline_because="--offline")).basis is Basis.CATALOG
+    with pytest.raises(OfflineError):
+        describe_model("hf.co/maker/tiny", Network(offline_because="--offline"))
+    with pytest.raises(ModelNotFoundError):
+        describe_model("abacus:1b", Network())

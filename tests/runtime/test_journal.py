@@ -110,7 +110,7 @@ def test_a_folder_that_cannot_be_written_to_is_no_error(tmp_path):
 
 
 def test_a_counter_adds_up_and_writes_at_the_end(journal):
-    counter = UsageCounter(journal, "m")
+    counter = UsageCounter(journal, "m", "llama")
     counter.add([Usage(10, 5, cached_tokens=2), Usage(1, 1)])
     counter.add([Usage(3, 0)])
     assert list(journal.read()) == []
@@ -124,7 +124,7 @@ def test_a_counter_adds_up_and_writes_at_the_end(journal):
 
 def test_a_long_process_writes_now_and_then(journal, monkeypatch):
     monkeypatch.setattr(journals, "_FLUSH_SECONDS", -1.0)
-    UsageCounter(journal, "m").add([Usage(10, 5)])
+    UsageCounter(journal, "m", "llama").add([Usage(10, 5)])
     assert len(list(journal.read())) == 1
 
 
@@ -142,6 +142,6 @@ def test_a_switch_that_is_neither_is_an_error(monkeypatch):
 
 
 def test_without_a_journal_nothing_is_counted():
-    counter = UsageCounter(None, "m")
+    counter = UsageCounter(None, "m", "llama")
     counter.add([Usage(1, 1)])
     counter.flush()

@@ -12,9 +12,9 @@ CATALOG = hub.load_catalog()
 CODER = "qwen2.5-coder:0.5b"
 ENTRIES = [
     UsedModel("2026-11-20", CODER, 1, 100, 50, 10),
-    UsedModel("2026-11-22", CODER, 2, 200, 0, 20, "alice"),
-    UsedModel("2026-11-22", "qwen2.5-coder:1.5b", 1, 1000, 0, 0, "bob"),
-    UsedModel("2026-11-21", "my-own", 5, 10, 0, 10),
+    UsedModel("2026-11-22", CODER, 2, 200, 0, 20, key="alice"),
+    UsedModel("2026-11-22", "qwen2.5-coder:1.5b", 1, 1000, 0, 0, key="bob"),
+    UsedModel("2026-11-21", "my-own", 5, 10, 0, 10, "llama"),
 ]
 
 
@@ -34,7 +34,12 @@ def test_models_by_tokens_over_days():
 
 
 def test_families_are_the_catalogs():
-    assert {row.name: row.requests for row in report(By.FAMILY).rows} == {"Qwen2.5-Coder": 4, "other": 5}
+    entries = [*ENTRIES, UsedModel("2026-11-21", "unheard-of", 1, 1, 0, 1)]
+    assert {row.name: row.requests for row in report(By.FAMILY, entries=entries).rows} == {
+        "Qwen2.5-Coder": 4,
+        "llama": 5,
+        "other": 1,
+    }
 
 
 def test_keys():

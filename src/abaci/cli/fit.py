@@ -29,6 +29,7 @@ def fit(
     as_json: JsonOption = False,
 ) -> None:
     """Forecast a model's memory and speed on this machine, without fetching it."""
+    from abaci.hub.network import Network
     from abaci.runtime.describing import describe_model
     from abaci.runtime.fit import Memory, Verdict, forecast_memory, forecast_speed
     from abaci.runtime.machine_rates import machine_rates
@@ -36,7 +37,7 @@ def fit(
     if check:
         _check(model, threads, as_json)
         return
-    described = describe_model(model)
+    described = describe_model(model, Network.from_environment())
     memory = forecast_memory(described.footprint, context, Memory.of_this_machine())
     formats = {product.weight_format for product in described.footprint.products}
     if memory.verdict is Verdict.TOO_LARGE:

@@ -28,16 +28,21 @@ def pull(
     ] = None,
     offline: OfflineOption = False,
     accept_licence: AcceptOption = False,
+    force: Annotated[bool, typer.Option("--force", help="Fetch it even if it cannot run on this machine.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Fetch a model and check its hashes."""
     from abaci import hub
     from abaci.hub.network import Network
+    from abaci.runtime.fit_gate import check_fit
 
     gate = licence_gate(accept=accept_licence)
     gate.check_name(name)
+    network = Network.from_environment(limit_rate)
+    if not force:
+        check_fit(name, network)
     with DownloadProgress(name) as progress:
-        model = hub.pull(name, progress=progress, source=source, network=Network.from_environment(limit_rate))
+        model = hub.pull(name, progress=progress, source=source, network=network)
     gate.check_file(model)
     stored = hub.stored_model(model.name, hub.Store())
     if as_json:

@@ -1,5 +1,6 @@
 """`abaci top`: what ran here, most used first, and how it went over time."""
 
+import math
 from dataclasses import asdict, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _BAR_CHARACTERS = 20
+_CHART_LINES = 6
+_MAX_WIDE_PERIODS = 31
 
 
 def top(
@@ -127,9 +130,26 @@ def _bar(value: int, most: int) -> str:
 def _sparkline(values: tuple[int, ...]) -> str:
     """A column per period, the highest of the row full."""
     most = max(values) or 1
-    return "".join(_BLOCKS[-(-value * (len(_BLOCKS) - 1) // most)] for value in values)
+    return "".join(_block(value / most) for value in values)
 
 
 def _chart(report: "TopReport") -> str:
+    """All tokens over time: columns of blocks, the highest value at the top, the time below."""
+    most = max(report.total.tokens) or 1
+    label = f"{most:,}"
+    width = 2 if len(report.periods) <= _MAX_WIDE_PERIODS else 1
+    lines = []
+    for level in range(_CHART_LINES - 1, -1, -1):
+        blocks = (_block(value * _CHART_LINES / most - level) * width for value in report.total.tokens)
+        separated = (" " if width > 1 else "").join(blocks)
+        lines.append(f"{label if level == _CHART_LINES - 1 else '':>{len(label)}} ┤{separated}".rstrip())
     unit = "day" if report.period_days == 1 else f"{report.period_days} days"
-    return f"\nOver time: tokens per {unit}, {report.since} to {report.until} (UTC); each row to its own highest."
+    lines.append(f"{'':>{len(label)}} └ tokens per {unit}, {report.since} to {report.until} (UTC)")
+    return "\n" + "\n".join(lines)
+
+
+def _block(fill: float) -> str:
+    """A character filled from below; what is not nothing is seen."""
+    if fill <= 0:
+        return _BLOCKS[0]
+    return _BLOCKS[min(len(_BLOCKS) - 1, math.ceil(fill * (len(_BLOCKS) - 1)))]

@@ -10,12 +10,13 @@ from functools import partial
 from pathlib import Path
 
 from abaci import hub
-from abaci.errors import FileFormatError, ModelNotFoundError, UnsupportedModelError
+from abaci.errors import DownloadError, FileFormatError, ModelNotFoundError, OfflineError, UnsupportedModelError
 from abaci.formats.checkpoint import MetadataValue
 from abaci.formats.gguf import join_headers
 from abaci.formats.gguf_ranges import read_header_by_ranges
 from abaci.formats.opening import open_checkpoint
 from abaci.hub.network import Network
+from abaci.hub.planning import plan
 from abaci.hub.reading import read_range
 from abaci.hub.wanted import WantedFile, WantedModel
 from abaci.kernels.footprint import Footprint, footprint
@@ -33,6 +34,10 @@ class Basis(StrEnum):
     CATALOG = "the shape in the catalog, which tells the file's size within some percent"
 
 
+class NoHeaderError(UnsupportedModelError):
+    """Files of which no header says all that is needed."""
+
+
 @dataclass(frozen=True, slots=True)
 class DescribedModel:
     """A model as a forecast needs it."""
@@ -44,20 +49,25 @@ class DescribedModel:
     """Of its file, where that is here."""
 
 
-def describe_model(name: str) -> DescribedModel:
+def describe_model(name: str, network: Network) -> DescribedModel:
     """What is known of a model: its file's header if that can be had, else what the catalog says.
 
-    Raises ModelNotFoundError, UnsupportedModelError for one that this version cannot run, FileFormatError; UsageError
-    for a catalog model whose size is not known.
+    Raises ModelNotFoundError, UnsupportedModelError for one that this version cannot run, FileFormatError; OfflineError
+    and DownloadError where only the network could tell; UsageError.
     """
     try:
         resolved = hub.resolve(name, download=False)
     except ModelNotFoundError:
+        pass
+    else:
+        return describe_file(resolved.path, resolved.name)
+    try:
+        return describe_remote(plan(hub.parse_name(name), network), network)
+    except (DownloadError, OfflineError, NoHeaderError):
         described = describe_catalog_model(name)
         if described is None:
             raise
         return described
-    return describe_file(resolved.path, resolved.name)
 
 
 def describe_file(path: Path, name: str) -> DescribedModel:
@@ -78,11 +88,11 @@ def describe_file(path: Path, name: str) -> DescribedModel:
 def describe_remote(wanted: WantedModel, network: Network) -> DescribedModel:
     """A model that is not here, by the headers of its GGUF files alone.
 
-    Raises DownloadError, OfflineError, FileFormatError; UnsupportedModelError for one that cannot be run, and for
-    files that are no GGUF.
+    Raises DownloadError, OfflineError, FileFormatError; UnsupportedModelError for one that cannot be run; NoHeaderError
+    for files that are no GGUF.
     """
     if not all(file.name.endswith(".gguf") for file in wanted.files):
-        raise UnsupportedModelError(
+        raise NoHeaderError(
             f"{wanted.name} is not one of GGUF files: what it takes is known when it is here",
             hint=f"fetch it, then: abaci fit {wanted.name}",
         )

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final, Self
@@ -42,6 +42,8 @@ class UsedModel:
     cached_tokens: int
     """Those of the prompts that were found in the prefix cache."""
     completion_tokens: int
+    architecture: str = ""
+    """Of the model, where it is known."""
     key: str | None = None
     """Whose requests they were; None for those of no server."""
 
@@ -94,9 +96,10 @@ class Journal:
 class UsageCounter:
     """Counts what one model is used for, and writes it down now and then and at the end. Any thread."""
 
-    def __init__(self, journal: Journal | None, model: str) -> None:
+    def __init__(self, journal: Journal | None, model: str, architecture: str) -> None:
         self._journal = journal
         self._model = model
+        self._architecture = architecture
         self._lock = threading.Lock()
         self._days: dict[str, tuple[int, int, int, int]] = {}
         self._written_seconds = time.monotonic()
@@ -124,7 +127,9 @@ class UsageCounter:
             days, self._days = self._days, {}
             self._written_seconds = time.monotonic()
         if self._journal is not None:
-            self._journal.append(UsedModel(day, self._model, *counts) for day, counts in days.items())
+            self._journal.append(
+                UsedModel(day, self._model, *counts, self._architecture) for day, counts in days.items()
+            )
 
 
 def _read_lines(path: Path) -> Iterator[UsedModel]:
@@ -148,8 +153,8 @@ def _parse(line: bytes) -> UsedModel | None:
         return None
     counts = [getattr(used, name) for name in _COUNTS]
     sound = all(type(count) is int and 0 <= count <= _MAX_COUNT for count in counts)
-    named = isinstance(used.model, str) and used.model.isprintable() and used.key is None
-    return used if sound and named and len(values) == len(fields(UsedModel)) - 1 else None
+    named = all(isinstance(name, str) and name.isprintable() for name in (used.model, used.architecture))
+    return used if sound and named and used.key is None else None
 
 
 def _state_folder() -> Path:

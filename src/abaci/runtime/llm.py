@@ -71,7 +71,7 @@ class LLM:
         self.info = self._model.info
         self.tokenizer = self._model.text.tokenizer
         """Encodes and decodes as the model was trained to."""
-        self._counter = UsageCounter(journal, self.info.name)
+        self._counter = UsageCounter(journal, self.info.name, self.info.architecture)
         weakref.finalize(self, self._counter.flush)
         self._request_numbers = itertools.count()
 

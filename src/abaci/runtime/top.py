@@ -117,7 +117,7 @@ def _naming(by: By, catalog: Catalog) -> Callable[[UsedModel], str]:
 
     def family(used: UsedModel) -> str:
         if used.model not in families:
-            families[used.model] = _family(used.model, catalog)
+            families[used.model] = _family(used.model, catalog) or used.architecture or _OTHER
         return families[used.model]
 
     match by:
@@ -129,14 +129,14 @@ def _naming(by: By, catalog: Catalog) -> Callable[[UsedModel], str]:
             return lambda used: used.key or _NO_KEY
 
 
-def _family(model: str, catalog: Catalog) -> str:
-    """As the catalog has it; a model that it does not know belongs to `other`."""
+def _family(model: str, catalog: Catalog) -> str | None:
+    """As the catalog has it."""
     found = catalog.find(model)
     if found is not None:
         return found.model.family
     repository = _repository(model, catalog)
     known = None if repository is None else catalog.of_repository(repository)
-    return _OTHER if known is None else known.family
+    return None if known is None else known.family
 
 
 def _repository(model: str, catalog: Catalog) -> Repository | None:

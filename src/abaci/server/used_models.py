@@ -12,6 +12,5 @@ def used_models(database: Database, *, since: date | None = None, key_id: str | 
     """What each key has used of each model on each day; of one key, or of all. Synchronous."""
     for row in report_usage(database, list(Dimension), since=since, key_id=key_id).rows:
         assert row.day is not None and row.model is not None
-        yield UsedModel(
-            row.day, row.model, row.requests, row.prompt_tokens, row.cached_tokens, row.completion_tokens, row.key
-        )
+        counts = (row.requests, row.prompt_tokens, row.cached_tokens, row.completion_tokens)
+        yield UsedModel(row.day, row.model, *counts, key=row.key)
