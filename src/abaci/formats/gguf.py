@@ -14,14 +14,14 @@ import re
 import struct
 import tempfile
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import BinaryIO, Final, NoReturn, Self, TypeGuard
+from typing import IO, BinaryIO, Final, NoReturn, Self, TypeGuard
 
 from abaci.errors import FileFormatError, ModelNotFoundError, UnsupportedModelError, UsageError
 from abaci.formats.checkpoint import MetadataValue
@@ -119,6 +119,7 @@ _UNSUPPORTED_FORMATS: Final = {
 
 _U32: Final = struct.Struct("<I")
 _U64: Final = struct.Struct("<Q")
+_F32: Final = struct.Struct("<f")
 
 _SHARD_NAME: Final = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.gguf")
 _SHARD_INDEX_KEY: Final = "split.no"
@@ -602,7 +603,10 @@ def _merge_tensors(shards: Sequence[GgufHeader]) -> dict[str, TensorInfo]:
 
 # Writing
 
-TensorSource = tuple[str, WeightFormat, tuple[int, ...], bytes | memoryview]
+TensorPieces = Callable[[], Iterable[bytes | memoryview]]
+"""Makes a tensor's bytes, in pieces, when it is their turn to be written."""
+
+TensorSource = tuple[str, WeightFormat, tuple[int, ...], bytes | memoryview | TensorPieces]
 """Name, format, shape with the contiguous axis last, and exactly the bytes that shape takes."""
 
 # Readers elsewhere insist on these widths; everything else is written as the first type of its kind that fits.
@@ -619,34 +623,58 @@ _INTEGER_RANGES: Final = {
 }
 
 
-def write_gguf(path: Path | str, metadata: Mapping[str, MetadataValue], tensors: Sequence[TensorSource]) -> None:
+def write_gguf(
+    path: Path | str,
+    metadata: Mapping[str, MetadataValue],
+    tensors: Sequence[TensorSource],
+    *,
+    examine: Callable[[Path], Mapping[str, float]] | None = None,
+) -> None:
     """Write a GGUF v3 file: it appears whole under its name or not at all.
 
     Integers become uint32, int32, uint64 or int64, the first that holds them (int32 first in arrays); floats become
-    float32, as every known key is, and are rounded to it. Alignment is `general.alignment`, else 32. Raises UsageError
-    for a value, name or shape GGUF cannot hold.
+    float32, as every known key is, and are rounded to it. Alignment is `general.alignment`, else 32. `examine` is given
+    the complete file under another name before it appears: what it returns replaces the floats of these keys, and what
+    it raises leaves no file. Raises UsageError for a value, name, shape or number of bytes GGUF cannot hold.
     """
     path = Path(path)
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     if not _is_int(alignment) or alignment < 8 or alignment & (alignment - 1):
         raise UsageError(f"general.alignment is {alignment!r}, not a power of two of at least 8")
     head = bytearray(MAGIC + struct.pack("<IQQ", 3, len(tensors), len(metadata)))
+    value_ends: dict[str, int] = {}
     for key, value in metadata.items():
         head += _pack_string(key) + _pack_value(key, value)
+        value_ends[key] = len(head)
     head += _pack_tensor_infos(tensors, alignment)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
         temporary = Path(file.name)
         try:
             file.write(head)
-            for _, _, _, data in tensors:
+            for tensor in tensors:
                 file.write(bytes(-file.tell() % alignment))
-                file.write(data)
+                _write_tensor(file, tensor)
             file.flush()
+            if examine is not None:
+                for key, number in examine(temporary).items():
+                    file.seek(value_ends[key] - _F32.size)
+                    file.write(_F32.pack(number))
+                file.flush()
             os.fsync(file.fileno())
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def _write_tensor(file: IO[bytes], tensor: TensorSource) -> None:
+    name, weight_format, shape, data = tensor
+    num_written = 0
+    for piece in data() if callable(data) else (data,):
+        file.write(piece)
+        num_written += memoryview(piece).nbytes
+    if num_written != _num_bytes(weight_format, shape):
+        raise UsageError(f"tensor {name!r} takes {_num_bytes(weight_format, shape)} bytes, {num_written} were given")
 
 
 def _pack_tensor_infos(tensors: Sequence[TensorSource], alignment: int) -> bytes:
@@ -661,7 +689,7 @@ def _pack_tensor_infos(tensors: Sequence[TensorSource], alignment: int) -> bytes
         if not 1 <= len(shape) <= _MAX_DIMENSIONS or min(shape) < 1 or shape[-1] % weight_format.block_size:
             raise UsageError(f"tensor {name!r} cannot have shape {shape} in {weight_format.label}")
         num_bytes = _num_bytes(weight_format, shape)
-        if memoryview(data).nbytes != num_bytes:
+        if not callable(data) and memoryview(data).nbytes != num_bytes:
             raise UsageError(f"tensor {name!r} takes {num_bytes} bytes, {memoryview(data).nbytes} were given")
         names.add(name)
         packed += _pack_string(name)
