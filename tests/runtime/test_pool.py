@@ -12,11 +12,23 @@ from functools import partial
 
 import pytest
 
+from abaci import hub
 from abaci.chat.served import ModelState
 from abaci.engine.loader import load, reference_backend
-from abaci.errors import AbaciError, EngineClosedError, ModelNotFoundError, ResourceError, UsageError
+from abaci.errors import (
+    AbaciError,
+    EngineClosedError,
+    LicenceDeniedError,
+    ModelNotFoundError,
+    ResourceError,
+    UsageError,
+)
 from abaci.formats.gguf import GgufCheckpoint, write_gguf
 from abaci.generation import FinishReason, GenerationRequest
+from abaci.hub.download import SilentListener, fetch
+from abaci.hub.network import Network
+from abaci.hub.sources import LocalSource
+from abaci.hub.wanted import WantedFile, WantedModel
 from abaci.runtime.pool import EnginePool, PoolConfig, PooledModel
 
 CACHE_BYTES = 200_000
@@ -447,6 +459,31 @@ def test_any_model_of_the_store_but_no_path(models, tmp_path, monkeypatch):
                 async with pool.lease(name):
                     pass
         assert states(pool) == {"a": "unloaded"}
+
+    with_pool(scenario, pool)
+
+
+def test_a_model_of_the_store_must_be_admitted(models, tmp_path, monkeypatch):
+    monkeypatch.setenv("ABACI_HOME", str(tmp_path / "home"))
+    file = WantedFile("b.gguf", models["b"].stat().st_size, None, (LocalSource(models["b"]),))
+    fetch(WantedModel("mine", (file,)), hub.Store(), SilentListener(), Network())
+    asked = []
+
+    def refuse(resolved):
+        asked.append(resolved.name)
+        raise LicenceDeniedError("not this one")
+
+    named = (PooledModel(str(models["a"]), cache_bytes=CACHE_BYTES),)
+    pool = EnginePool(PoolConfig(named, threads=1, allow_any=True), loader=Loads(), admit=refuse)
+
+    async def scenario(pool):
+        for _ in range(2):
+            with pytest.raises(LicenceDeniedError):
+                async with pool.lease("mine"):
+                    pass
+        async with pool.lease("a"):
+            pass
+        assert asked == ["mine", "mine"]
 
     with_pool(scenario, pool)
 

@@ -386,6 +386,20 @@ def test_pull(any_model: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> Non
         assert caught.value.status_code == 502
 
 
+def test_a_pull_keeps_to_the_licence_policy(
+    any_model: ScriptedServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fetched = Pull(monkeypatch)
+    policy = tmp_path / "policy.toml"
+    policy.write_text('[licences]\ndeny = ["gemma"]\n')
+    monkeypatch.setenv("ABACI_LICENCE_POLICY", str(policy))
+    monkeypatch.setenv("ABACI_HOME", str(tmp_path / "home"))
+    with ollama.Client(any_model.url) as client, pytest.raises(ollama.ResponseError, match="policy denies") as caught:
+        client.pull("gemma3:270m")
+    assert caught.value.status_code == 403
+    assert fetched.names == []
+
+
 def test_a_download_that_nobody_waits_for_is_given_up(
     any_model: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,7 @@
 """The flag and the question with which a licence is accepted; what is decided is `hub/licences/gate.py`'s."""
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
@@ -9,16 +9,40 @@ from abaci.cli.licence import applying
 from abaci.cli.terminal import print_line
 
 if TYPE_CHECKING:
+    from abaci.hub import ResolvedModel
     from abaci.hub.licences import LicenceReport
-    from abaci.hub.licences.gate import LicenceGate
 
 AcceptOption = Annotated[
     bool, typer.Option("--accept-licence", help="Accept what the licence policy asks about; it is recorded.")
 ]
 
 
-def licence_gate(*, accept: bool, serves_others: bool = False) -> "LicenceGate":
-    """The gate of this command: on a terminal it asks the person there."""
+class Gate(Protocol):
+    """What lets models through: see `abaci.hub.licences.gate.LicenceGate`."""
+
+    def check_name(self, name: str) -> None:
+        """Before a model is fetched."""
+
+    def check_file(self, resolved: "ResolvedModel") -> None:
+        """Once its file is here."""
+
+
+class OpenGate:
+    """Lets everything through: there is no policy."""
+
+    def check_name(self, name: str) -> None:
+        """Nothing."""
+
+    def check_file(self, resolved: "ResolvedModel") -> None:
+        """Nothing."""
+
+
+def licence_gate(*, accept: bool, serves_others: bool = False) -> Gate:
+    """The gate of this command: on a terminal it asks the person there. Without a policy nothing more is loaded."""
+    from abaci.hub.licences import find_policy
+
+    if find_policy(None) is None:
+        return OpenGate()
     from abaci.hub.licences.gate import LicenceGate
 
     return LicenceGate(accept=accept, serves_others=serves_others, ask=_ask if somebody_is_there() else None)

@@ -12,7 +12,7 @@ import typer
 from abaci.cli.answer import Answer, AnswerWriter, Prompt, stream_answer
 from abaci.cli.conversation import Conversation
 from abaci.cli.figures import measure
-from abaci.cli.licence_gate import AcceptOption, licence_gate
+from abaci.cli.licence_gate import AcceptOption, Gate, licence_gate
 from abaci.cli.terminal import (
     DownloadProgress,
     JsonOption,
@@ -28,7 +28,6 @@ from abaci.errors import UsageError
 from abaci.generation import FinishReason, SamplingParams
 
 if TYPE_CHECKING:
-    from abaci.hub.licences.gate import LicenceGate
     from abaci.runtime.llm import LLM
 
 _LINE_PROMPT = ">>> "
@@ -118,7 +117,7 @@ def _prompt(question: str, system: str | None, raw: bool) -> Prompt:
     return messages if system is None else [{"role": "system", "content": system}, *messages]
 
 
-def _fetch(model: str, gate: "LicenceGate") -> None:
+def _fetch(model: str, gate: Gate) -> None:
     """Before the clock of the load starts: how long a download took says nothing about the model."""
     from abaci import hub
 

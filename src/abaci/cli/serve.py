@@ -5,13 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from abaci.cli.licence_gate import AcceptOption, licence_gate
+from abaci.cli.licence_gate import AcceptOption, Gate, licence_gate
 from abaci.cli.terminal import OfflineOption, print_line
 from abaci.errors import UsageError
 
 if TYPE_CHECKING:
     from abaci.chat.served import ServedModel
-    from abaci.hub.licences.gate import LicenceGate
     from abaci.server.config import ServerConfig
     from abaci.server.services import Services
 
@@ -67,7 +66,7 @@ def serve(
 class _Composition:
     """Builds the services of one server and says what was decided."""
 
-    def __init__(self, config: "ServerConfig", gate: "LicenceGate") -> None:
+    def __init__(self, config: "ServerConfig", gate: Gate) -> None:
         self._config = config
         self._gate = gate
 
@@ -121,7 +120,7 @@ class _Composition:
         print_line(f"chat: {url}/   API: {url}/v1")
 
 
-def _make_pool(config: "ServerConfig", gate: "LicenceGate"):  # type: ignore[no-untyped-def]  # EnginePool, imported below
+def _make_pool(config: "ServerConfig", gate: Gate):  # type: ignore[no-untyped-def]  # EnginePool, imported below
     from abaci import hub
     from abaci.cli.terminal import DownloadProgress
     from abaci.runtime.pool import EnginePool, PoolConfig, PooledModel

@@ -125,7 +125,7 @@ def _referred(model: WantedModel, files: tuple[StoredFile, ...], sources: list[s
         folder = store.link_folder(list_digest(files), files)
         path = folder / first.path if first.path.endswith(".gguf") else folder
     with store.changing():
-        return store.refer(StoredModel(model.name, path, files, ", ".join(sources), model.licence))
+        return store.refer(StoredModel(model.name, path, files, ", ".join(sources), model.licence, model.base_models))
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,6 +143,7 @@ def repair(
             for file in model.files
         ),
         model.licence,
+        model.base_models,
     )
     for file in damaged:
         if file.is_ours:

@@ -81,7 +81,7 @@ def _of_variant(model: CatalogModel, variant: Variant, listing: Listing) -> Want
             )
         chosen = models[0]
     files = tuple(WantedFile(file.path, file.num_bytes, file.digest, (listing.source,)) for file in chosen)
-    return WantedModel(name, files, model.licence.expression)
+    return WantedModel(name, files, model.licence.expression, tuple(str(base) for base in model.bases))
 
 
 def _of_url(name: FileUrl, network: Network) -> WantedModel:

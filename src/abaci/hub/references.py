@@ -41,6 +41,8 @@ class StoredModel:
     files: tuple[StoredFile, ...]
     source: str
     licence: str
+    base_models: tuple[str, ...] = ()
+    """What it was made from, as its repository said when it was fetched."""
 
     @property
     def num_bytes(self) -> int:
@@ -67,6 +69,7 @@ def written_reference(model: StoredModel, home: Path) -> str:
         "path": _relative(model.path, home),
         "source": model.source,
         "licence": model.licence,
+        "base_models": list(model.base_models),
         "files": [
             {
                 "path": file.path,
@@ -96,6 +99,7 @@ def read_reference(text: str, reference: Path, home: Path) -> StoredModel:
                     tuple(_file(file, home) for file in files[: _checked_length(files)]),
                     _text(fields, "source"),
                     _text(fields, "licence"),
+                    _base_models(fields.get("base_models", [])),
                 )
     except (ValueError, KeyError, TypeError, RecursionError, UsageError) as error:
         raise bad_reference(reference) from error
@@ -130,6 +134,13 @@ def _file(fields: dict[str, Any], home: Path) -> StoredFile:
         Digest.sha256(_text(fields, "sha256")).value,
         is_ours=fields["is_ours"] is True,
     )
+
+
+def _base_models(names: Any) -> tuple[str, ...]:
+    """None in a reference of before they were written down."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TypeError("base_models")
+    return tuple(names)
 
 
 def _checked_length(files: list[Any]) -> int:

@@ -78,7 +78,7 @@ def wanted_model(name: str, listing: Listing, quantisation: str | None = None) -
     else:
         chosen = folder_files(listing)
     files = tuple(WantedFile(file.path, file.num_bytes, file.digest, (listing.source,)) for file in chosen)
-    return WantedModel(name, files, listing.licence_name or listing.licence)
+    return WantedModel(name, files, listing.licence_name or listing.licence, listing.base_models)
 
 
 def gguf_models(files: Sequence[ListedFile]) -> dict[str, tuple[ListedFile, ...]]:

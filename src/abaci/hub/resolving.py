@@ -32,6 +32,8 @@ class ResolvedModel:
     source: str
     chat_template: str | None
     """The catalog's template, for a file that lacks one."""
+    base_models: tuple[str, ...] = ()
+    """What it was made from, as its repository said when it was fetched."""
 
 
 def resolve(name: str, *, download: bool, progress: DownloadListener | None = None) -> ResolvedModel:
@@ -133,6 +135,7 @@ def _resolved(stored: StoredModel) -> ResolvedModel:
         sha256=stored.sha256,
         source=stored.source,
         chat_template=None if entry is None else entry.chat_template(),
+        base_models=stored.base_models,
     )
 
 

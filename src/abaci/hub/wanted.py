@@ -109,6 +109,8 @@ class WantedModel:
     name: str
     files: tuple[WantedFile, ...]
     licence: str = ""
+    base_models: tuple[str, ...] = ()
+    """What it was made from, as its repository says: their licences hold too."""
 
     def __post_init__(self) -> None:
         checked_name(self.name)

@@ -58,8 +58,11 @@ def test_what_is_accepted_is_asked_once_though_the_file_adds_its_voice(server: H
     assert [report.model for report in asked] == [NAME]
     server.repositories.clear()
     LicenceGate().check_name(NAME)  # here already: nothing to ask the hub
-    assert facts_of_name(NAME).repository_licence == "mit"
     assert model.name == NAME
+    assert examine(facts_of_name(NAME), None).expression == "MIT AND LicenseRef-qwen-research"
+    policy(tmp_path, commercial=True)
+    with pytest.raises(LicenceDeniedError, match="non-commercial purposes only"):
+        LicenceGate().check_file(model)
 
 
 def test_a_no_is_a_no(server: HubServer, tmp_path: Path) -> None:

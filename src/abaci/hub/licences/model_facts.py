@@ -82,7 +82,12 @@ def _facts_of_origin(resolved: ResolvedModel) -> ModelFacts:
         return replace(facts, name=resolved.name)
     parsed = _parsed(resolved.name)
     repository = str(parsed.repository) if isinstance(parsed, HuggingFaceName | ModelScopeName) else None
-    return ModelFacts(resolved.name, repository_licence=resolved.licence, repository=repository)
+    return ModelFacts(
+        resolved.name,
+        repository_licence=resolved.licence,
+        repository=repository,
+        base_models=tuple(BaseModel(base) for base in resolved.base_models),
+    )
 
 
 def _parsed(name: str) -> ModelName | None:
