@@ -126,6 +126,9 @@ def _application(script: Script) -> Starlette:
     async def usage(request: Request) -> Response:
         return _refusal(request) or JSONResponse(script.usage or _usage())
 
+    async def top(request: Request) -> Response:
+        return _refusal(request) or JSONResponse(_top())
+
     def _refusal(request: Request) -> Response | None:
         if script.required_key in (None, request.headers.get("authorization", "").removeprefix("Bearer ")):
             return None
@@ -138,6 +141,7 @@ def _application(script: Script) -> Starlette:
             Route("/v1/chat/completions", completions, methods=["POST"]),
             Route("/metrics", metrics),
             Route("/usage", usage),
+            Route("/usage/top", top),
         ]
     )
 
@@ -217,6 +221,27 @@ def _usage() -> dict[str, Any]:
     ]
     total = _usage_row(None, 21_726, 52_720_000, 21_950_000, 11_630_000, 4.544)
     return {"since": "2026-11-01", "by": ["key"], "hourly_price": 0.19, "rows": rows, "total": total}
+
+
+def _top() -> dict[str, Any]:
+    days = [f"2026-11-{day}" for day in range(16, 23)]
+    rows = [
+        _top_row("qwen2.5-coder:7b", [0, 120_000, 80_000, 310_000, 290_000, 12_000, 402_000]),
+        _top_row("smollm2:135m", [5_000, 0, 0, 9_000, 0, 0, 31_000]),
+    ]
+    total = _top_row("all", [sum(values) for values in zip(*(row["tokens"] for row in rows), strict=True)])
+    return {"since": days[0], "until": days[-1], "period_days": 1, "periods": days, "rows": rows, "total": total}
+
+
+def _top_row(name: str, tokens: list[int]) -> dict[str, Any]:
+    prompt_tokens = sum(tokens) * 4 // 5
+    return {
+        "name": name,
+        "requests": sum(tokens) // 1000,
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": sum(tokens) - prompt_tokens,
+        "tokens": tokens,
+    }
 
 
 def _usage_row(

@@ -255,3 +255,24 @@ def test_usage_is_seen_by_key(keyed: tuple[ScriptedServer, KeyStore]) -> None:
     assert (row["key"], row["model"], row["errors"]) == ("ours", MODEL, 0)
     assert row["prompt_tokens"] == 2 * num_prompt_tokens + len("question 0") - len("Hi")
     assert row["completion_tokens"] == 2 * len((*b"Hello!", IM_END))
+
+
+def test_what_ran_is_seen_by_key(keyed: tuple[ScriptedServer, KeyStore]) -> None:
+    server, _ = keyed
+    server.say("Hello!")
+    ours, theirs = new_client(keyed, "ours"), new_client(keyed, "theirs")
+    ask(ours)
+    ask(ours, OTHER_MODEL)
+    ask(theirs)
+
+    def top_of(client: openai.OpenAI, query: str = "") -> Any:
+        headers = {"authorization": f"Bearer {client.api_key}"}
+        return httpx.get(f"{server.url}/usage/top{query}", headers=headers).json()
+
+    server.wait_until(lambda: top_of(ours)["total"]["requests"] == 2)
+    assert {row["name"] for row in top_of(ours)["rows"]} == {MODEL, OTHER_MODEL}
+    server.wait_until(lambda: top_of(theirs)["total"]["requests"] == 1)
+    assert [row["name"] for row in top_of(theirs, "?by=key&since=7d")["rows"]] == ["theirs"]
+    assert len(top_of(theirs, "?since=7d")["periods"]) == 7
+    for query in ("?by=day", "?since=soon", "?further=1"):
+        assert top_of(theirs, query)["error"]["type"] == "invalid_request_error"

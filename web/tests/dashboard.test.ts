@@ -1,6 +1,7 @@
 import { expect, test } from "vitest";
 import { axisTop } from "../src/dashboard/chart.tsx";
 import { newestFigures } from "../src/dashboard/figures.ts";
+import { columnHeights } from "../src/dashboard/top.tsx";
 import { growth, parseSamples, percentile, Scrape } from "../src/dashboard/prometheus.ts";
 
 const scrape = (text: string, atSeconds = 0, model: string | null = null) => new Scrape(atSeconds, parseSamples(text), model);
@@ -63,4 +64,10 @@ test("rates are over the last seconds, and prompt tokens are what was computed b
 test("an axis ends at a round number", () => {
   expect([0, 0.03, 1, 122, 999].map((value) => axisTop(value))).toEqual([1, 0.05, 1, 200, 1000]);
   expect([0, 1, 5, 31].map((value) => axisTop(value, true))).toEqual([2, 2, 6, 40]);
+});
+
+test("columns fill the height, and what is not nothing is seen", () => {
+  expect(columnHeights([0, 1, 50, 100], 120)).toEqual([0, 2, 60, 120]);
+  expect(columnHeights([0, 0], 120)).toEqual([0, 0]);
+  expect(columnHeights([], 120)).toEqual([]);
 });

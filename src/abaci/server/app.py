@@ -30,6 +30,7 @@ from abaci.server.openai.bodies import (
     TokenizeBody,
 )
 from abaci.server.services import Services
+from abaci.server.top_route import top
 from abaci.server.usage_route import usage
 from abaci.server.web import web_routes
 from abaci.server.wire import REQUEST_ID_HEADER, WARNING_HEADER, WireBody
@@ -110,6 +111,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("/version", ("GET",), version),
     Endpoint("/metrics", ("GET",), metrics),
     Endpoint("/usage", ("GET",), usage),
+    Endpoint("/usage/top", ("GET",), top),
     Endpoint("/v1/chat/completions", ("POST",), chat.chat_completions, ChatBody),
     Endpoint("/v1/completions", ("POST",), completions.completions, CompletionBody),
     Endpoint("/v1/embeddings", ("POST",), embeddings.embeddings, EmbeddingBody),

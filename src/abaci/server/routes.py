@@ -41,6 +41,7 @@ ROUTES: tuple[Route, ...] = (
     Route("/openapi.json", ("GET",), Rule.KEY),
     Route("/metrics", ("GET",), Rule.KEY),
     Route("/usage", ("GET",), Rule.KEY),
+    Route("/usage/top", ("GET",), Rule.KEY),
     # OpenAI.
     Route("/v1/chat/completions", ("POST",), Rule.KEY),
     Route("/v1/completions", ("POST",), Rule.KEY),

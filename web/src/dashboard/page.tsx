@@ -8,6 +8,7 @@ import { Icon, Mark } from "../shared/icons.tsx";
 import { Chart, show } from "./chart.tsx";
 import { WINDOW_SECONDS, type Feed } from "./feed.ts";
 import type { Figures } from "./figures.ts";
+import { Top } from "./top.tsx";
 import { Choice, Usage } from "./usage.tsx";
 
 export function DashboardPage({ feed }: { feed: Feed }) {
@@ -36,6 +37,7 @@ export function DashboardPage({ feed }: { feed: Feed }) {
       </header>
       <Tiles feed={feed} />
       <Charts feed={feed} />
+      <Top />
       <Usage />
       <Machine feed={feed} />
       <KeyDialog />
