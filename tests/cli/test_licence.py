@@ -11,7 +11,10 @@ from cyclonedx.validation.json import JsonStrictValidator
 from typer.testing import CliRunner, Result
 
 from abaci.cli.app import app
+from abaci.cli.licence_gate import conditions_of
 from abaci.formats.gguf import write_gguf
+from abaci.hub import ResolvedModel
+from abaci.hub.licences import ModelFacts
 
 NON_COMMERCIAL = "[use]\ncommercial = true\n"
 ASKS = '[licences]\nask = ["mit"]\n'
@@ -160,6 +163,26 @@ def test_the_person_at_the_terminal_is_asked(
     assert "no legal advice" in result.stderr
     assert (result.exit_code == 3) is not answer
     assert (home / "licences" / "accepted.jsonl").exists() is answer
+
+
+@pytest.mark.parametrize(
+    ("facts", "remark"),
+    [
+        (ModelFacts("m", catalog="MIT"), None),
+        (ModelFacts("m", catalog="gemma"), None),
+        (ModelFacts("m", catalog="qwen-research"), "has conditions (commercial-use): abaci licence m"),
+        (ModelFacts("m", catalog="llama3.1"), "has conditions (monthly-users)"),
+        (ModelFacts("m"), "NOASSERTION, is not certain"),
+        (ModelFacts("m", catalog="MIT", metadata="gemma"), "is not certain"),
+    ],
+)
+def test_who_fetches_a_model_with_conditions_is_told(
+    monkeypatch: pytest.MonkeyPatch, facts: ModelFacts, remark: str | None
+) -> None:
+    monkeypatch.setattr("abaci.hub.licences.model_facts.facts_of_origin", lambda resolved: facts)
+    told = conditions_of(ResolvedModel(Path("m.gguf"), "m", None, None, "", None))
+    assert (told is None) is (remark is None)
+    assert remark is None or (told is not None and remark in told)
 
 
 def test_without_a_policy_nothing_is_asked(tmp_path: Path, home: Path) -> None:

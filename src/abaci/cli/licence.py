@@ -1,14 +1,18 @@
 """`abaci licence`: what a model's licences want, and whether a policy lets it be used."""
 
+import shutil
+import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from abaci.cli.terminal import JsonOption, ModelArgument, print_json, print_text
+from abaci.cli.terminal import JsonOption, ModelArgument, OfflineOption, print_json, print_text
 
 if TYPE_CHECKING:
     from abaci.hub.licences import LicenceReport
+    from abaci.hub.licences.licence import Clause
     from abaci.hub.licences.verdict import Obligation
 
 EXIT_CODES = {"allow": 0, "ask": 3, "deny": 4}
@@ -16,6 +20,7 @@ EXIT_CODES = {"allow": 0, "ask": 3, "deny": 4}
 
 def licence(
     model: ModelArgument,
+    *,
     policy: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="A licence policy; else ABACI_LICENCE_POLICY or that of the settings."),
@@ -23,6 +28,7 @@ def licence(
     notice: Annotated[
         bool, typer.Option("--notice", help="Print the NOTICE file that goes with the model when you pass it on.")
     ] = False,
+    offline: OfflineOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a model's licences allow and want. Ends with 0 for allow, 3 for ask, 4 for deny."""
@@ -40,49 +46,46 @@ def licence(
     raise typer.Exit(EXIT_CODES[str(report.verdict.decision)])
 
 
-def _as_text(report: "LicenceReport") -> str:
-    from abaci.hub.licences import DISCLAIMER
-
-    policy = f"by {report.policy_path}" if report.policy_path else "there is no policy: nothing is refused"
-    blocks = [
-        [f"{report.model}: {report.verdict.decision} ({policy})", f"licences: {report.expression}"],
-        ["why", *(f"  {reason.text}" for reason in report.verdict.reasons)],
-        ["you are to", *_obligations(report)],
-        ["worth knowing", *_remarks(report)],
-        ["read", *(f"  {record.name}: {record.source.url}" for _, record in report.records if record is not None)],
-        [DISCLAIMER],
-    ]
-    return "\n\n".join("\n".join(block) for block in blocks if len(block) > 1 or block[0] == DISCLAIMER)
-
-
-def _obligations(report: "LicenceReport") -> list[str]:
-    lines = []
-    for obligation in applying(report):
-        clause = obligation.clause
-        wanted = [part for part in (clause.text, clause.prefix, clause.url) if part is not None]
-        lines.append(f"  {clause.kind} ({obligation.licence}, {clause.where}): {clause.says}")
-        lines.extend(f"    {part}" for part in wanted)
-    return lines
-
-
 def applying(report: "LicenceReport") -> "list[Obligation]":
     """The obligations that hold for the declared use."""
     return [obligation for obligation in report.verdict.obligations if obligation.applies]
 
 
-def _remarks(report: "LicenceReport") -> list[str]:
-    """Clauses that only tell, and conditions that do not hold for the declared use but might one day."""
-    from abaci.hub.licences.licence import Effect
+def _as_text(report: "LicenceReport") -> str:
+    from abaci.hub.licences import DISCLAIMER
 
-    shown = {obligation.clause for obligation in applying(report)}
-    reasons = "\n".join(reason.text for reason in report.verdict.reasons)
+    policy = f"by {report.policy_path}" if report.policy_path else "there is no policy: nothing is refused"
+    wanted = {(obligation.licence, obligation.clause) for obligation in applying(report)}
+    told = report.verdict.reasons
+    others = {
+        (record.id, clause)
+        for _, record in report.records
+        if record is not None
+        for clause in record.clauses
+        if (record.id, clause) not in wanted and not any(clause.says in reason.text for reason in told)
+    }
+    blocks = [
+        [f"{report.model}: {report.verdict.decision} ({policy})", f"licences: {report.expression}"],
+        ["why", *(f"  {reason.text}" for reason in told)],
+        ["you are to", *_clauses(report, wanted, conditions=False)],
+        ["worth knowing, or for other uses", *_clauses(report, others, conditions=True)],
+        ["read", *(f"  {record.name}: {record.source.url}" for _, record in report.records if record is not None)],
+    ]
+    paragraphs = ["\n".join(_wrapped(line) for line in block) for block in blocks if len(block) > 1]
+    return "\n\n".join([*paragraphs, DISCLAIMER])
+
+
+def _clauses(report: "LicenceReport", shown: "set[tuple[str, Clause]]", *, conditions: bool) -> list[str]:
+    """The clauses to show, under the names of their licences."""
     lines = []
-    for licence_id, record in report.records:
-        for clause in () if record is None else record.clauses:
-            if clause in shown or clause.says in reasons:
-                continue
-            condition = "" if clause.effect is Effect.INFORMS else _condition(sorted(clause.when))
-            lines.append(f"  {clause.kind} ({licence_id}, {clause.where}){condition}: {clause.says}")
+    for _, record in report.records:
+        clauses = [clause for clause in record.clauses if (record.id, clause) in shown] if record is not None else []
+        if record is not None and clauses:
+            lines.append(f"  {record.name}")
+        for clause in clauses:
+            condition = _condition(sorted(clause.when)) if conditions else ""
+            lines.append(f"    {clause.kind}{condition} ({clause.where}): {clause.says}")
+            lines.extend(f"      {part}" for part in (clause.text, clause.prefix, clause.url) if part is not None)
     return lines
 
 
@@ -94,3 +97,19 @@ def _condition(activities: list[str]) -> str:
         "trains_on_outputs": "when you train on its outputs",
     }
     return ", " + " or ".join(words[activity] for activity in activities) if activities else ""
+
+
+def _wrapped(line: str) -> str:
+    """A line as wide as the terminal, what follows indented below it; elsewhere as it is."""
+    if not sys.stdout.isatty():
+        return line
+    indent = " " * (len(line) - len(line.lstrip()))
+    width = max(shutil.get_terminal_size().columns, 40)
+    return textwrap.fill(
+        line.strip(),
+        width,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -48,6 +48,19 @@ def licence_gate(*, accept: bool, serves_others: bool = False) -> Gate:
     return LicenceGate(accept=accept, serves_others=serves_others, ask=_ask if somebody_is_there() else None)
 
 
+def conditions_of(resolved: "ResolvedModel") -> str | None:
+    """A remark for whoever has fetched a model whose licence not every use has; None for one that has no conditions."""
+    from abaci.hub.licences import examine
+    from abaci.hub.licences.model_facts import facts_of_origin
+
+    report = examine(facts_of_origin(resolved), None)
+    conditions = report.conditions
+    if not conditions and not report.licences.doubts and all(record is not None for _, record in report.records):
+        return None
+    named = f" has conditions ({', '.join(conditions)})" if conditions else " is not certain"
+    return f"its licence, {report.expression},{named}: abaci licence {resolved.name}"
+
+
 def somebody_is_there() -> bool:
     """Whether a person at a terminal can be asked."""
     return sys.stdin.isatty() and sys.stderr.isatty()

@@ -4,14 +4,16 @@ from typing import Annotated
 
 import typer
 
-from abaci.cli.licence_gate import AcceptOption, licence_gate
+from abaci.cli.licence_gate import AcceptOption, conditions_of, licence_gate
 from abaci.cli.terminal import (
     DownloadProgress,
     JsonOption,
     NameArgument,
     OfflineOption,
+    dimmed,
     megabytes,
     print_json,
+    print_line,
     print_text,
 )
 
@@ -73,3 +75,6 @@ def pull(
     if not any(file.is_ours for file in stored.files):
         parts.append(f"used where it is: {stored.files[0].location.parent}")
     print_text(", ".join(parts))
+    remark = conditions_of(model)
+    if remark is not None:
+        print_line(dimmed(remark))

@@ -119,6 +119,14 @@ def test_a_count_of_bases_that_lies_is_bounded(count: object) -> None:
     assert facts.metadata is None
 
 
+def test_what_anybody_may_write_is_fit_to_be_shown() -> None:
+    evil = BaseModel("a/\x1b[31m\n" + "b" * 1000)
+    licences = found(metadata="mit\x1b[2J", base_models=(evil,))
+    shown = "".join((*licences.doubts, *licences.remarks, write_expression(licences.expression)))
+    assert shown.isprintable()
+    assert len(shown) < 400
+
+
 def test_other_means_what_the_name_says() -> None:
     assert declared_licence("other", "qwen-research") == "qwen-research"
     assert declared_licence("other", None) is None

@@ -16,6 +16,10 @@ from abaci.hub.licences.publishers import PublishedModel, published_as, reposito
 MAX_BASE_MODELS: Final = 64
 """That a file may name; merges name a handful."""
 _MAX_DEPTH: Final = 16
+_MAX_NAME_CHARACTERS: Final = 200
+_REPOSITORY: Final = "its repository"
+_FILE: Final = "the file"
+_TAGS: Final = (_REPOSITORY, _FILE)
 _SAYS_NOTHING: Final = frozenset({"", "other", "unknown", "none", "noassertion", "n/a"})
 _MULTIMODAL_ARCHITECTURES: Final = frozenset({"llama4", "mllama"})
 
@@ -112,8 +116,8 @@ def _voices(facts: ModelFacts, published: PublishedModel | None, book: LicenceBo
     said = {
         "the catalog": facts.catalog,
         _called(published): None if published is None else published.licence,
-        "its repository": facts.repository_licence,
-        "the file": facts.metadata,
+        _REPOSITORY: facts.repository_licence,
+        _FILE: facts.metadata,
     }
     return {
         voice: read_expression(text, book)
@@ -146,7 +150,7 @@ def _all_bases(
     for _ in range(_MAX_DEPTH):
         next_level: list[BaseModel] = []
         for base in level:
-            name = repository_of(base.name)
+            name = _printable(repository_of(base.name))
             if name in found:
                 continue
             published = published_as(name, publishers)
@@ -184,12 +188,14 @@ def _disagreements(voices: Mapping[str, Expression], agreed: Expression) -> tupl
 
 
 def _remarks(voices: Mapping[str, Expression], bases: tuple[BaseModel, ...], agreed: Expression) -> tuple[str, ...]:
-    whole = set(ids_of(agreed))
-    remarks = [f"it is made from {base.name}, whose terms hold too: {base.licence}" for base in bases if base.licence]
+    """What a reader of the tags alone would miss: terms that only the bases bring, and who leaves them out."""
+    named = {licence_id for expression in voices.values() for licence_id in ids_of(expression)}
+    adding = [base for base in bases if base.licence is not None and base.licence not in named]
+    remarks = [f"it is made from {base.name}, whose terms hold too: {base.licence}" for base in adding]
     remarks += [
         f"{voice} names only {written(expression)}"
         for voice, expression in voices.items()
-        if bases and set(ids_of(expression)) < whole
+        if adding and voice in _TAGS and set(ids_of(expression)) < set(ids_of(agreed))
     ]
     return tuple(remarks)
 
@@ -208,6 +214,11 @@ def _base_models(metadata: Mapping[str, object]) -> list[BaseModel]:
         elif name is not None:
             bases.append(BaseModel(name if organisation is None else f"{organisation}/{name}"))
     return bases
+
+
+def _printable(name: str) -> str:
+    """A name that anybody may have written, as it may be shown on a terminal."""
+    return "".join(character if character.isprintable() else " " for character in name[:_MAX_NAME_CHARACTERS])
 
 
 def _text(metadata: Mapping[str, object], key: str) -> str | None:

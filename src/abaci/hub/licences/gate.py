@@ -58,7 +58,7 @@ class LicenceGate:
         if report.verdict.decision is Decision.DENY:
             raise LicenceDeniedError(
                 f"{report.model} ({report.expression}) may not be used:\n{report.sentences(Decision.DENY)}",
-                hint=f"abaci licence {report.model} says more; the policy is {policy_path}",
+                hint=f"`abaci licence` says more of it; the policy is {policy_path}",
             )
         log = AcceptanceLog(Store().home)
         if log.has(report.question):
@@ -70,5 +70,5 @@ class LicenceGate:
         else:
             raise LicenceNotAcceptedError(
                 f"{report.model} ({report.expression}) must be accepted first:\n{report.sentences(Decision.ASK)}",
-                hint=f"read what abaci licence {report.model} says; abaci pull {report.model} --accept-licence accepts",
+                hint="read what `abaci licence` says of it, then accept: abaci pull or run with --accept-licence",
             )

@@ -6,7 +6,7 @@ from dataclasses import replace
 from abaci.errors import IntegrityError, ModelNotFoundError, OfflineError, UnsupportedModelError, UsageError
 from abaci.formats.opening import open_checkpoint
 from abaci.hub import huggingface, modelscope
-from abaci.hub.catalog import Catalog, CatalogModel, Task, load_catalog, pinned_entries, pinned_entry
+from abaci.hub.catalog import Catalog, CatalogModel, Task, load_catalog, pinned_entries
 from abaci.hub.licences.closure import BaseModel, ModelFacts, declared_licence, is_multimodal, with_metadata
 from abaci.hub.licences.model_card import ModelCard, read_model_card
 from abaci.hub.names import HuggingFaceName, ModelName, ModelScopeName, parse_name
@@ -43,7 +43,7 @@ def facts_before_fetch(name: str) -> ModelFacts | None:
 
 def facts_of_file(resolved: ResolvedModel) -> ModelFacts:
     """Of a model that is here: what its metadata and card say too. Raises FileFormatError for one that is damaged."""
-    facts = _facts_of_origin(resolved)
+    facts = facts_of_origin(resolved)
     try:
         with closing(open_checkpoint(resolved.path)) as checkpoint:
             facts = with_metadata(facts, checkpoint.metadata)
@@ -52,27 +52,7 @@ def facts_of_file(resolved: ResolvedModel) -> ModelFacts:
     return _with_card(facts, read_model_card(resolved.path / "README.md")) if resolved.path.is_dir() else facts
 
 
-def facts_of_catalog(name: str) -> ModelFacts | None:
-    """Of a name of the catalog, from the catalog alone; None for any other name."""
-    catalog = load_catalog()
-    found = catalog.find(name)
-    if found is None:
-        return None
-    entry = pinned_entry(catalog, name)
-    return _facts_of_model(found.model, found.model.name if entry is None else entry.name, catalog)
-
-
-def facts_of_listing(name: str, listing: Listing) -> ModelFacts:
-    """Of a repository as its hub lists it."""
-    return ModelFacts(
-        name,
-        repository=listing.repository,
-        repository_licence=declared_licence(listing.licence, listing.licence_name),
-        base_models=tuple(BaseModel(base) for base in listing.base_models),
-    )
-
-
-def _facts_of_origin(resolved: ResolvedModel) -> ModelFacts:
+def facts_of_origin(resolved: ResolvedModel) -> ModelFacts:
     """Where a model came from: an entry of the catalog, or a repository with the tag it had when it was fetched."""
     if resolved.sha256 is None:
         return ModelFacts(resolved.name)
@@ -90,22 +70,17 @@ def _facts_of_origin(resolved: ResolvedModel) -> ModelFacts:
     )
 
 
-def _parsed(name: str) -> ModelName | None:
-    try:
-        return parse_name(name)
-    except UsageError:
+def facts_of_catalog(name: str) -> ModelFacts | None:
+    """Of a name of the catalog, from the catalog alone; None for any other name."""
+    catalog = load_catalog()
+    found = catalog.find(name)
+    if found is None:
         return None
-
-
-def _facts_of_model(model: CatalogModel, name: str, catalog: Catalog) -> ModelFacts:
-    bases = ((base, catalog.of_repository(base)) for base in model.bases)
-    return ModelFacts(
-        name,
-        catalog=model.licence.expression,
-        repository=None if model.repository is None else str(model.repository),
-        base_models=tuple(BaseModel(str(base), None if of is None else of.licence.expression) for base, of in bases),
-        multimodal=True if Task.VISION in model.tasks else is_multimodal(model.architecture),
-    )
+    model, variant = found.model, found.variant
+    kept_as = model.name  # as `planning` names it in the store
+    if variant is not None and variant is not model.variant():
+        kept_as = f"{model.name}-{variant.quantisation.lower()}"
+    return _facts_of_model(model, kept_as, catalog)
 
 
 def facts_of_repository(name: str) -> ModelFacts | None:
@@ -127,6 +102,34 @@ def facts_of_repository(name: str) -> ModelFacts | None:
         return said
     bases = tuple(dict.fromkeys((*facts.base_models, *said.base_models)))
     return replace(facts, repository_licence=said.repository_licence, base_models=bases)
+
+
+def facts_of_listing(name: str, listing: Listing) -> ModelFacts:
+    """Of a repository as its hub lists it."""
+    return ModelFacts(
+        name,
+        repository=listing.repository,
+        repository_licence=declared_licence(listing.licence, listing.licence_name),
+        base_models=tuple(BaseModel(base) for base in listing.base_models),
+    )
+
+
+def _parsed(name: str) -> ModelName | None:
+    try:
+        return parse_name(name)
+    except UsageError:
+        return None
+
+
+def _facts_of_model(model: CatalogModel, name: str, catalog: Catalog) -> ModelFacts:
+    bases = ((base, catalog.of_repository(base)) for base in model.bases)
+    return ModelFacts(
+        name,
+        catalog=model.licence.expression,
+        repository=None if model.repository is None else str(model.repository),
+        base_models=tuple(BaseModel(str(base), None if of is None else of.licence.expression) for base, of in bases),
+        multimodal=True if Task.VISION in model.tasks else is_multimodal(model.architecture),
+    )
 
 
 def _listing(name: HuggingFaceName | ModelScopeName) -> Listing | None:

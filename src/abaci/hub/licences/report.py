@@ -7,7 +7,7 @@ from typing import Any
 from abaci.hub.licences.acceptance import Question
 from abaci.hub.licences.closure import ModelFacts, ModelLicences, find_licences
 from abaci.hub.licences.expressions import ids_of, write_expression
-from abaci.hub.licences.licence import Licence, LicenceBook
+from abaci.hub.licences.licence import Effect, Licence, LicenceBook
 from abaci.hub.licences.policy import Policy, read_policy
 from abaci.hub.licences.publishers import load_publishers
 from abaci.hub.licences.reading import load_licences
@@ -31,6 +31,13 @@ class LicenceReport:
     def expression(self) -> str:
         """As SPDX writes it."""
         return write_expression(self.licences.expression)
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Kinds of clauses that keep some uses out."""
+        clauses = (clause for _, record in self.records if record is not None for clause in record.clauses)
+        kinds = (str(clause.kind) for clause in clauses if clause.effect in (Effect.ASKS, Effect.FORBIDS))
+        return tuple(dict.fromkeys(kinds))
 
     def sentences(self, decision: Decision) -> str:
         """The reasons that bring a decision, a line each."""
