@@ -61,7 +61,7 @@ def test_a_path_that_is_not_there(name: str) -> None:
     ("typed", "suggested"),
     [
         ("qwen2.5-coder", "qwen2.5-coder:0.5b"),
-        ("qwen2.5", "qwen2.5-coder:0.5b"),
+        ("qwen2.5", "qwen2.5:0.5b"),
         ("smolm2:135m", "smollm2:135m"),
         ("gemma", "gemma3:270m"),
     ],
@@ -75,7 +75,7 @@ def test_an_unknown_name_gets_the_near_ones(typed: str, suggested: str) -> None:
 def test_a_name_far_from_all_gets_the_list() -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         hub.pull("xyzzy")
-    assert str(caught.value.hint).count(":") == len(hub.pinned_entries(hub.load_catalog()))
+    assert "abaci search" in str(caught.value.hint)
 
 
 def test_a_known_model_that_is_not_here_says_how_to_get_it() -> None:

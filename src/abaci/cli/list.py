@@ -1,56 +1,84 @@
-"""`abaci list`: the models of the catalog and those that are here."""
+"""`abaci list`: the models that are here, or with `--catalog` all that the catalog has."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated
 
-from abaci.cli.terminal import JsonOption, aligned, megabytes, print_json, print_text
+import typer
+
+from abaci.cli.terminal import JsonOption, aligned, megabytes, print_json, print_line, print_text
+
+if TYPE_CHECKING:
+    from abaci.hub import StoredModel
+    from abaci.hub.catalog import Catalog, CatalogModel
 
 
 @dataclass(frozen=True, slots=True)
 class _Listed:
     name: str
     title: str
-    num_bytes: int
+    num_bytes: int | None
+    """None where the catalog has not seen the file."""
     licence: str
     default: bool
     path: str | None
     """Its file, if it is here."""
 
 
-def list_models(as_json: JsonOption = False) -> None:
-    """List the models of the catalog and those that are here."""
-    models = _listed_models()
-    if as_json:
-        print_json([asdict(model) for model in models])
-    else:
-        header = ("NAME", "SIZE", "LICENCE", "HERE", "MODEL")
-        print_text(aligned([header, *(_row(model) for model in models)]))
-
-
-def _listed_models() -> list[_Listed]:
+def list_models(
+    of_catalog: Annotated[bool, typer.Option("--catalog", help="All models of the catalog too.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List the models that are here."""
     from abaci import hub
 
     catalog = hub.load_catalog()
-    pinned = hub.pinned_entries(catalog)
-    paths = {model.name: str(model.path) for model in hub.Store().all()}
+    models = [_stored(model, catalog) for model in hub.Store().all()]
+    if of_catalog:
+        models = _with_catalog(models, catalog)
+    if as_json:
+        print_json([asdict(model) for model in models])
+    elif models:
+        print_text(_table(models))
+    else:
+        print_line(f"no model is here yet: abaci pull {catalog.default}, or see the catalog: abaci search")
+
+
+def _stored(model: "StoredModel", catalog: "Catalog") -> _Listed:
+    named = catalog.find(model.name)
+    return _Listed(
+        model.name,
+        "" if named is None else named.model.title,
+        model.num_bytes,
+        model.licence,
+        default=model.name == catalog.default,
+        path=str(model.path),
+    )
+
+
+def _with_catalog(here: list[_Listed], catalog: "Catalog") -> list[_Listed]:
+    """The catalog's models in its order, those that are here as they are; then what no name of it stands for."""
+    from abaci import hub
+
+    num_bytes = {entry.name: entry.num_bytes for entry in hub.pinned_entries(catalog)}
+    by_name = {model.name: model for model in here}
     known = [
-        _Listed(
-            entry.name,
-            entry.title,
-            entry.num_bytes,
-            entry.licence,
-            default=entry.name == catalog.default,
-            path=paths.get(entry.name),
-        )
-        for entry in pinned
+        by_name.pop(model.name) if model.name in by_name else _unfetched(model, catalog, num_bytes.get(model.name))
+        for model in catalog.models.values()
     ]
-    others = [
-        _Listed(model.name, "", model.num_bytes, model.licence, default=False, path=str(model.path))
-        for model in hub.Store().all()
-        if model.name not in {entry.name for entry in pinned}
-    ]
-    return known + others
+    return known + list(by_name.values())
+
+
+def _unfetched(model: "CatalogModel", catalog: "Catalog", num_bytes: int | None) -> _Listed:
+    is_default = model.name == catalog.default
+    return _Listed(model.name, model.title, num_bytes, model.licence.expression, default=is_default, path=None)
+
+
+def _table(models: Iterable[_Listed]) -> str:
+    return aligned([("NAME", "SIZE", "LICENCE", "HERE", "MODEL"), *(_row(model) for model in models)])
 
 
 def _row(model: _Listed) -> tuple[str, ...]:
     title = f"{model.title} (default)" if model.default else model.title
-    return model.name, megabytes(model.num_bytes), model.licence, "yes" if model.path else "no", title
+    size = "" if model.num_bytes is None else megabytes(model.num_bytes)
+    return model.name, size, model.licence, "yes" if model.path else "no", title

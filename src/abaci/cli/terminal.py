@@ -16,7 +16,7 @@ _BAR_STEP_PERCENT = 10
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A catalog name, a .gguf file, or a folder.")]
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A name of the catalog: see `abaci list`.")]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A name of the catalog: see `abaci search`.")]
 
 
 def forbid_network(wanted: bool) -> None:

@@ -58,7 +58,7 @@ def plan(name: ModelName, network: Network) -> WantedModel:
 def _of_catalog(text: str, network: Network) -> WantedModel:
     found = load_catalog().find(text)
     if found is None or found.variant is None:
-        raise ModelNotFoundError(f"the catalog knows no files of {text!r}", hint="see what it has: abaci list")
+        raise ModelNotFoundError(f"the catalog knows no files of {text!r}", hint="see what it has: abaci search")
     entry = entry_of(found.model, found.variant)
     if entry is not None:
         file = WantedFile(entry.file_name, entry.num_bytes, Digest.sha256(entry.sha256), entry.sources)

@@ -1,12 +1,11 @@
 """From what a person types, a catalog name, a `.gguf` file or a folder, to the file to open."""
 
-import difflib
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from abaci.errors import ModelNotFoundError, OfflineError, UsageError
-from abaci.hub.catalog import Catalog, load_catalog, pinned_entries, pinned_entry
+from abaci.hub.catalog import load_catalog, near_names, pinned_entries, pinned_entry
 from abaci.hub.download import DownloadListener, SilentListener, fetch
 from abaci.hub.http_source import UrlSource, checked_http_url
 from abaci.hub.names import CatalogName, LocalPath, ModelName, parse_name
@@ -115,12 +114,12 @@ def _known_name(name: str) -> ModelName:
     """What a name means. Raises ModelNotFoundError for a path that is not there and a name the catalog has not."""
     parsed = parse_name(name)
     if isinstance(parsed, LocalPath):
-        raise ModelNotFoundError(f"no file or folder {name}", hint="check the path, or see the catalog: abaci list")
+        raise ModelNotFoundError(f"no file or folder {name}", hint="check the path, or see the catalog: abaci search")
     if isinstance(parsed, CatalogName):
         catalog = load_catalog()
         if catalog.find(parsed.text) is None:
-            near = _near_names(name, catalog)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"the catalog has {', '.join(_fetchable(catalog))}"
+            near = near_names(name, catalog.models, most=4)
+            hint = f"did you mean {', '.join(near)}?" if near else "see what the catalog has: abaci search"
             raise ModelNotFoundError(f"no model is called {name!r}", hint=hint)
     return parsed
 
@@ -165,16 +164,3 @@ def _model_in_folder(folder: Path) -> Path:
 def _is_first_or_only_shard(file_name: str) -> bool:
     shard = _SHARD.search(file_name)
     return shard is None or int(shard.group(1)) == 1
-
-
-def _near_names(name: str, catalog: Catalog) -> list[str]:
-    """Catalog names that share a beginning or most letters with what was typed."""
-    typed = name.lower()
-    fetchable = _fetchable(catalog)
-    alike = set(difflib.get_close_matches(typed, fetchable, n=3, cutoff=0.5))
-    begun = {known for known in fetchable if typed and known.startswith(typed.split(":")[0])}
-    return [known for known in fetchable if known in alike | begun]
-
-
-def _fetchable(catalog: Catalog) -> list[str]:
-    return [entry.name for entry in pinned_entries(catalog)]

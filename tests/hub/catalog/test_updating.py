@@ -3,6 +3,7 @@
 import http.server
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import minisign
@@ -151,8 +152,9 @@ def test_a_newer_release_replaces_an_old_update(
     tmp_path: Path, home: Path, keys: minisign.KeyPair, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     update_catalog(publish(tmp_path, encoded(document()), keys), key, NETWORK, home)
-    monkeypatch.setattr(loading, "_packaged_version", lambda: 1_000)
-    assert load_catalog(home) == load_packaged_catalog()
+    released = replace(load_packaged_catalog(), version=1_000)
+    monkeypatch.setattr(loading, "load_packaged_catalog", lambda: released)
+    assert load_catalog(home) == released
 
 
 def test_an_update_that_was_tampered_with_says_how_to_go_back(home: Path) -> None:

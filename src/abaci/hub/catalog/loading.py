@@ -7,6 +7,7 @@ An update counts while its version is higher than the package's, so that a new r
 
 import json
 import tomllib
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +25,29 @@ _TEMPLATES = _FOLDER.parent / "templates"
 def load_catalog(home: Path | None = None) -> Catalog:
     """The catalog to go by. Raises FileFormatError."""
     updated = load_update(home)
-    return load_packaged_catalog() if updated is None or updated.version <= _packaged_version() else updated
+    packaged = load_packaged_catalog()
+    return packaged if updated is None or updated.version <= packaged.version else updated
 
 
+@cache
 def load_packaged_catalog() -> Catalog:
-    """The one that comes with the package."""
+    """The one that comes with the package; read once, as it does not change."""
     return read_catalog(packaged_document(), _TEMPLATES)
 
 
 def load_update(home: Path | None = None) -> Catalog | None:
     """The one that was taken in last, or None. Raises FileFormatError."""
     path = update_path(home)
-    if not path.exists():
+    try:
+        status = path.stat()
+    except OSError:
         return None
+    return _read_update(path, (status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+@lru_cache(maxsize=1)
+def _read_update(path: Path, identity: tuple[int, ...]) -> Catalog:
+    """Read again only when another file stands there."""
     try:
         return parse_catalog(path.read_bytes())
     except FileFormatError as error:
@@ -65,10 +76,6 @@ def packaged_document() -> dict[str, Any]:
 def update_path(home: Path | None = None) -> Path:
     """Where the update is."""
     return (default_home() if home is None else home) / "catalog" / "catalog.json"
-
-
-def _packaged_version() -> int:
-    return int(_toml(_FOLDER / "catalog.toml")["version"])
 
 
 def _toml(path: Path) -> dict[str, Any]:

@@ -60,7 +60,7 @@ async def pull(request: Request, services: Services) -> Response:
     if body.insecure:
         raise UsageError("insecure is not supported", hint="Models come from the catalog's sources, always checked.")
     if hub.pinned_entry(hub.load_catalog(), name) is None:
-        raise ModelNotFoundError(f"the catalog has no model {name[:200]!r}", hint="`abaci list` shows the catalog.")
+        raise ModelNotFoundError(f"the catalog has no model {name[:200]!r}", hint="`abaci search` shows the catalog.")
     if not services.config.any_model and name not in {status.name for status in services.pool.models()}:
         raise ForbiddenError(
             f"this server would not serve {name}", hint="Its any_model lets clients ask for every model that is here."
