@@ -60,7 +60,8 @@ class PreparedChat:
             skip_special=self.params.skip_special_tokens,
             shown_special=[special[marker] for marker in markers if marker in special],
         )
-        think = ThinkParser(is_open=self.is_thinking) if self.can_think else None
+        reads_thoughts = self.tools is not None and self.tools.dialect.has_thoughts
+        think = ThinkParser(is_open=self.is_thinking) if self.can_think and not reads_thoughts else None
         return AnswerReader(sample_index, assembler, think=think, tools=self.tools)
 
 
@@ -82,9 +83,9 @@ def prepare(text: TextModel, request: ChatRequest, request_id: str) -> PreparedC
         add_generation_prompt=request.add_generation_prompt,
         variables=plan.variables,
     )
-    is_constrained = request.params.constraint is not None or tools.is_constraining
+    is_constrained = request.params.constraint is not None or (tools.is_constraining and not tools.are_apart)
     addition, is_thinking = "", False
-    if request.add_generation_prompt:
+    if request.add_generation_prompt and not (tools.are_forced and tools.are_apart):
         addition, is_thinking = plan.ending(_spelled(pieces, text.tokenizer), is_constrained=is_constrained)
     pieces = _with_ending(pieces, text.tokenizer.split_special(addition))
     constraint = tools.constraint(text.tokenizer, request.params.constraint, after_thought=is_thinking)
@@ -150,15 +151,25 @@ class _Tools:
         return self.definitions if self.definitions and not self.is_explained else None
 
     @property
+    def are_apart(self) -> bool:
+        """Whether calls are no part of the answer's text."""
+        return self.dialect.has_thoughts
+
+    @property
+    def are_forced(self) -> bool:
+        """Whether the answer must be calls."""
+        return self.choice.mode in _FORCED
+
+    @property
     def is_constraining(self) -> bool:
         """Whether calls have a constraint even where the answer has none."""
-        return self.choice.mode in _FORCED or any(function.is_strict for function in self.functions)
+        return self.are_forced or any(function.is_strict for function in self.functions)
 
     def constraint(
         self, tokenizer: Tokenizer, response: Constraint | None, *, after_thought: bool
     ) -> Constraint | None:
         """What the answer is held to, given the form asked of it."""
-        if not self.functions:
+        if not self.functions or (self.are_apart and not self.are_forced):
             return response
         constraints = CallConstraints(
             self.dialect,
@@ -167,18 +178,18 @@ class _Tools:
             allow_parallel=self.allow_parallel,
             after_thought=after_thought,
         )
-        if self.choice.mode in _FORCED:
+        if self.are_forced:
             return constraints.required()
         return constraints.strict() if response is None else constraints.or_response(response)
 
     @property
     def reading(self) -> ToolReading | None:
-        if not self.functions:
+        if not self.functions and not self.dialect.has_thoughts:
             return None
         return ToolReading(
             self.dialect,
             frozenset(function.name for function in self.functions),
-            is_certain=self.choice.mode in _FORCED,
+            is_certain=self.are_forced,
             is_single=not self.allow_parallel,
             schemas={function.name: function.parameters for function in self.functions},
         )

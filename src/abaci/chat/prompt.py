@@ -75,16 +75,26 @@ def render_chat(
 
 
 def _render(template: ChatTemplate, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> str:
-    """The prompt of the messages, or, where the template refuses them, of others that say the same of calls."""
+    """The prompt of the messages, or, where the template refuses them, of others that say the same."""
     try:
         return template.render(messages, **options)
     except UsageError:
+        described = {**options, "tools": _with_descriptions(options["tools"])}
         for changed in (_with_empty_text(messages), _with_text_in_thought(messages)):
-            if changed == messages:
-                continue
-            with contextlib.suppress(UsageError):
-                return template.render(changed, **options)
+            if changed != messages or described != options:
+                with contextlib.suppress(UsageError):
+                    return template.render(changed, **described)
         raise
+
+
+def _with_descriptions(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
+    """For templates that take it for granted that every function has one."""
+    if tools is None:
+        return None
+    return [
+        {**tool, "function": {"description": "", **tool["function"]}} if "function" in tool else {**tool}
+        for tool in tools
+    ]
 
 
 def _with_empty_text(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

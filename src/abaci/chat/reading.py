@@ -109,7 +109,11 @@ class AnswerReader:
         parsed: list[Piece] = []
         for piece in pieces:
             parsed += self._scanner.push(piece.text) if isinstance(piece, Content) else [piece]
-        return [*parsed, *self._scanner.finish()] if is_last else parsed
+        if is_last:
+            parsed += self._scanner.finish()
+        if self._think is None and any(isinstance(piece, Thought) for piece in parsed):
+            self.num_reasoning_tokens = self._num_tokens
+        return parsed
 
     def _parse_thought(self, text: str, *, is_last: bool) -> Sequence[Piece]:
         think = self._think

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from abaci.chat.answer import ReasoningOptions
 from abaci.chat.parsers.think import THINK_BEGIN, THINK_END
+from abaci.chat.parsers.tools.harmony import DIALECT as HARMONY
 from abaci.errors import UsageError
 from abaci.formats.tokenizer import Tokenizer
 from abaci.generation import Thinking
@@ -22,6 +23,10 @@ MIN_ANSWER_TOKENS: Final = 256
 
 _EFFORT_BUDGETS: Final = {"minimal": 512, "low": 1024, "medium": 4096, "high": None, "xhigh": None, "max": None}
 """Tokens of thought for models whose template knows no effort. None: as long as it takes."""
+
+_CHANNEL: Final = "<|channel|>"
+_FINAL: Final = "<|channel|>final<|message|>"
+_NEXT_MESSAGE: Final = "<|end|><|start|>assistant"
 
 _SWITCHES: Final = ("enable_thinking", "thinking")
 _SWITCH: Final = re.compile(r"\b(?:enable_thinking|thinking)\b")
@@ -37,6 +42,8 @@ class ThinkingPlan:
     """
 
     can_think: bool
+    is_harmony: bool
+    """Thoughts are messages of their own: one ends the others, that of the final answer."""
     opens_thought: bool
     """The model opens a thought itself, unless the prompt has: so may we."""
     is_enabled: bool | None
@@ -48,7 +55,8 @@ class ThinkingPlan:
     def make(cls, source: str, options: ReasoningOptions, given_variables: Mapping[str, Any]) -> "ThinkingPlan":
         """Raises UsageError for what this template's model cannot do."""
         effort = _checked_effort(options.effort)
-        can_think = THINK_BEGIN in source or THINK_END in source
+        is_harmony = HARMONY.is_spoken_by(source)
+        can_think = is_harmony or THINK_BEGIN in source or THINK_END in source
         knows_effort = "reasoning_effort" in source
         is_enabled = _is_enabled(options, effort, given_variables)
         is_effort_meant = effort is not None and effort != "none"
@@ -67,6 +75,7 @@ class ThinkingPlan:
             variables["reasoning_effort"] = effort
         return cls(
             can_think=can_think,
+            is_harmony=is_harmony,
             opens_thought=bool(_SWITCH.search(source)) or bool(is_enabled) or budget is not None,
             is_enabled=is_enabled,
             budget_tokens=budget if can_think else None,
@@ -79,6 +88,9 @@ class ThinkingPlan:
 
         Raises UsageError where the template has closed a thought that was asked for.
         """
+        if self.is_harmony:
+            must_be_known = is_constrained or self.budget_tokens is not None
+            return (_FINAL, False) if self.is_enabled is False else ("", must_be_known)
         end = prompt.rstrip()
         if not self.can_think or (end.endswith(THINK_END) and not self.is_enabled):
             return "", False
@@ -97,17 +109,21 @@ class ThinkingPlan:
 
         Raises UsageError where the end of a thought is no token of its own, and so cannot be seen by an engine.
         """
-        end = tuple(tokenizer.encode(THINK_END, add_bos=False, allow_special=True))
-        if len(end) != 1:
+        end_text, marker = (_FINAL, _CHANNEL) if self.is_harmony else (THINK_END, THINK_END)
+        end = tuple(tokenizer.encode(end_text, add_bos=False, allow_special=True))
+        if len(tokenizer.encode(marker, add_bos=False, allow_special=True)) != 1:
             raise UsageError(
-                f"the model has no token {THINK_END}: its thoughts can be neither bounded nor followed by a fixed form",
+                f"the model has no token {marker}: its thoughts can be neither bounded nor followed by a fixed form",
                 hint="Turn thinking off for this request.",
             )
         if self.budget_tokens is None:
             return Thinking(end)
-        closing = (*tokenizer.encode(self.closing_sentence, add_bos=False), *end)
+        closing = [*tokenizer.encode(self.closing_sentence, add_bos=False)]
+        if self.is_harmony:
+            closing += tokenizer.encode(_NEXT_MESSAGE, add_bos=False, allow_special=True)
+        closing += end
         room = max_tokens - len(closing) - min(MIN_ANSWER_TOKENS, max_tokens // 2)
-        return Thinking(end, max(0, min(self.budget_tokens, room)), closing)
+        return Thinking(end, max(0, min(self.budget_tokens, room)), tuple(closing))
 
 
 def _is_enabled(options: ReasoningOptions, effort: str | None, given_variables: Mapping[str, Any]) -> bool | None:

@@ -82,7 +82,29 @@ TAGGED = [
     ),
     ("argument_tags", "The <tool_call> tag.", "The <tool_call> tag.", []),
 ]
+HARMONY_CALL = "<|channel|>commentary to=functions.{} <|constrain|>json<|message|>{}"
 TRANSCRIPTS = [
+    ("harmony", HARMONY_CALL.format("get_weather", W_ARGS), "", [WEATHER]),
+    (
+        "harmony",
+        f"<|channel|>commentary<|message|>I look.<|end|><|start|>assistant{HARMONY_CALL.format('add', A_ARGS)}<|call|>",
+        "I look.",
+        [ADD],
+    ),
+    ("harmony", " to=functions.add<|channel|>commentary <|constrain|>json<|message|>" + A_ARGS, "", [ADD]),
+    (
+        "harmony",
+        "<|channel|>final<|message|>a<|end|><|start|>assistant to=functions.add<|channel|>commentary<|message|>"
+        + A_ARGS,
+        "a",
+        [ADD],
+    ),
+    ("harmony", HARMONY_CALL.format("unknown", "{}"), "{}", []),
+    ("harmony", HARMONY_CALL.format("add", '{"a": '), HARMONY_CALL.format("add", '{"a": '), []),
+    ("harmony", HARMONY_CALL.format("add", "no"), HARMONY_CALL.format("add", "no"), []),
+    ("harmony", "to be", "to be", []),
+    ("harmony", " to=nobody", " to=nobody", []),
+    ("harmony", "<|channel|>final<|message|>So.", "So.", []),
     ("hermes", f"<tool_call>\n{W_CALL}\n</tool_call>", "", [WEATHER]),
     ("hermes", f"Let me see.\n<tool_call>\n{W_CALL}\n</tool_call>", "Let me see.", [WEATHER]),
     (
@@ -325,6 +347,7 @@ def test_hostile_text_is_read_in_linear_time():
         ("{{- '<|python_tag|>' }}", "llama3"),
         ("{{- '[TOOL_CALLS] [' }}", "mistral"),
         ("{{'<｜tool▁calls▁begin｜>'}}", "deepseek"),
+        ("<|start|>assistant<|channel|>final<|message|>", "harmony"),
         ("{{ messages }}", "plain_json"),
     ],
 )

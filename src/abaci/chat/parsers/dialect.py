@@ -47,6 +47,8 @@ class ToolDialect:
                    that the text is in this vocabulary.
     new_call_id    an id as the dialect's template wants it back.
     has_parallel   whether one answer may hold several calls.
+    has_thoughts   whether thoughts, calls and the answer itself are messages of their own, all read here: a form asked
+                   of the answer then leaves calls alone, and strict functions bind only calls that must be made.
     """
 
     markers: tuple[str, ...]
@@ -55,6 +57,7 @@ class ToolDialect:
     grammar: Callable[[Sequence[CallRule], Callable[[str], str]], CallGrammar]
     new_call_id: Callable[[], str] = _openai_call_id
     has_parallel: bool = True
+    has_thoughts: bool = False
 
 
 def object_calls(functions: Sequence[CallRule], quote: Callable[[str], str], arguments_key: str = "arguments") -> str:

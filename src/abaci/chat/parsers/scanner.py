@@ -14,13 +14,14 @@ from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from abaci.chat.parsers.json_reader import ObjectReader
-from abaci.chat.parsers.pieces import CallArguments, CallBegun, CallEnded, Content, Piece
+from abaci.chat.parsers.pieces import CallArguments, CallBegun, CallEnded, Content, Piece, Thought
 
 _T = TypeVar("_T")
 Steps = Generator[None, None, _T]
 """Yields while it waits for text, returns what it found."""
 
 MAX_NAME_CHARACTERS: Final = 128
+_GAP: Final = "\n\n"
 _ARGUMENT_KEYS: Final = ("arguments", "parameters")
 _CALL_KEYS: Final = frozenset({"name", "type", "id", *_ARGUMENT_KEYS})
 
@@ -50,6 +51,9 @@ class Scanner:
         self._pieces: list[Piece] = []
         self._has_content = False
         self._has_calls = False
+        self._has_thoughts = False
+        self._gap = ""
+        """What stands between the text so far and the next."""
         self._steps = self._run(read)
         next(self._steps)
 
@@ -78,23 +82,42 @@ class Scanner:
 
     # What a dialect asks for.
 
-    def content_until(self, *markers: str) -> Steps[str]:
-        """Pass text on until one of the markers, which begins an attempt. Returns the marker; "" at the end."""
+    def content_until(self, *markers: str, keeps_attempt: bool = False) -> Steps[str]:
+        """Pass text on until one of the markers, which begins an attempt. Returns the marker; "" at the end.
+
+        What was attempted before is content, unless the marker comes at once and the attempt is to go on with it.
+        """
+        if keeps_attempt and self._attempt and (marker := (yield from self.accept(*markers))):
+            return marker
         self.give_back()
+        return (yield from self._pass_until(self._say, markers))
+
+    def paragraph_until(self, *markers: str) -> Steps[str]:
+        """As `content_until`, where the text is apart from what was said before."""
+        self._gap = _GAP if self._has_content else ""
+        return (yield from self.content_until(*markers))
+
+    def thought_until(self, *markers: str) -> Steps[str]:
+        """As `paragraph_until`, where the text is a thought."""
+        self.give_back()
+        self._gap = _GAP if self._has_thoughts else ""
+        return (yield from self._pass_until(self._think, markers))
+
+    def _pass_until(self, tell: Callable[[str], None], markers: Sequence[str]) -> Steps[str]:
         anything = re.compile("|".join(map(re.escape, markers))) if markers else None
         while True:
             if anything and (found := anything.search(self._unread)):
                 before = self._unread[: found.start()].rstrip()
-                self._say(before)
+                tell(before)
                 self._attempt = [self._unread[len(before) : found.end()]]
                 self._unread = self._unread[found.end() :]
                 return found[0]
             if self._is_last:
                 rest, self._unread = self._unread, ""
-                self._say("" if self._has_calls and rest.isspace() else rest)
+                tell("" if self._has_calls and rest.isspace() else rest)
                 return ""
             certain = self._certain_length(markers)
-            self._say(self._unread[:certain])
+            tell(self._unread[:certain])
             self._unread = self._unread[certain:]
             yield
 
@@ -211,6 +234,14 @@ class Scanner:
             if (yield from self.close(",", "]")) != ",":
                 return True
 
+    def is_offered(self, name: str) -> bool:
+        """Whether there is a function of that name."""
+        return name in self._names
+
+    def drop_attempt(self) -> None:
+        """What was attempted is neither call nor content, but told what follows."""
+        self._attempt.clear()
+
     def give_back(self) -> None:
         """What looked like a call is content."""
         attempt = "".join(self._attempt)
@@ -229,7 +260,14 @@ class Scanner:
             text = text.lstrip()
         if text:
             self._has_content = True
-            self._pieces.append(Content(text))
+            self._pieces.append(Content(self._gap + text))
+            self._gap = ""
+
+    def _think(self, text: str) -> None:
+        if text:
+            self._has_thoughts = True
+            self._pieces.append(Thought(self._gap + text))
+            self._gap = ""
 
     def _certain_length(self, markers: Sequence[str]) -> int:
         """Length of the unread text without the beginning of a marker, and without white space before one."""
