@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 from abaci.errors import DownloadError, IntegrityError, OfflineError, ResourceError
 from abaci.hub.catalog import CatalogEntry
@@ -56,6 +56,9 @@ class LocatingSource(Protocol):
         """Its place."""
 
 
+_NUM_ATTEMPTS: Final = 3
+
+
 class _WrongHashError(Exception):
     """All bytes came and they are not the file's."""
 
@@ -92,12 +95,13 @@ def fetch(
         if present is not None and trusted([file.location for file in present.files]):
             return present
         fetching = _Fetching(model, store, listener, network or Network.from_environment())
-        files, sources = [], []
-        for file in model.files:
-            stored, source = fetching.fetch(file)
-            files.append(stored)
-            sources.append(source)
-        return _referred(model, tuple(files), list(dict.fromkeys(filter(None, sources))), store)
+        for _ in range(_NUM_ATTEMPTS):
+            found = [fetching.fetch(file) for file in model.files]
+            sources = dict.fromkeys(source for _, source in found if source)
+            stored = _referred(model, tuple(file for file, _ in found), ", ".join(sources), store)
+            if stored is not None:
+                return stored
+        raise ResourceError(f"{model.name} is removed by another process as fast as it comes", hint="stop that one")
 
 
 def _intact(model: WantedModel, store: Store) -> StoredModel | None:
@@ -117,15 +121,18 @@ def _intact(model: WantedModel, store: Store) -> StoredModel | None:
         return None
 
 
-def _referred(model: WantedModel, files: tuple[StoredFile, ...], sources: list[str], store: Store) -> StoredModel:
+def _referred(model: WantedModel, files: tuple[StoredFile, ...], source: str, store: Store) -> StoredModel | None:
+    """Give the files their name; None where another process has removed one of them meanwhile."""
     first = files[0]
-    if len(files) == 1 and first.location.suffix == Path(first.path).suffix:
-        path = first.location
-    else:
-        folder = store.link_folder(list_digest(files), files)
-        path = folder / first.path if first.path.endswith(".gguf") else folder
     with store.changing():
-        return store.refer(StoredModel(model.name, path, files, ", ".join(sources), model.licence, model.base_models))
+        if not all(file.location.exists() for file in files):
+            return None
+        if len(files) == 1 and first.location.suffix == Path(first.path).suffix:
+            path = first.location
+        else:
+            folder = store.link_folder(list_digest(files), files)
+            path = folder / first.path if first.path.endswith(".gguf") else folder
+        return store.refer(StoredModel(model.name, path, files, source, model.licence, model.base_models))
 
 
 @dataclass(frozen=True, slots=True)

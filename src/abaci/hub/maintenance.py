@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from abaci.errors import AbaciError, IntegrityError, UsageError
+from abaci.errors import AbaciError, IntegrityError, ModelNotFoundError, UsageError
 from abaci.hub.catalog import load_catalog, pinned_entries
 from abaci.hub.download import DownloadListener, fetch
 from abaci.hub.names import LocalPath, parse_name
@@ -106,6 +106,8 @@ def copy(store: Store, model: StoredModel, name: str) -> StoredModel:
     with store.changing():
         if store.get(name) is not None or load_catalog().find(name) is not None:
             raise UsageError(f"{name} is the name of a model", hint=f"choose another, or abaci rm {name} first")
+        if store.get(model.name) is None:
+            raise ModelNotFoundError(f"{model.name} has been removed meanwhile", hint=f"abaci pull {model.name}")
         return store.refer(replace(model, name=name))
 
 

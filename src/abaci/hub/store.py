@@ -79,7 +79,9 @@ class Store:
             self.verify_file(model, file)
         renewed = replace(model, files=tuple(_with_time(file) for file in model.files))
         try:
-            self.refer(renewed)
+            with self.changing():
+                if self.get(model.name) == model:  # not removed or fetched anew meanwhile
+                    self.refer(renewed)
         except ResourceError:
             return model  # a store that may only be read: right all the same, and hashed again next time
         return renewed
