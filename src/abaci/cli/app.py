@@ -16,6 +16,7 @@ from abaci.cli.list import list_models
 from abaci.cli.prune import prune
 from abaci.cli.ps import ps
 from abaci.cli.pull import pull
+from abaci.cli.quantize import quantize
 from abaci.cli.recommend import recommend
 from abaci.cli.rm import rm
 from abaci.cli.run import run
@@ -93,6 +94,7 @@ app.command()(search)
 app.command("list")(list_models)
 app.command()(show)
 app.command()(fit)
+app.command()(quantize)
 app.command()(recommend)
 app.command()(rm)
 app.command()(cp)

@@ -38,7 +38,21 @@ def _describe(resolved: Any) -> dict[str, Any]:
             "chat_template_from": "file" if own_template else ("catalog" if resolved.chat_template else None),
             "sha256": resolved.sha256,
             "source": resolved.source,
+            "quality": _quality(metadata),
         }
+
+
+def _quality(metadata: Any) -> dict[str, Any] | None:
+    """What a file says of its own loss against what it was made from."""
+    from dataclasses import asdict
+
+    from abaci.quantize.quality import Quality
+
+    quality = Quality.from_metadata(metadata)
+    if quality is None:
+        return None
+    names = ("text", "num_tokens", "source_format")
+    return {**asdict(quality), **{name: metadata.get(f"abaci.quality.{name}") for name in names}}
 
 
 def _num_values(shape: tuple[int, ...]) -> int:
@@ -64,6 +78,7 @@ def _as_text(description: dict[str, Any]) -> str:
         for index, (label, count) in enumerate(description["tensors"].items())
     ]
     template = description["chat_template"]
+    quality = description["quality"]
     rows = [
         ("name", description["name"]),
         ("title", description["title"] or "not given"),
@@ -74,9 +89,20 @@ def _as_text(description: dict[str, Any]) -> str:
         ("context", f"{description['context_length']} tokens"),
         ("licence", description["licence"] or "not given"),
         ("SHA-256", description["sha256"] or "not in the catalog"),
+        *([] if quality is None else _quality_rows(quality)),
         ("source", description["source"]),
         ("file", description["path"]),
         ("template", f"from the {description['chat_template_from']}" if template else "none"),
     ]
     text = aligned([(name, str(value)) for name, value in rows])
     return text if template is None else f"{text}\n\n{template}"
+
+
+def _quality_rows(quality: dict[str, Any]) -> list[tuple[str, str]]:
+    measured_on = f"{quality['num_tokens']} tokens ({quality['text']}), against {quality['source_format']}"
+    return [
+        ("loss", f"{quality['mean_kl']:.5f} nats per token, 99th percentile {quality['p99_kl']:.5f}"),
+        ("top token", f"the source's at {quality['top_agreement']:.1%} of positions"),
+        ("perplexity", f"{quality['perplexity']:.3f}, the source's {quality['source_perplexity']:.3f}"),
+        ("measured on", measured_on),
+    ]

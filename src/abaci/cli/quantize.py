@@ -1,0 +1,115 @@
+"""`abaci quantize`: make a smaller file of a model, and know what was lost."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from abaci.cli.stages import StageProgress
+from abaci.cli.terminal import JsonOption, ModelArgument, aligned, megabytes, print_json, print_text
+from abaci.errors import UsageError
+
+if TYPE_CHECKING:
+    from abaci.quantize.importance import Importance
+    from abaci.quantize.making import Made, Text
+
+
+def quantize(
+    model: ModelArgument,
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="The GGUF file to write.")],
+    *,
+    type_name: Annotated[str, typer.Option("--type", metavar="TYPE", help="q8_0, q6_k, q4_k_m, q4_0, iq4_xs ...")],
+    imatrix: Annotated[
+        Path | None, typer.Option(help="Importance of inputs, as llama.cpp's imatrix tool writes it.")
+    ] = None,
+    measure: Annotated[
+        Path | None,
+        typer.Option("--measure", metavar="TEXT", help="Measure the loss on this file, not the built-in text."),
+    ] = None,
+    no_measure: Annotated[bool, typer.Option("--no-measure", help="Do not measure the loss.")] = False,
+    max_kl: Annotated[
+        float | None, typer.Option("--max-kl", min=0.0, help="Leave no file if it loses more nats per token than this.")
+    ] = None,
+    pure: Annotated[bool, typer.Option("--pure", help="The same format for all matrices.")] = False,
+    allow_requantize: Annotated[
+        bool, typer.Option("--allow-requantize", help="Accept a source that is already quantised to few bits.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
+    threads: Annotated[
+        int | None, typer.Option(envvar="ABACI_THREADS", help="Threads; else all cores this process may use.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Quantise a model into a GGUF file and measure what that costs against the source."""
+    from contextlib import closing
+
+    from abaci import hub
+    from abaci.formats.opening import open_checkpoint
+    from abaci.quantize.making import Order, make_quantised
+    from abaci.quantize.mixtures import mixture_named
+
+    mixture = mixture_named(type_name)
+    if destination.exists() and not force:
+        raise UsageError(f"{destination} exists", hint="Choose another name, or say --force.")
+    if measure is not None and no_measure:
+        raise UsageError("--measure and --no-measure exclude each other")
+    order = Order(
+        mixture,
+        importance=_importance(imatrix),
+        text=None if no_measure else _text(measure),
+        max_kl=max_kl,
+        is_pure=pure,
+        allow_requantize=allow_requantize,
+        num_threads=threads,
+    )
+    source = hub.resolve(model, download=False)
+    with closing(open_checkpoint(source.path)) as checkpoint, StageProgress() as progress:
+        made = make_quantised(checkpoint, destination, order, progress)
+    if as_json:
+        print_json(_as_json(destination, made))
+    else:
+        print_text(_as_text(destination, made))
+
+
+def _importance(imatrix: Path | None) -> "Importance | None":
+    from abaci.quantize.importance import read_importance
+
+    return None if imatrix is None else read_importance(imatrix)
+
+
+def _text(path: Path | None) -> "Text":
+    from abaci.quantize.making import Text
+
+    if path is None:
+        return Text.built_in()
+    try:
+        return Text(path.name, path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read as text: {error}") from error
+
+
+def _as_json(destination: Path, made: "Made") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "path": str(destination),
+        "type": made.plan.mixture.name,
+        "num_bytes": destination.stat().st_size,
+        "quality": None if made.quality is None else asdict(made.quality),
+    }
+
+
+def _as_text(destination: Path, made: "Made") -> str:
+    rows: list[tuple[str, ...]] = [
+        ("file", str(destination)),
+        ("type", made.plan.mixture.name),
+        ("size", megabytes(destination.stat().st_size)),
+    ]
+    if made.quality is not None:
+        quality = made.quality
+        rows += [
+            ("loss", f"{quality.mean_kl:.5f} nats per token, 99th percentile {quality.p99_kl:.5f}"),
+            ("top token", f"the source's at {quality.top_agreement:.1%} of positions"),
+            ("perplexity", f"{quality.perplexity:.3f}, the source's {quality.source_perplexity:.3f}"),
+        ]
+    return aligned(rows)
