@@ -7,6 +7,7 @@ from typer.core import TyperGroup
 
 from abaci.cli.bench import bench
 from abaci.cli.catalog import catalog_commands
+from abaci.cli.convert import convert
 from abaci.cli.cp import cp
 from abaci.cli.du import du
 from abaci.cli.fit import fit
@@ -93,6 +94,7 @@ app.command()(pull)
 app.command()(search)
 app.command("list")(list_models)
 app.command()(show)
+app.command()(convert)
 app.command()(fit)
 app.command()(quantize)
 app.command()(recommend)

@@ -21,7 +21,13 @@ class Checkpoint(Protocol):
 
     @property
     def metadata(self) -> Mapping[str, MetadataValue]:
-        """Keys as GGUF names them, e.g. `qwen2.block_count`."""
+        """Keys as GGUF names them, e.g. `qwen2.block_count`; the vocabulary may be left out."""
+
+    def gguf_metadata(self) -> Mapping[str, MetadataValue]:
+        """All that a GGUF file of this model says before its tensors: `metadata`, with the vocabulary.
+
+        Raises UnsupportedModelError for a vocabulary that GGUF cannot express.
+        """
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:

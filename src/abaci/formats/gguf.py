@@ -200,6 +200,10 @@ class GgufCheckpoint:
         """Always: a file is read as it is."""
         return True
 
+    def gguf_metadata(self) -> Mapping[str, MetadataValue]:
+        """The metadata."""
+        return self._metadata
+
     def tokenizer(self) -> Tokenizer:
         """Built from the metadata. Raises FileFormatError, UnsupportedModelError for an unknown kind."""
         return Tokenizer.from_gguf(self._metadata)

@@ -93,6 +93,10 @@ class HuggingFaceCheckpoint:
         """Of the same files."""
         return (*(file.descriptor for file in self._contents.files), self._contents.config.fileno())
 
+    def gguf_metadata(self) -> Mapping[str, MetadataValue]:
+        """The metadata and the vocabulary. Raises FileFormatError, UnsupportedModelError."""
+        return {**self.metadata, **self._contents.text.tokenizer_keys(self._tensors[_EMBEDDING].shape[0])}
+
     def tokenizer(self) -> Tokenizer:
         """As `tokenizer.json` and its neighbours describe it. Raises FileFormatError, UnsupportedModelError."""
         return self._contents.text.tokenizer(self._tensors[_EMBEDDING].shape[0])

@@ -13,6 +13,7 @@ from abaci.errors import FileFormatError, UnsupportedModelError
 from abaci.formats.checkpoint import MetadataValue
 from abaci.formats.json_file import read_object, read_text
 from abaci.formats.tokenizer import Tokenizer
+from abaci.formats.tokenizer_keys import tokenizer_keys
 
 TEMPLATE_KEY: Final = "tokenizer.chat_template"
 TEMPLATES_KEY: Final = "tokenizer.chat_templates"
@@ -60,14 +61,21 @@ class TextFiles:
 
     def tokenizer(self, vocab_size: int) -> Tokenizer:
         """For a model of so many tokens. Raises FileFormatError, UnsupportedModelError."""
+        return Tokenizer.from_huggingface(
+            self._description(), self.tokenizer_config, self.generation_config, vocab_size=vocab_size
+        )
+
+    def tokenizer_keys(self, vocab_size: int) -> dict[str, MetadataValue]:
+        """The `tokenizer.ggml.*` keys. Raises as `tokenizer` does."""
+        return tokenizer_keys(self._description(), self.tokenizer_config, self.generation_config, vocab_size=vocab_size)
+
+    def _description(self) -> str:
         if self.tokenizer_json is None:
             raise UnsupportedModelError(
                 f"{self.folder}: no tokenizer.json; tokenizers in other files are not read",
                 hint="Use a folder that has one; `transformers` writes it with AutoTokenizer.save_pretrained.",
             )
-        return Tokenizer.from_huggingface(
-            self.tokenizer_json, self.tokenizer_config, self.generation_config, vocab_size=vocab_size
-        )
+        return self.tokenizer_json
 
 
 def template_metadata(folder: Path, tokenizer_config: Mapping[str, Any]) -> dict[str, MetadataValue]:

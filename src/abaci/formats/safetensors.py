@@ -12,7 +12,6 @@ import math
 import mmap
 import os
 import struct
-import tempfile
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -219,8 +218,8 @@ def write_safetensors(path: Path, tensors: Sequence[NewTensor]) -> None:
         offset = end
     encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     encoded += b" " * (-len(encoded) % 8)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
-        temporary = Path(file.name)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with temporary.open("xb") as file:
         try:
             file.write(_LENGTH.pack(len(encoded)) + encoded)
             for name, dtype, shape, pieces in tensors:

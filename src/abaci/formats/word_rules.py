@@ -43,7 +43,7 @@ _SPACES: Final = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 _UPPER: Final = r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}"
 _LOWER: Final = r"\p{Ll}\p{Lm}\p{Lo}\p{M}"
 
-_GPT2: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+GPT2_WORDS: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
 def _words(letters: str, digits: str) -> str:
@@ -73,25 +73,25 @@ _QWEN2: Final = WordRule((_words(r"\p{L}", r"\p{N}"),), nfc=True)
 _LLAMA3: Final = WordRule((_CL100K,), takes_words=True, begins_text=True)
 _GLM4: Final = WordRule((_CL100K,), takes_words=True)
 _O200K: Final = WordRule((_cased_words(f"{_CONTRACTION}?", r"\p{N}{1,3}"),), takes_words=True)
-_SINGLE_DIGITS: Final = WordRule((r"\p{N}", _GPT2))
-_WHOLE_NUMBERS: Final = WordRule((_GPT2,))
+_SINGLE_DIGITS: Final = WordRule((r"\p{N}", GPT2_WORDS))
+_WHOLE_NUMBERS: Final = WordRule((GPT2_WORDS,))
 
 WORD_RULES: Final[Mapping[str, WordRule]] = MappingProxyType(
     {
         # What llama.cpp does for files that name no rule.
-        "default": WordRule((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")),
+        "default": WordRule((r"[\p{P}\$\+<=>\^~\|]+", GPT2_WORDS, r"\p{N}+", r"[0-9][0-9][0-9]")),
         "gpt-2": _WHOLE_NUMBERS,
         "phi-2": _WHOLE_NUMBERS,
         "mpt": _WHOLE_NUMBERS,
         "jais": _WHOLE_NUMBERS,
         "exaone4": _WHOLE_NUMBERS,
-        "olmo": WordRule((_GPT2,), nfc=True),
+        "olmo": WordRule((GPT2_WORDS,), nfc=True),
         "smollm": _SINGLE_DIGITS,
         "starcoder": _SINGLE_DIGITS,
         "refact": _SINGLE_DIGITS,
         "codeshell": _SINGLE_DIGITS,
         "exaone": _SINGLE_DIGITS,
-        "command-r": WordRule((r"\p{N}", _GPT2), nfc=True),
+        "command-r": WordRule((r"\p{N}", GPT2_WORDS), nfc=True),
         "llama3": _LLAMA3,
         "llama-v3": _LLAMA3,
         "llama-bpe": _LLAMA3,

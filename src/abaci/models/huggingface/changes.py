@@ -32,6 +32,9 @@ class Split(Protocol):
     def part(self, array: Array, index: int, settings: Settings) -> Array:
         """One of them."""
 
+    def whole_shape(self, shapes: Sequence[Shape], settings: Settings) -> Shape:
+        """Of what the parts come from."""
+
     def join(self, parts: Sequence[Array], settings: Settings) -> Array:
         """The whole again."""
 
@@ -45,6 +48,9 @@ class Change(Protocol):
 
     def shape(self, shape: Shape, settings: Settings) -> Shape:
         """What becomes of a published shape. Raises FileFormatError for one that cannot be."""
+
+    def published_shape(self, shape: Shape, settings: Settings) -> Shape:
+        """What a shape in GGUF comes from."""
 
     def apply(self, array: Array, settings: Settings) -> Array:
         """From the published arrangement to GGUF's."""
@@ -69,6 +75,9 @@ class PairRows:
             raise FileFormatError(f"{shape[0]} rows are not {num_heads} heads of an even size")
         return shape
 
+    def published_shape(self, shape: Shape, settings: Settings) -> Shape:
+        return shape
+
     def apply(self, array: Array, settings: Settings) -> Array:
         halves = array.reshape(whole_number(settings, self.heads), 2, -1, *array.shape[1:])
         return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(array.shape)
@@ -87,6 +96,9 @@ class AddOne:
     def shape(self, shape: Shape, settings: Settings) -> Shape:
         return shape
 
+    def published_shape(self, shape: Shape, settings: Settings) -> Shape:
+        return shape
+
     def apply(self, array: Array, settings: Settings) -> Array:
         return array + np.float32(1)
 
@@ -101,6 +113,9 @@ class AsFloats:
     needs_floats = True
 
     def shape(self, shape: Shape, settings: Settings) -> Shape:
+        return shape
+
+    def published_shape(self, shape: Shape, settings: Settings) -> Shape:
         return shape
 
     def apply(self, array: Array, settings: Settings) -> Array:
@@ -120,6 +135,9 @@ class Transpose:
         if len(shape) < 2:
             raise FileFormatError(f"shape {shape} is not that of a matrix")
         return (*shape[:-2], shape[-1], shape[-2])
+
+    def published_shape(self, shape: Shape, settings: Settings) -> Shape:
+        return self.shape(shape, settings)
 
     def apply(self, array: Array, settings: Settings) -> Array:
         return array.swapaxes(-1, -2)
@@ -163,6 +181,13 @@ class Halves:
         half = rows.shape[-1] // 2
         chosen = rows[..., index::2] if self.is_interleaved else rows[..., index * half : (index + 1) * half]
         return chosen if self.is_vector else chosen.swapaxes(-1, -2)
+
+    def whole_shape(self, shapes: Sequence[Shape], settings: Settings) -> Shape:
+        shape = shapes[0]
+        if self.is_vector:
+            return (*shape[:-1], 2 * shape[-1])
+        rows, columns = 2 * shape[-2], shape[-1]
+        return (*shape[:-2], columns, rows) if self.is_transposed else (*shape[:-2], rows, columns)
 
     def join(self, parts: Sequence[Array], settings: Settings) -> Array:
         rows = [part if self.is_vector else part.swapaxes(-1, -2) for part in parts]

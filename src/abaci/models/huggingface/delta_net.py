@@ -57,6 +57,9 @@ class TurnedValueHeads:
             raise FileFormatError(f"shape {shape} has not {expected} entries along axis {self.axis}")
         return shape
 
+    def published_shape(self, shape: Shape, settings: Settings) -> Shape:
+        return shape
+
     def apply(self, array: Array, settings: Settings) -> Array:
         sizes = _Sizes.of(settings)
         return self._turned(array, sizes, (sizes.key_heads, sizes.ratio))
@@ -89,13 +92,22 @@ class Decay:
     def shape(self, shape: Shape, settings: Settings) -> Shape:
         return TurnedValueHeads(is_scalar=True).shape(shape, settings)
 
+    def published_shape(self, shape: Shape, settings: Settings) -> Shape:
+        return shape
+
     def apply(self, array: Array, settings: Settings) -> Array:
         values = -np.exp(array)
         return TurnedValueHeads(is_scalar=True).apply(values, settings) if self.is_turned else values
 
     def undo(self, array: Array, settings: Settings) -> Array:
         values = TurnedValueHeads(is_scalar=True).undo(array, settings) if self.is_turned else array
-        return np.log(-values)
+        logarithms = np.log(-values)
+        # Of the numbers that lead here, the one of fewest bits is what was published.
+        for kept_bits in (8, 11, 16):
+            unit = np.exp2(np.floor(np.log2(np.abs(logarithms) + 1e-30)) - kept_bits + 1)
+            short = (np.round(logarithms / unit) * unit).astype(np.float32)
+            logarithms = np.where(-np.exp(short) == values, short, logarithms)
+        return logarithms
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +122,9 @@ class Convolution:
             raise FileFormatError(f"shape {shape} is not that of a convolution per channel")
         flat = (shape[0], shape[2])
         return TurnedValueHeads(behind_keys=True).shape(flat, settings) if self.is_turned else flat
+
+    def published_shape(self, shape: Shape, settings: Settings) -> Shape:
+        return shape[0], 1, shape[1]
 
     def apply(self, array: Array, settings: Settings) -> Array:
         flat = array.reshape(array.shape[0], array.shape[2])
@@ -139,6 +154,9 @@ class QueriesKeysValuesAndGates:
         parts = np.split(by_head, self._ends(sizes), axis=1)
         chosen = parts[3:] if index else parts[:3]
         return np.concatenate([part.reshape(-1, array.shape[1]) for part in chosen])
+
+    def whole_shape(self, shapes: Sequence[Shape], settings: Settings) -> Shape:
+        return shapes[0][0] + shapes[1][0], shapes[0][1]
 
     def join(self, parts: Sequence[Array], settings: Settings) -> Array:
         sizes = _Sizes.of(settings)

@@ -1,7 +1,11 @@
 """What the mixtures of experts share: settings, and how their tensors are named."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from abaci.models.huggingface.changes import AsFloats, Halves
-from abaci.models.huggingface.mapping import Flag, SettingRule, SplitRule, TensorRule, Whole
+from abaci.models.huggingface.mapping import Flag, Gguf, SettingRule, SplitRule, TensorRule, Value, Whole
+from abaci.models.huggingface.published_config import PublishedConfig
 
 
 def expert_settings(
@@ -23,6 +27,21 @@ def expert_settings(
         Whole("moe_intermediate_size", "expert_feed_forward_length", size),
     )
     return settings if normalises is None else (*settings, Flag("norm_topk_prob", "expert_weights_norm", normalises))
+
+
+@dataclass(frozen=True, slots=True)
+class DenseLayers:
+    """Which layers have no experts: in GGUF those without a router."""
+
+    def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
+        config.integer("decoder_sparse_step", 1)
+        config.items("mlp_only_layers", [])
+        return {}
+
+    def to_published(self, settings: Gguf) -> Mapping[str, Value]:
+        layers = range(settings.get("block_count"))
+        dense = [layer for layer in layers if not settings.has_tensor(f"blk.{layer}.ffn_gate_inp.weight")]
+        return {"decoder_sparse_step": 1, "mlp_only_layers": dense}
 
 
 ROUTER = TensorRule("model.layers.{layer}.mlp.gate.weight", "blk.{layer}.ffn_gate_inp.weight", AsFloats())

@@ -35,6 +35,10 @@ class AbsorbedKeysAndValues:
         by_head = array.reshape(heads, nope_dim + value_dim, -1)
         return by_head[:, nope_dim:] if index else by_head[:, :nope_dim].swapaxes(1, 2)
 
+    def whole_shape(self, shapes: Sequence[Shape], settings: Settings) -> Shape:
+        heads, nope_dim, value_dim = _sizes(settings)
+        return heads * (nope_dim + value_dim), shapes[0][1]
+
     def join(self, parts: Sequence[Array], settings: Settings) -> Array:
         keys, values = parts
         joined = np.concatenate([keys.swapaxes(1, 2), values], axis=1)

@@ -24,6 +24,9 @@ class Gguf(Protocol):
     def get(self, key: str, default: Value = None) -> Value:
         """The setting, or the default where there is none."""
 
+    def has_tensor(self, name: str) -> bool:
+        """Whether there is such a tensor."""
+
     def tensor(self, name: str) -> NDArray[np.float32] | None:
         """A small tensor's values, or None where there is no such tensor."""
 
@@ -151,6 +154,21 @@ class Unused:
 
     def to_published(self, settings: Gguf) -> Mapping[str, Value]:
         return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """A flag that says whether some tensor is there, which in GGUF the tensor itself does."""
+
+    published: str
+    tensor: str
+
+    def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
+        config.flag(self.published, False)
+        return {}
+
+    def to_published(self, settings: Gguf) -> Mapping[str, Value]:
+        return {self.published: settings.has_tensor(self.tensor)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from abaci.models.huggingface.mapping import (
     ModelMapping,
     Number,
     Only,
+    Present,
     TensorRule,
     Unused,
     Whole,
@@ -40,7 +41,9 @@ MAPPING = ModelMapping(
         Whole("topk_group", "expert_group_used_count", 1),
         Implied("expert_gating_func", 2),
         Only("hidden_act", "silu"),
-        Unused((*ROUTER_TRAINING, "num_nextn_predict_layers", "attention_bias", "use_qk_norm")),
+        Present("attention_bias", "blk.0.attn_q.bias"),
+        Present("use_qk_norm", "blk.0.attn_q_norm.weight"),
+        Unused((*ROUTER_TRAINING, "num_nextn_predict_layers")),
     ),
     tensors=(
         *ENDS,

@@ -1,7 +1,15 @@
 """Llama 2 and 3, and the models that are published as such (SmolLM2, DeepSeek-R1 distills)."""
 
 from abaci.models.huggingface.dense import ENDS, GATED_MLP, NORMS, PAIRED_PROJECTIONS, decoder_settings
-from abaci.models.huggingface.mapping import ComputedTensor, HeadSizes, KeyValueHeads, ModelMapping, Only, Unused
+from abaci.models.huggingface.mapping import (
+    ComputedTensor,
+    HeadSizes,
+    KeyValueHeads,
+    ModelMapping,
+    Only,
+    Present,
+    Unused,
+)
 from abaci.models.huggingface.rope import FREQUENCY_FACTORS, Rope, frequency_factors
 
 MAPPING = ModelMapping(
@@ -14,7 +22,9 @@ MAPPING = ModelMapping(
         HeadSizes(),
         Rope(),
         Only("hidden_act", "silu"),
-        Unused(("attention_bias", "mlp_bias", "rope_interleaved", "is_llama_config")),
+        Present("attention_bias", "blk.0.attn_q.bias"),
+        Present("mlp_bias", "blk.0.ffn_up.bias"),
+        Unused(("rope_interleaved", "is_llama_config")),
     ),
     tensors=(*ENDS, *PAIRED_PROJECTIONS, *NORMS, *GATED_MLP),
     computed=(ComputedTensor(FREQUENCY_FACTORS, frequency_factors),),

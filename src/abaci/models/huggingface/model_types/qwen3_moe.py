@@ -1,7 +1,14 @@
 """Qwen3-MoE: Qwen3's attention over experts; layers may be dense."""
 
 from abaci.models.huggingface.dense import ENDS, GATED_MLP, HEAD_NORMS, NORMS, PROJECTIONS, decoder_settings
-from abaci.models.huggingface.experts import EXPERTS, ROUTER, ROUTER_TRAINING, STACKED_EXPERTS, expert_settings
+from abaci.models.huggingface.experts import (
+    EXPERTS,
+    ROUTER,
+    ROUTER_TRAINING,
+    STACKED_EXPERTS,
+    DenseLayers,
+    expert_settings,
+)
 from abaci.models.huggingface.layers import FullAttentionOnly
 from abaci.models.huggingface.mapping import HeadSizes, KeyValueHeads, ModelMapping, Only, Unused
 from abaci.models.huggingface.rope import Rope
@@ -26,7 +33,8 @@ MAPPING = ModelMapping(
         FullAttentionOnly(),
         Only("hidden_act", "silu"),
         Only("attention_bias", False),
-        Unused((*ROUTER_TRAINING, "decoder_sparse_step", "mlp_only_layers")),
+        DenseLayers(),
+        Unused(ROUTER_TRAINING),
     ),
     tensors=(*ENDS, *PROJECTIONS, *HEAD_NORMS, *NORMS, *GATED_MLP, ROUTER, *EXPERTS, *STACKED_EXPERTS),
 )

@@ -1,0 +1,52 @@
+"""`abaci convert`: a model from a Hugging Face folder to a GGUF file, or the other way."""
+
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from abaci.cli.terminal import ModelArgument, megabytes, print_line
+from abaci.errors import UsageError
+
+_FLOAT_TYPES = ("f32", "f16", "bf16")
+
+
+def convert(
+    model: ModelArgument,
+    destination: Annotated[
+        Path, typer.Argument(metavar="DST", help="A file that ends with .gguf, or a folder to make.")
+    ],
+    *,
+    type_: Annotated[
+        str | None,
+        typer.Option("--type", help="For a folder, the type of all weights: f32, f16 or bf16. Without, exact values."),
+    ] = None,
+) -> None:
+    """Convert a model between Hugging Face folders and GGUF, exactly where the types allow."""
+    from abaci import hub
+    from abaci.formats.converting import convert_to_folder, convert_to_gguf
+    from abaci.formats.opening import open_checkpoint
+    from abaci.kernels.dequantise import dequantise
+    from abaci.tensor import WeightFormat
+
+    if type_ is not None and type_.lower() not in _FLOAT_TYPES:
+        raise UsageError(
+            f"--type {type_} is not possible in a folder", hint=f"Choose one of {', '.join(_FLOAT_TYPES)}."
+        )
+    to_gguf = destination.suffix == ".gguf"
+    if to_gguf and type_ is not None:
+        raise UsageError("--type is for folders", hint=f"abaci quantize {model} {destination} --type {type_}")
+    if to_gguf and destination.exists():
+        raise UsageError(f"{destination} is there already", hint="Give the name of a file that is not.")
+    resolved = hub.resolve(model, download=False)
+    with closing(open_checkpoint(resolved.path)) as checkpoint:
+        for note in checkpoint.notes:
+            print_line(f"warning: {note}")
+        if to_gguf:
+            convert_to_gguf(checkpoint, destination)
+        else:
+            wanted = None if type_ is None else WeightFormat[type_.upper()]
+            convert_to_folder(checkpoint, destination, dequantise, wanted=wanted)
+    files = [destination] if to_gguf else sorted(destination.rglob("*"))
+    print_line(f"{destination}: {megabytes(sum(path.stat().st_size for path in files if path.is_file()))}")

@@ -1,0 +1,144 @@
+"""A model from one format to another, exactly where the types allow: into a GGUF file or a Hugging Face folder."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from abaci.errors import UsageError
+from abaci.formats.checkpoint import Checkpoint, MetadataValue
+from abaci.formats.gguf import TensorSource, write_gguf
+from abaci.formats.huggingface_text import SAMPLING_KEYS, TEMPLATE_KEY, TEMPLATES_KEY
+from abaci.formats.publishing import Dequantise, publish
+from abaci.formats.safetensors import TYPE_BYTES, NewTensor, write_safetensors
+from abaci.formats.tokenizer_json import tokenizer_files
+from abaci.tensor import TensorInfo, WeightFormat
+
+Progress = Callable[[int, int], None]
+"""Told bytes done, and in all."""
+
+_SHARD_BYTES: Final = 5_000_000_000
+_FORMAT_VERSION_KEYS: Final = ("split.no", "split.count", "split.tensors.count")
+
+
+def convert_to_gguf(checkpoint: Checkpoint, destination: Path, progress: Progress = lambda done, total: None) -> None:
+    """Write a model as one GGUF file: whole, or not at all.
+
+    Raises UnsupportedModelError for weights or a vocabulary that GGUF cannot express.
+    """
+    total_bytes = sum(tensor.num_bytes for tensor in checkpoint.tensors.values())
+    done_bytes = 0
+
+    def pieces(tensor: TensorInfo) -> Iterator[memoryview]:
+        nonlocal done_bytes
+        yield checkpoint.data(tensor)
+        checkpoint.release(tensor)
+        done_bytes += tensor.num_bytes
+        progress(done_bytes, total_bytes)
+
+    metadata = {key: value for key, value in checkpoint.gguf_metadata().items() if key not in _FORMAT_VERSION_KEYS}
+    sources: list[TensorSource] = [
+        (name, tensor.format, tensor.shape, partial(pieces, tensor)) for name, tensor in checkpoint.tensors.items()
+    ]
+    write_gguf(destination, metadata, sources)
+
+
+def convert_to_folder(
+    checkpoint: Checkpoint,
+    destination: Path,
+    dequantise: Dequantise,
+    *,
+    wanted: WeightFormat | None = None,
+    progress: Progress = lambda done, total: None,
+) -> None:
+    """Write a model as a Hugging Face folder: whole, or not at all. `wanted` as in `publish`.
+
+    Raises UsageError if the folder is there, UnsupportedModelError for a model that no published type describes.
+    """
+    if destination.exists():
+        raise UsageError(f"{destination} is there already", hint="Give the name of a folder that is not.")
+    metadata = checkpoint.gguf_metadata()
+    folder = publish(checkpoint, dequantise, wanted)
+    text = tokenizer_files(metadata)
+    unfinished = Path(tempfile.mkdtemp(dir=destination.absolute().parent, prefix=f".{destination.name}."))
+    try:
+        ends = {"eos_token_id": list(text.end_token_ids)} if text.end_token_ids else {}
+        _write_json(unfinished / "config.json", folder.config)
+        _write_json(unfinished / "generation_config.json", {**ends, **_sampling(metadata)})
+        _write_json(unfinished / "tokenizer_config.json", text.tokenizer_config)
+        (unfinished / "tokenizer.json").write_text(text.tokenizer_json, encoding="utf-8")
+        _write_templates(unfinished, metadata)
+        _write_weights(unfinished, folder.tensors, progress)
+        unfinished.chmod(0o755)
+        unfinished.rename(destination)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def _write_weights(folder: Path, tensors: tuple[NewTensor, ...], progress: Progress) -> None:
+    """One file, or several with an index where they are large."""
+    shards = _shards(tensors)
+    total_bytes = sum(map(_size, tensors))
+    done_bytes = 0
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        name = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+        write_safetensors(folder / name, shard)
+        weight_map |= dict.fromkeys((tensor[0] for tensor in shard), name)
+        done_bytes += sum(map(_size, shard))
+        progress(done_bytes, total_bytes)
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
+        _write_json(folder / "model.safetensors.index.json", index)
+
+
+def _shards(tensors: tuple[NewTensor, ...]) -> list[list[NewTensor]]:
+    shards: list[list[NewTensor]] = [[]]
+    num_bytes = 0
+    for tensor in tensors:
+        if shards[-1] and num_bytes + _size(tensor) > _SHARD_BYTES:
+            shards.append([])
+            num_bytes = 0
+        shards[-1].append(tensor)
+        num_bytes += _size(tensor)
+    return shards
+
+
+def _size(tensor: NewTensor) -> int:
+    _, dtype, shape, _ = tensor
+    num_bytes = TYPE_BYTES[dtype]
+    for size in shape:
+        num_bytes *= size
+    return num_bytes
+
+
+def _sampling(metadata: Mapping[str, MetadataValue]) -> dict[str, MetadataValue]:
+    """Advice on sampling under its published names, floats in as few digits as tell the float32."""
+    advice = {name: metadata[key] for name, key in SAMPLING_KEYS.items() if key in metadata}
+    advice = {name: _shortest(value) if isinstance(value, float) else value for name, value in advice.items()}
+    return {"do_sample": True, **advice} if advice else {}
+
+
+def _shortest(value: float) -> float:
+    return float(f"{value:.7g}")
+
+
+def _write_templates(folder: Path, metadata: Mapping[str, MetadataValue]) -> None:
+    default = metadata.get(TEMPLATE_KEY)
+    if isinstance(default, str):
+        (folder / "chat_template.jinja").write_text(default, encoding="utf-8", newline="")
+    others = metadata.get(TEMPLATES_KEY)
+    for name in others if isinstance(others, list) else []:
+        template = metadata.get(f"{TEMPLATE_KEY}.{name}")
+        if isinstance(template, str) and isinstance(name, str) and name.isidentifier():
+            (folder / "additional_chat_templates").mkdir(exist_ok=True)
+            path = folder / "additional_chat_templates" / f"{name}.jinja"
+            path.write_text(template, encoding="utf-8", newline="")
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

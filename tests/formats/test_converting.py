@@ -1,0 +1,238 @@
+"""Converting: a folder into a GGUF file and back is the same folder, values, settings and vocabulary."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from golden_folders import FOLDERS
+from golden_models import golden_path
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer as Library
+
+from abaci.errors import UnsupportedModelError, UsageError
+from abaci.formats import word_rules
+from abaci.formats.checkpoint import Checkpoint
+from abaci.formats.converting import convert_to_folder, convert_to_gguf
+from abaci.formats.gguf import GgufCheckpoint
+from abaci.formats.huggingface import HuggingFaceCheckpoint
+from abaci.formats.tokenizer_keys import PROBES
+from abaci.kernels.dequantise import dequantise
+from abaci.tensor import WeightFormat
+
+ALL_FOLDERS = sorted(path.name for path in FOLDERS.iterdir())
+LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
+MERGES = [("Ġ", "t"), ("h", "e"), ("Ġt", "he"), ("i", "n"), ("o", "n"), ("a", "a"), ("aa", "aa")]
+
+
+def byte_level(rule: str) -> Library:
+    names = [*LETTERS, *("".join(merge) for merge in MERGES)]
+    library = Library(models.BPE({name: i for i, name in enumerate(names)}, MERGES))
+    described = word_rules.WORD_RULES[rule]
+    if described.nfc:
+        library.normalizer = normalizers.NFC()
+    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in described.patterns]
+    spell = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    library.pre_tokenizer = pre_tokenizers.Sequence([*splits, spell])
+    library.decoder = decoders.ByteLevel()
+    library.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    library.add_tokens([AddedToken("<think>", normalized=False)])
+    return library
+
+
+def sentence_piece() -> Library:
+    pieces = ["▁", *"abcdehinotz", "▁t", "he", "▁the", "in", "on", "aa", "aaaa"]
+    names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
+    merges = [("▁", "t"), ("h", "e"), ("▁t", "he"), ("i", "n"), ("o", "n"), ("a", "a"), ("aa", "aa")]
+    ids = {name: i for i, name in enumerate(names)}
+    library = Library(models.BPE(ids, merges, byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
+    library.pre_tokenizer = pre_tokenizers.Metaspace("▁", "always", split=False)
+    library.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    library.add_special_tokens(["<unk>", "<s>", "</s>"])
+    library.post_processor = processors.TemplateProcessing(
+        single=["<s>", "$A"], pair=["<s>", "$A", "$B:1"], special_tokens=[("<s>", 1)]
+    )
+    return library
+
+
+def with_tokenizer(folder: Path, library: Library, **config: object) -> Path:
+    """Write a tokenizer into a folder, whose own ids for ends are then wrong."""
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "eos_token_id": None, "bos_token_id": None}))
+    (folder / "tokenizer.json").write_text(library.to_str(), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(FOLDERS / request.param, tmp_path / request.param))
+
+
+def small_vocabulary() -> Library:
+    """96 tokens, as the golden folders have embedding rows for."""
+    names = [*LETTERS[:80], "<|end|>"]
+    library = Library(models.BPE({name: i for i, name in enumerate(names)}, []))
+    library.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(word_rules.WORD_RULES["qwen2"].patterns[0]), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    library.normalizer = normalizers.NFC()
+    library.decoder = decoders.ByteLevel()
+    library.add_special_tokens(["<|end|>"])
+    return library
+
+
+def stored(folder: Path) -> dict[str, Any]:
+    """Names, types, shapes and bytes of all tensors in a folder's files."""
+    from abaci.formats.safetensors import SafetensorsFile
+
+    tensors: dict[str, Any] = {}
+    for path in folder.glob("*.safetensors"):
+        file = SafetensorsFile.open(path)
+        tensors |= {name: (t.dtype, t.shape, bytes(file.data(t))) for name, t in file.tensors.items()}
+        file.close()
+    return tensors
+
+
+@pytest.mark.parametrize("source", ALL_FOLDERS, indirect=True)
+def test_there_and_back_every_byte_is_the_same(source: Path, tmp_path: Path) -> None:
+    with_tokenizer(source, small_vocabulary(), eos_token="<|end|>")
+    with HuggingFaceCheckpoint.open(source) as checkpoint:
+        convert_to_gguf(checkpoint, tmp_path / "model.gguf")
+        metadata = dict(checkpoint.gguf_metadata())
+    with GgufCheckpoint.open(tmp_path / "model.gguf") as checkpoint:
+        convert_to_folder(checkpoint, tmp_path / "again", dequantise)
+    assert stored(tmp_path / "again") == stored(source)
+    with HuggingFaceCheckpoint.open(tmp_path / "again") as checkpoint:
+        again = dict(checkpoint.gguf_metadata())
+        assert checkpoint.notes == ()
+    for metadata_of_folder in (metadata, again):
+        metadata_of_folder.pop("general.name")
+    assert again == metadata
+
+
+@pytest.mark.parametrize("source", ALL_FOLDERS, indirect=True)
+def test_a_file_made_of_a_folder_has_its_tensors(source: Path, tmp_path: Path) -> None:
+    with_tokenizer(source, small_vocabulary())
+    with HuggingFaceCheckpoint.open(source) as folder:
+        convert_to_gguf(folder, tmp_path / "model.gguf")
+        with GgufCheckpoint.open(tmp_path / "model.gguf") as file:
+            assert contents(file) == contents(folder)
+
+
+def contents(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {name: (t.format, t.shape, bytes(checkpoint.data(t))) for name, t in checkpoint.tensors.items()}
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma3"])
+def test_a_file_of_quantised_weights_becomes_a_folder_of_the_same_values(name: str, tmp_path: Path) -> None:
+    with GgufCheckpoint.open(golden_path(name)) as file:
+        convert_to_folder(file, tmp_path / "folder", dequantise)
+        with HuggingFaceCheckpoint.open(tmp_path / "folder") as folder:
+            assert folder.tensors.keys() == file.tensors.keys()
+            for tensor in file.tensors.values():
+                expected = dequantise(tensor.format, tensor.shape, file.data(tensor))
+                other = folder.tensors[tensor.name]
+                found = dequantise(other.format, other.shape, folder.data(other))
+                # A norm's weight loses its last bits where one is subtracted and added again.
+                tolerance = 1e-6 if name == "gemma3" and "norm" in tensor.name else 0
+                np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
+            for text in PROBES:
+                assert folder.tokenizer().encode(text) == file.tokenizer().encode(text)
+            assert folder.tokenizer().end_token_ids == file.tokenizer().end_token_ids
+
+
+def test_a_type_may_be_asked_for(tmp_path: Path) -> None:
+    with GgufCheckpoint.open(golden_path("qwen2")) as file:
+        convert_to_folder(file, tmp_path / "folder", dequantise, wanted=WeightFormat.BF16)
+    assert {dtype for dtype, _, _ in stored(tmp_path / "folder").values()} == {"BF16"}
+    assert json.loads((tmp_path / "folder" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("rule", ["qwen2", "llama3", "gpt-2", "smollm", "deepseek-v3", "tekken", "gpt-4o"])
+def test_byte_level_vocabularies_survive(rule: str, tmp_path: Path) -> None:
+    library = byte_level(rule)
+    library.model.ignore_merges = word_rules.WORD_RULES[rule].takes_words
+    check_vocabulary(library, tmp_path, bos_token="<|im_start|>", eos_token="<|im_end|>", add_bos_token=True)
+
+
+def test_sentence_piece_vocabularies_survive(tmp_path: Path) -> None:
+    check_vocabulary(sentence_piece(), tmp_path, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+def check_vocabulary(library: Library, tmp_path: Path, **config: object) -> None:
+    source = Path(shutil.copytree(FOLDERS / "qwen2", tmp_path / "source"))
+    rows = library.get_vocab_size() + 3
+    resize_embedding(source, rows)
+    with_tokenizer(source, library, **config)
+    with HuggingFaceCheckpoint.open(source) as folder:
+        convert_to_gguf(folder, tmp_path / "model.gguf")
+        original = folder.tokenizer()
+    with GgufCheckpoint.open(tmp_path / "model.gguf") as file:
+        convert_to_folder(file, tmp_path / "again", dequantise)
+        in_file = file.tokenizer()
+    with HuggingFaceCheckpoint.open(tmp_path / "again") as folder:
+        again = folder.tokenizer()
+    for other in (in_file, again):
+        assert other.vocab_size == original.vocab_size == rows
+        assert other.special_tokens == original.special_tokens
+        assert other.end_token_ids == original.end_token_ids
+        for text in (*PROBES, "the on in <think>", " the", "the<|im_end|>the</s>"):
+            ids = original.encode(text, allow_special=True)
+            assert other.encode(text, allow_special=True) == ids
+            assert other.decode(ids, skip_special=False) == original.decode(ids, skip_special=False)
+
+
+def resize_embedding(folder: Path, rows: int) -> None:
+    """Give a tied folder an embedding of another number of rows."""
+    from abaci.formats.safetensors import write_safetensors
+
+    tensors = stored(folder)
+    for path in (*folder.glob("*.safetensors"), *folder.glob("*.index.json")):
+        path.unlink()
+    dtype, (_, columns), data = tensors["model.embed_tokens.weight"]
+    row_bytes = 2 * columns
+    repeated = (data * (rows * row_bytes // len(data) + 1))[: rows * row_bytes]
+    tensors["model.embed_tokens.weight"] = (dtype, (rows, columns), repeated)
+    new = [(name, dtype, shape, [data]) for name, (dtype, shape, data) in tensors.items()]
+    write_safetensors(folder / "model.safetensors", new)
+
+
+def test_words_cut_in_an_unknown_way_are_refused(tmp_path: Path) -> None:
+    library = byte_level("qwen2")
+    library.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(r"\w{1,5}"), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
+    )
+    source = Path(shutil.copytree(FOLDERS / "qwen2", tmp_path / "source"))
+    resize_embedding(source, library.get_vocab_size())
+    with_tokenizer(source, library)
+    with (
+        HuggingFaceCheckpoint.open(source) as folder,
+        pytest.raises(UnsupportedModelError, match="no name for the way"),
+    ):
+        convert_to_gguf(folder, tmp_path / "model.gguf")
+    assert not (tmp_path / "model.gguf").exists()
+
+
+def test_a_setting_without_a_published_name_is_refused(tmp_path: Path) -> None:
+    from abaci.formats.gguf import write_gguf
+
+    with GgufCheckpoint.open(golden_path("qwen2")) as file:
+        tensors = [(name, t.format, t.shape, bytes(file.data(t))) for name, t in file.tensors.items()]
+        write_gguf(tmp_path / "odd.gguf", {**file.metadata, "qwen2.swivel": 3}, tensors)
+    with GgufCheckpoint.open(tmp_path / "odd.gguf") as file, pytest.raises(UnsupportedModelError, match="swivel"):
+        convert_to_folder(file, tmp_path / "folder", dequantise)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["odd.gguf"]
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with GgufCheckpoint.open(golden_path("qwen2")) as file, pytest.raises(UsageError, match="is there already"):
+        convert_to_folder(file, tmp_path / "folder", dequantise)
