@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from abaci.hub.licences import LicenceReport
 
 AcceptOption = Annotated[
-    bool, typer.Option("--accept-licence", help="Accept what the licence policy asks about; it is recorded.")
+    bool,
+    typer.Option(
+        "--accept-licence",
+        envvar="ABACI_ACCEPT_LICENCE",
+        help="Accept what the licence policy asks about; it is recorded.",
+    ),
 ]
 
 

@@ -12,7 +12,7 @@ import pytest
 from abaci.errors import ResourceError
 from abaci.hub.licences.acceptance import AcceptanceLog, Question
 
-QUESTION = Question("model:7b", "LicenseRef-x", (("LicenseRef-x", "0" * 64),), ("a reason",))
+QUESTION = Question("model:7b", "LicenseRef-x", (("LicenseRef-x", "1", "0" * 64),), ("a reason",))
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_an_acceptance_is_for_what_was_asked(tmp_path: Path, policy: Path) -> No
     for other in (
         replace(QUESTION, model="model:3b"),
         replace(QUESTION, licences="LicenseRef-x AND MIT"),
-        replace(QUESTION, terms=(("LicenseRef-x", "1" * 64),)),
+        replace(QUESTION, terms=(("LicenseRef-x", "1", "1" * 64),)),
         replace(QUESTION, reasons=("a reason", "another")),
     ):
         assert not log.has(other)
@@ -40,7 +40,7 @@ def test_an_acceptance_is_for_what_was_asked(tmp_path: Path, policy: Path) -> No
     assert record["who"] == acceptance.who
     assert "@" in record["who"]
     assert record["when"].endswith("+00:00")
-    assert record["question"]["terms"] == [["LicenseRef-x", "0" * 64]]
+    assert record["question"]["terms"] == [["LicenseRef-x", "1", "0" * 64]]
     assert (record["how"], record["policy"]) == ("flag", str(policy))
 
 

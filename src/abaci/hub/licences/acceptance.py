@@ -27,8 +27,8 @@ class Question:
     model: str
     licences: str
     """An SPDX expression."""
-    terms: tuple[tuple[str, str | None], ...]
-    """Per licence its id and the SHA-256 of the record that was shown; None: there is no record."""
+    terms: tuple[tuple[str, str | None, str | None], ...]
+    """Per licence its id, its version, and the SHA-256 of the record that was shown; None: there is no record."""
     reasons: tuple[str, ...]
     """Why it is asked."""
 

@@ -5,7 +5,7 @@ joined with AND to the model's own. Where the voices disagree, all they name is 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from abaci.hub.licences.expressions import Expression, all_of, ids_of, read_expression
@@ -45,6 +45,8 @@ class ModelFacts:
     """The licence tag of its repository at a hub."""
     metadata: str | None = None
     """What the file itself says (`general.license`)."""
+    licence_file: str | None = None
+    """The licence whose text lies beside the weights."""
     repository: str | None = None
     """`organisation/name` where it is published."""
     title: str | None = None
@@ -68,12 +70,9 @@ class ModelLicences:
 
 def with_metadata(facts: ModelFacts, metadata: Mapping[str, object]) -> ModelFacts:
     """The facts, and what a GGUF file's metadata adds (keys `general.*`)."""
-    return ModelFacts(
-        name=facts.name,
-        catalog=facts.catalog,
-        repository_licence=facts.repository_licence,
+    return replace(
+        facts,
         metadata=declared_licence(_text(metadata, "general.license"), _text(metadata, "general.license.name")),
-        repository=facts.repository,
         title=_text(metadata, "general.name"),
         base_models=tuple(dict.fromkeys((*facts.base_models, *_base_models(metadata)))),
         multimodal=is_multimodal(_text(metadata, "general.architecture"))
@@ -116,6 +115,7 @@ def _voices(facts: ModelFacts, published: PublishedModel | None, book: LicenceBo
     said = {
         "the catalog": facts.catalog,
         _called(published): None if published is None else published.licence,
+        "its LICENSE file": facts.licence_file,
         _REPOSITORY: facts.repository_licence,
         _FILE: facts.metadata,
     }

@@ -2,14 +2,17 @@
 
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 from abaci.errors import IntegrityError, ModelNotFoundError, OfflineError, UnsupportedModelError, UsageError
 from abaci.formats.opening import open_checkpoint
 from abaci.hub import huggingface, modelscope
 from abaci.hub.catalog import Catalog, CatalogModel, Task, load_catalog, pinned_entries
 from abaci.hub.licences.closure import BaseModel, ModelFacts, declared_licence, is_multimodal, with_metadata
-from abaci.hub.licences.model_card import ModelCard, read_model_card
-from abaci.hub.names import HuggingFaceName, ModelName, ModelScopeName, parse_name
+from abaci.hub.licences.licence_file import licence_of_folder
+from abaci.hub.licences.model_card import read_model_card
+from abaci.hub.licences.reading import load_licences
+from abaci.hub.names import HuggingFaceName, LMStudioName, ModelName, ModelScopeName, parse_name
 from abaci.hub.network import Network
 from abaci.hub.reach import SourceUnavailableError
 from abaci.hub.repositories import Listing
@@ -49,7 +52,7 @@ def facts_of_file(resolved: ResolvedModel) -> ModelFacts:
             facts = with_metadata(facts, checkpoint.metadata)
     except UnsupportedModelError:
         facts = replace(facts, title=resolved.path.resolve().name)  # its licence holds though it cannot be run
-    return _with_card(facts, read_model_card(resolved.path / "README.md")) if resolved.path.is_dir() else facts
+    return _with_folder(facts, resolved.path) if resolved.path.is_dir() else facts
 
 
 def facts_of_origin(resolved: ResolvedModel) -> ModelFacts:
@@ -61,7 +64,8 @@ def facts_of_origin(resolved: ResolvedModel) -> ModelFacts:
     if facts is not None:
         return replace(facts, name=resolved.name)
     parsed = _parsed(resolved.name)
-    repository = str(parsed.repository) if isinstance(parsed, HuggingFaceName | ModelScopeName) else None
+    hubs = HuggingFaceName | ModelScopeName | LMStudioName
+    repository = str(parsed.repository) if isinstance(parsed, hubs) else None
     return ModelFacts(
         resolved.name,
         repository_licence=resolved.licence,
@@ -142,10 +146,13 @@ def _listing(name: HuggingFaceName | ModelScopeName) -> Listing | None:
         return None
 
 
-def _with_card(facts: ModelFacts, card: ModelCard) -> ModelFacts:
+def _with_folder(facts: ModelFacts, folder: Path) -> ModelFacts:
+    """What lies beside the weights: the card, and the licence's text."""
+    card = read_model_card(folder / "README.md")
     bases = tuple(BaseModel(base) for base in card.base_models)
     return replace(
         facts,
+        licence_file=licence_of_folder(folder, load_licences()),
         repository_licence=facts.repository_licence or declared_licence(card.licence, card.licence_name),
         base_models=tuple(dict.fromkeys((*facts.base_models, *bases))),
     )

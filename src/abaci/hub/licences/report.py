@@ -49,7 +49,10 @@ class LicenceReport:
         return Question(
             model=self.model,
             licences=self.expression,
-            terms=tuple((licence_id, record.sha256 if record else None) for licence_id, record in self.records),
+            terms=tuple(
+                (licence_id, record.version, record.sha256) if record is not None else (licence_id, None, None)
+                for licence_id, record in self.records
+            ),
             reasons=tuple(reason.text for reason in self.verdict.reasons if reason.decision is not Decision.ALLOW),
         )
 
