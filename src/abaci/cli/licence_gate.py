@@ -78,5 +78,8 @@ def _ask(report: "LicenceReport") -> bool:
     print_line(report.sentences(Decision.ASK))
     for obligation in applying(report):
         print_line(f"  you are to ({obligation.clause.where}): {obligation.clause.says}")
-    print_line(DISCLAIMER)
+    for _, record in report.records:
+        if record is not None:
+            print_line(f"  read: {record.source.url}")
+    print_line(f"{DISCLAIMER} What you accept is recorded.")
     return typer.confirm("Accept?", default=False, err=True)

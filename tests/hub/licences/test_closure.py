@@ -14,7 +14,7 @@ from abaci.hub.licences.closure import (
     find_licences,
     with_metadata,
 )
-from abaci.hub.licences.expressions import LicenceId, read_expression, write_expression
+from abaci.hub.licences.expressions import ids_of, read_expression, write_expression
 from abaci.hub.licences.model_facts import facts_of_catalog, facts_of_listing
 from abaci.hub.licences.publishers import PublishedModel, load_publishers
 from abaci.hub.licences.reading import load_licences
@@ -141,8 +141,7 @@ def test_the_catalog_agrees_with_what_publishers_say() -> None:
         assert facts is not None
         licences = find_licences(facts, BOOK, load_publishers())
         assert licences.doubts == (), name
-        assert read_expression(model.licence.expression, BOOK) == LicenceId(model.licence.expression), name
-        assert model.licence.expression in BOOK.by_id, name
+        assert set(ids_of(read_expression(model.licence.expression, BOOK))) <= set(BOOK.by_id), name
 
 
 @pytest.mark.parametrize(
