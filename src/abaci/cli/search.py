@@ -94,7 +94,7 @@ def _parameters(model: "CatalogModel") -> str:
 
 
 def _count(number: int) -> str:
-    return f"{number / 1e9:g}B" if number >= 10**9 else f"{number / 1e6:g}M"
+    return f"{number / 1e9:.3g}B" if number >= 10**9 else f"{number / 1e6:.3g}M"
 
 
 def _document(model: "CatalogModel") -> dict[str, Any]:
