@@ -11,9 +11,9 @@ from cyclonedx.validation.json import JsonStrictValidator
 from typer.testing import CliRunner, Result
 
 from abaci.cli.app import app
-from abaci.cli.licence_gate import conditions_of
+from abaci.cli.licence_gate import conditions_of, without_denied
 from abaci.formats.gguf import write_gguf
-from abaci.hub import ResolvedModel
+from abaci.hub import ResolvedModel, load_catalog
 from abaci.hub.licences import ModelFacts
 
 NON_COMMERCIAL = "[use]\ncommercial = true\n"
@@ -198,6 +198,16 @@ def test_a_policy_that_cannot_be_read_stops_everything(tmp_path: Path, monkeypat
     result = abaci("run", model_file(tmp_path, license="mit"), "hello")
     assert result.exit_code == 2
     assert "none.toml" in result.stderr
+
+
+def test_what_is_denied_is_not_recommended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog = load_catalog()
+    assert without_denied(catalog) is catalog
+    monkeypatch.setenv("ABACI_LICENCE_POLICY", policy_file(tmp_path, NON_COMMERCIAL))
+    left = set(without_denied(catalog).models)
+    gone = set(catalog.models) - left
+    assert {"qwen2.5:3b", "qwen2.5-coder:3b"} <= gone
+    assert {"qwen2.5:7b", "smollm2:135m", "deepseek-r1:8b", "gemma3:270m"} <= left
 
 
 def test_a_policy_among_the_settings_counts(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The flag and the question with which a licence is accepted; what is decided is `hub/licences/gate.py`'s."""
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
@@ -9,7 +10,7 @@ from abaci.cli.licence import applying
 from abaci.cli.terminal import print_line
 
 if TYPE_CHECKING:
-    from abaci.hub import ResolvedModel
+    from abaci.hub import Catalog, ResolvedModel
     from abaci.hub.licences import LicenceReport
 
 AcceptOption = Annotated[
@@ -64,6 +65,24 @@ def conditions_of(resolved: "ResolvedModel") -> str | None:
         return None
     named = f" has conditions ({', '.join(conditions)})" if conditions else " is not certain"
     return f"its licence, {report.expression},{named}: abaci licence {resolved.name}"
+
+
+def without_denied(catalog: "Catalog") -> "Catalog":
+    """The catalog without the models that the licence policy denies; all of it where there is no policy."""
+    from abaci.hub.licences import find_policy
+
+    policy = find_policy(None)
+    if policy is None:
+        return catalog
+    from abaci.hub.licences import Decision, examine
+    from abaci.hub.licences.model_facts import facts_of_model
+
+    models = {
+        name: model
+        for name, model in catalog.models.items()
+        if examine(facts_of_model(model, name, catalog), policy).verdict.decision is not Decision.DENY
+    }
+    return replace(catalog, models=models)
 
 
 def somebody_is_there() -> bool:

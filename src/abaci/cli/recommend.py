@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from abaci.cli.licence_gate import without_denied
 from abaci.cli.terminal import JsonOption, aligned, dimmed, megabytes, print_json, print_line, print_text
 from abaci.errors import UsageError
 
@@ -38,9 +39,12 @@ def recommend(
     from abaci.runtime.recommending import Wishes
     from abaci.runtime.recommending import recommend as rank
 
+    every = hub.load_catalog()
+    catalog = without_denied(every)
+    num_denied = len(every.models) - len(catalog.models)
     wishes = Wishes(_task(task), context, min_speed, _memory(max_memory))
     ranked = rank(
-        hub.load_catalog(),
+        catalog,
         wishes,
         lambda formats: machine_rates(
             sorted(formats, key=lambda one: one.label),
@@ -56,6 +60,8 @@ def recommend(
     else:
         print_text("No model of the catalog does all of that here.")
     print_line(dimmed(_others(ranked, limit)))
+    if num_denied:
+        print_line(dimmed(f"The licence policy denies {num_denied} of the {len(every.models)} models of the catalog."))
 
 
 def _task(text: str) -> Any:

@@ -84,7 +84,19 @@ def facts_of_catalog(name: str) -> ModelFacts | None:
     kept_as = model.name  # as `planning` names it in the store
     if variant is not None and variant is not model.variant():
         kept_as = f"{model.name}-{variant.quantisation.lower()}"
-    return _facts_of_model(model, kept_as, catalog)
+    return facts_of_model(model, kept_as, catalog)
+
+
+def facts_of_model(model: CatalogModel, name: str, catalog: Catalog) -> ModelFacts:
+    """Of a model of a catalog; `name` is what it, or a variant of it, is kept under."""
+    bases = ((base, catalog.of_repository(base)) for base in model.bases)
+    return ModelFacts(
+        name,
+        catalog=model.licence.expression,
+        repository=None if model.repository is None else str(model.repository),
+        base_models=tuple(BaseModel(str(base), None if of is None else of.licence.expression) for base, of in bases),
+        multimodal=True if Task.VISION in model.tasks else is_multimodal(model.architecture),
+    )
 
 
 def facts_of_repository(name: str) -> ModelFacts | None:
@@ -97,7 +109,7 @@ def facts_of_repository(name: str) -> ModelFacts | None:
         return None
     catalog = load_catalog()
     known = catalog.of_repository(parsed.repository)
-    facts = None if known is None else _facts_of_model(known, str(parsed), catalog)
+    facts = None if known is None else facts_of_model(known, str(parsed), catalog)
     listing = _listing(parsed)
     if listing is None:
         return facts or ModelFacts(str(parsed), repository=str(parsed.repository))
@@ -123,17 +135,6 @@ def _parsed(name: str) -> ModelName | None:
         return parse_name(name)
     except UsageError:
         return None
-
-
-def _facts_of_model(model: CatalogModel, name: str, catalog: Catalog) -> ModelFacts:
-    bases = ((base, catalog.of_repository(base)) for base in model.bases)
-    return ModelFacts(
-        name,
-        catalog=model.licence.expression,
-        repository=None if model.repository is None else str(model.repository),
-        base_models=tuple(BaseModel(str(base), None if of is None else of.licence.expression) for base, of in bases),
-        multimodal=True if Task.VISION in model.tasks else is_multimodal(model.architecture),
-    )
 
 
 def _listing(name: HuggingFaceName | ModelScopeName) -> Listing | None:
