@@ -14,7 +14,9 @@ import pytest
 from hub_server import COMMIT, HubServer, running_hub
 from scripted_sources import Recorder
 
+from abaci import hub as package
 from abaci.errors import DownloadError, IntegrityError, OfflineError, UsageError
+from abaci.formats.opening import open_checkpoint
 from abaci.hub.download import fetch
 from abaci.hub.huggingface import HuggingFaceSource, list_repository, token
 from abaci.hub.huggingface_cache import cached_file
@@ -95,6 +97,18 @@ def test_a_repository_becomes_a_folder_that_a_reader_can_open(hub: HubServer, st
         assert file.sha256 == hashlib.sha256(FOLDER[file.path]).hexdigest()
     assert store.get(model.name) == model
     assert store.check(model) == model
+
+
+def test_the_reader_opens_what_was_pulled(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the name alone: from the hub's list to the tensors of sharded safetensors."""
+    monkeypatch.setenv("ABACI_HOME", str(tmp_path / "home"))
+    folder = Path(__file__).parents[1] / "golden" / "folders" / "qwen2"
+    hub.repositories["maker/golden"] = {path.name: path.read_bytes() for path in folder.iterdir()}
+    resolved = package.resolve("maker/golden", download=True)
+    with open_checkpoint(resolved.path) as pulled, open_checkpoint(folder) as original:
+        assert list(pulled.tensors) == list(original.tensors)
+        assert dict(pulled.metadata) == dict(original.metadata) | {"general.name": "golden"}
+    assert package.resolve("hf.co/maker/golden", download=False) == resolved
 
 
 def test_a_second_pull_fetches_nothing(hub: HubServer, store: Store) -> None:

@@ -14,7 +14,7 @@ from abaci.hub.partial import PartialFile, sha256_of
 from abaci.hub.peer import peer_sources
 from abaci.hub.ranged import fetch_ranges
 from abaci.hub.reach import SourceUnavailableError
-from abaci.hub.references import StoredFile, StoredModel, list_digest
+from abaci.hub.references import StoredFile, StoredModel
 from abaci.hub.sources import HttpSource, LocalSource, Source, Transfer
 from abaci.hub.store import Store, stored_file
 from abaci.hub.wanted import Digest, WantedFile, WantedModel
@@ -130,7 +130,7 @@ def _referred(model: WantedModel, files: tuple[StoredFile, ...], source: str, st
         if len(files) == 1 and first.location.suffix == Path(first.path).suffix:
             path = first.location
         else:
-            folder = store.link_folder(list_digest(files), files)
+            folder = store.link_folder(model.name, files)
             path = folder / first.path if first.path.endswith(".gguf") else folder
         return store.refer(StoredModel(model.name, path, files, source, model.licence, model.base_models))
 
@@ -221,7 +221,7 @@ class _Fetching:
             try:
                 return self._from_group(file, partial, group)
             except OfflineError as error:
-                reasons.append(f"{_labels(group)}: {error}")
+                reasons.append(str(error))
                 continue
             except SourceUnavailableError as error:
                 reasons.append(str(error) if len(group) > 1 else f"{_labels(group)}: {error}")

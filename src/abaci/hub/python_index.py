@@ -135,7 +135,8 @@ def _work_folder(partial_path: Path) -> Iterator[Path]:
     """An empty folder beside the partial file; what a killed run left in it goes first."""
     folder = partial_path.with_suffix(".wheels")
     shutil.rmtree(folder, ignore_errors=True)
-    (folder / "wheels").mkdir(parents=True)
+    folder.mkdir(mode=0o700)
+    (folder / "wheels").mkdir()
     try:
         yield folder
     finally:

@@ -3,7 +3,7 @@
     ABACI_HOME, else XDG_DATA_HOME/abaci, else ~/.local/share/abaci
     ├── models/qwen2.5-coder%3A0.5b.json   a reference: name, source, licence, and of each file its place, size, SHA-256
     ├── files/<sha256>.gguf                complete and checked; only ever renamed into place
-    ├── folders/<sha256>/config.json       links to files, for models that are more than one file
+    ├── folders/<sha256>/name/config.json  links to files, for models that are more than one file
     ├── partial/<sha256>                   a download on its way, continued by the next one
     └── locks/<sha256>                     held by the process that fetches that file; `store` by who changes references
 
@@ -20,6 +20,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -29,10 +30,19 @@ from pathlib import Path
 from abaci.errors import IntegrityError, ResourceError
 from abaci.hub import huggingface_cache
 from abaci.hub.partial import sha256_of
-from abaci.hub.references import StoredFile, StoredModel, bad_reference, read_reference, written_reference
+from abaci.hub.references import (
+    StoredFile,
+    StoredModel,
+    bad_reference,
+    list_digest,
+    read_reference,
+    written_reference,
+)
 from abaci.hub.wanted import Digest, WantedFile, checked_name, checked_path
 
 _MAX_NAME_BYTES = 220
+_MAX_TITLE_CHARACTERS = 80
+_UNPRINTED = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def default_home() -> Path:
@@ -120,14 +130,18 @@ class Store:
         _sync_folder(path.parent)
         return path
 
-    def link_folder(self, key: str, files: tuple[StoredFile, ...]) -> Path:
-        """A folder in which each file stands under its own path. `key` says which files, so it is never another's."""
-        folder = self._folder("folders") / Digest.sha256(key).value
+    def link_folder(self, name: str, files: tuple[StoredFile, ...]) -> Path:
+        """A folder in which each file stands under its own path, called after the model.
+
+        It stands in one that is named by the hash of the list of files, so what is found there is never another's.
+        """
+        title = _UNPRINTED.sub("-", name.rpartition("/")[2]).strip("-.")[:_MAX_TITLE_CHARACTERS] or "model"
+        folder = self._folder("folders") / list_digest(files) / title
         if all((folder / file.path).exists() for file in files):
             return folder
         for file in files:
             link = folder / checked_path(file.path)
-            link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_folders(link.parent, self.home)
             unfinished = link.with_name(f".{link.name}.{os.getpid()}")
             unfinished.unlink(missing_ok=True)
             unfinished.symlink_to(self._link_target(link, file.location))
@@ -282,6 +296,13 @@ def remove_tree(folder: Path) -> None:
                 path.rmdir()
     if folder.is_dir():
         folder.rmdir()
+
+
+def _make_folders(folder: Path, base: Path) -> None:
+    """All folders from `base` down, each for its owner only: `mkdir` would give its mode to the last one alone."""
+    for part in folder.relative_to(base).parts:
+        base /= part
+        base.mkdir(mode=0o700, exist_ok=True)
 
 
 def _with_time(file: StoredFile) -> StoredFile:
