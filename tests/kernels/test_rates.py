@@ -11,6 +11,7 @@ def test_rates_are_measured(monkeypatch):
     monkeypatch.setattr(rates, "_STREAMED_BYTES", 1 << 20)
     monkeypatch.setattr(rates, "_SAMPLE_SECONDS", 1e-4)
     monkeypatch.setattr(rates, "_FAR_POSITION", 640)
+    monkeypatch.setattr(rates, "_USUAL_LAYERS", 2)
     pool, target = native.thread_pool(1), native.choose_target()
     products = rates.measure_format(pool, target, rates.PROBE_FORMAT)
     step = rates.measure_step(pool, target, products)
@@ -19,6 +20,7 @@ def test_rates_are_measured(monkeypatch):
     assert all(value > 1e6 for value in astuple(products))
     assert 1e-8 < step.operation_seconds < 1e-2
     assert step.value_seconds >= 0
+    assert 0 < step.reading_share <= 1
 
 
 def test_every_format_can_be_measured(monkeypatch):

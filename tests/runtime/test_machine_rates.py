@@ -10,7 +10,7 @@ from abaci.runtime import machine_rates as measured
 from abaci.runtime.machine_rates import MachineRates, machine_rates
 from abaci.tensor import WeightFormat
 
-RATES = MachineRates(1.0, 0.5, Ceilings(2e10, 1e12), 2e-5, StepRates(5e-6, 1e-9, 5e10, 2e11), {})
+RATES = MachineRates(1.0, 0.5, Ceilings(2e10, 1e12), 2e-5, StepRates(5e-6, 1e-9, 0.9, 5e10, 2e11), {})
 
 
 @pytest.fixture
@@ -55,13 +55,15 @@ def test_threads_have_rates_of_their_own(calls):
     assert len(calls) == 2
 
 
-@pytest.mark.parametrize("damage", ["", "[]", "{}", "NaN", "nan-rate", "other-machine", "unknown"])
+@pytest.mark.parametrize("damage", ["", "[]", "{}", "NaN", "nan-rate", "no-rate", "other-machine", "unknown"])
 def test_a_damaged_file_is_measured_anew(calls, tmp_path, damage):
     machine_rates([WeightFormat.Q4_K])
     (path,) = (tmp_path / "machines").glob("*.json")
     document = json.loads(path.read_text())
     if damage == "nan-rate":
         document["rates"]["engine_seconds"] = float("nan")
+    elif damage == "no-rate":
+        document["rates"]["step"]["reading_share"] = 0
     elif damage == "other-machine":
         document["machine"]["processor"] = "abacus"
     elif damage == "unknown":

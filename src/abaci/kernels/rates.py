@@ -44,7 +44,8 @@ _BATCH_ROWS: Final = 2048
 _SAMPLES: Final = 5
 _SAMPLE_SECONDS: Final = 0.03
 _PROBE_VOCABULARY: Final = 512
-_NARROW_POSITIONS: Final = STEP_TOKENS
+_USUAL_LAYERS: Final = 16
+"""Of the probe that stands for models as they are: together more than caches hold."""
 _FAR_POSITION: Final = 4096
 """Far enough for attention to outweigh what else a step does."""
 
@@ -67,6 +68,8 @@ class StepRates:
     """For the threads to get through an operation that has next to no work, and meet."""
     value_seconds: float
     """To make a value by an operation other than products and attention."""
+    reading_share: float
+    """Of the speed of one large product with one row, what the many small ones of a decoder reach."""
     decode_attention_per_second: float
     """Operations of attention when each sequence brings one token."""
     prefill_attention_per_second: float
@@ -94,10 +97,9 @@ def _seconds(kernels: _native.Kernels, matrix: _native.Matrix, pool: _native.Thr
 
 
 def measure_step(pool: _native.ThreadPool, target: str, products: FormatRates) -> StepRates:
-    """In about a second; `products` are the rates of PROBE_FORMAT. Raises ResourceError."""
-    narrow = _Probe(pool, target, _probe_spec(num_layers=16, hidden_size=256, num_heads=4), _NARROW_POSITIONS)
+    """In some seconds; `products` are the rates of PROBE_FORMAT. Raises ResourceError, MemoryError."""
+    narrow = _Probe(pool, target, _probe_spec(num_layers=16, hidden_size=256, num_heads=4), STEP_TOKENS)
     operation_seconds = narrow.seconds(1, 0) / narrow.footprint.num_operations
-    narrow_prefill = narrow.seconds(STEP_TOKENS, 0)
     narrow.close()
     wide = _Probe(pool, target, _probe_spec(num_layers=2, hidden_size=1024, num_heads=16), _FAR_POSITION + STEP_TOKENS)
     per_position = sum(layer.operations for layer in wide.footprint.attention)
@@ -105,17 +107,23 @@ def measure_step(pool: _native.ThreadPool, target: str, products: FormatRates) -
     prefill_seconds = wide.seconds(STEP_TOKENS, _FAR_POSITION) - wide.seconds(STEP_TOKENS, 0)
     wide.close()
     prefill_attention = _rate(per_position * STEP_TOKENS * _FAR_POSITION, prefill_seconds)
-    model = narrow.footprint
-    near_operations = sum(layer.operations for layer in model.attention) * STEP_TOKENS * (STEP_TOKENS + 1) / 2
-    other_seconds = (
-        narrow_prefill
-        - model.num_operations * operation_seconds
+    usual = _Probe(pool, target, _probe_spec(num_layers=_USUAL_LAYERS, hidden_size=1024, num_heads=16), STEP_TOKENS)
+    one_token, full_step = usual.seconds(1, 0), usual.seconds(STEP_TOKENS, 0)
+    usual.close()
+    model = usual.footprint
+    meeting = model.num_operations * operation_seconds
+    reading = model.products_bytes / products.stream_bytes_per_second
+    near_positions = STEP_TOKENS * (STEP_TOKENS + 1) / 2
+    making = (
+        full_step
+        - meeting
         - STEP_TOKENS * sum(product.operations for product in model.products) / products.operations_per_second
-        - near_operations / prefill_attention
+        - near_positions * sum(layer.operations for layer in model.attention) / prefill_attention
     )
     return StepRates(
         operation_seconds=operation_seconds,
-        value_seconds=max(0.0, other_seconds) / (model.values_per_token * STEP_TOKENS),
+        value_seconds=max(0.0, making) / (model.values_per_token * STEP_TOKENS),
+        reading_share=min(1.0, reading / max(one_token - meeting, reading / 2, 1e-9)),
         decode_attention_per_second=_rate(per_position * _FAR_POSITION, decode_seconds),
         prefill_attention_per_second=prefill_attention,
     )
@@ -194,8 +202,8 @@ class _RandomTensors:
 
 
 def _probe_spec(*, num_layers: int, hidden_size: int, num_heads: int) -> ModelSpec:
-    """A decoder like many: heads of 64, four query heads to a key-value head, an MLP twice as wide."""
-    head_dim, num_kv_heads, mlp_size = 64, max(1, num_heads // 4), 2 * hidden_size
+    """A decoder like many: heads of 64, four query heads to a key-value head, an MLP three times as wide."""
+    head_dim, num_kv_heads, mlp_size = 64, max(1, num_heads // 4), 3 * hidden_size
 
     def layer(index: int) -> Layer:
         def linear(name: str, in_features: int, out_features: int) -> Linear:

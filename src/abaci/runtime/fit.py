@@ -147,7 +147,7 @@ def decode_seconds(model: Footprint, rates: MachineRates, position: int) -> floa
             seen * layer.operations / rates.step.decode_attention_per_second,
             seen * layer.cache_bytes / rates.ceilings.read_bytes_per_second,
         )
-    return reading + attending + _other_seconds(model, rates, 1)
+    return reading / rates.step.reading_share + attending + _other_seconds(model, rates, 1)
 
 
 def prefill_seconds(model: Footprint, rates: MachineRates, num_tokens: int) -> float:

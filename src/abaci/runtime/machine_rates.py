@@ -37,7 +37,7 @@ from abaci.runtime.machine import on_pool, processor_name
 from abaci.tensor import WeightFormat
 from abaci.version import __version__
 
-_FILE_VERSION: Final = 1
+_FILE_VERSION: Final = 2
 _MAX_FILE_BYTES: Final = 1 << 20
 _ENGINE_STEPS: Final = 200
 
@@ -213,7 +213,11 @@ def _rates_of(fields: Mapping[str, Any]) -> MachineRates:
 
 
 def _numbers(fields: Mapping[str, Any]) -> dict[str, float]:
-    return {name: _number(value) for name, value in fields.items()}
+    """Rates: what is divided by is not nothing."""
+    numbers = {name: _number(value) for name, value in fields.items()}
+    if any(number == 0 for name, number in numbers.items() if name != "value_seconds"):
+        raise ValueError("a rate of nothing")
+    return numbers
 
 
 def _number(value: Any) -> float:
