@@ -19,6 +19,7 @@ from abaci.generation import Constraint, ConstraintKind
 DIALECTS = sorted(tool_dialects())
 SPECIAL = [
     *("<|python_tag|>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"),
+    *("<|tool_call>", "<tool_call|>"),
     *("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>"),
     *("<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>"),
 ]
@@ -177,6 +178,7 @@ def test_calls_of_strict_functions_keep_to_their_schemas(dialect, tokenizer):
         "deepseek": [marked, "Let me see.\n" + marked],
         "function_tags": [marked, "Let me see.\n" + marked],
         "argument_tags": [marked, "Let me see.\n" + marked],
+        "gemma": [marked, "Let me see.\n" + marked],
     }
     for call in calls[dialect]:
         assert accepts(strict, tokenizer, call)

@@ -18,7 +18,7 @@ from abaci.chat.answer import ChatRequest, ToolChoice, ToolChoiceMode
 from abaci.chat.calling import CallConstraints
 from abaci.chat.messages import Message, parse_messages
 from abaci.chat.parsers import ToolDialect, tool_dialect, tool_dialects
-from abaci.chat.parsers.think import THINK_BEGIN, THINK_END, ThinkParser
+from abaci.chat.parsers.think import ThinkParser, ThoughtTags
 from abaci.chat.prompt import render_chat
 from abaci.chat.reading import AnswerReader, ToolReading
 from abaci.chat.requests import check_params, stop_strings
@@ -44,13 +44,14 @@ class PreparedChat:
     can_think: bool
     is_thinking: bool
     """The answer begins inside a thought."""
+    thought_tags: ThoughtTags
     tools: ToolReading | None
 
     def new_reader(self, sample_index: int) -> AnswerReader:
         """For the events of one sample."""
         special = self.tokenizer.special_tokens
         markers = [
-            *((THINK_BEGIN, THINK_END) if self.can_think else ()),
+            *((self.thought_tags.marker, self.thought_tags.end) if self.can_think else ()),
             *(self.tools.dialect.markers if self.tools else ()),
         ]
         assembler = TextAssembler(
@@ -61,7 +62,11 @@ class PreparedChat:
             shown_special=[special[marker] for marker in markers if marker in special],
         )
         reads_thoughts = self.tools is not None and self.tools.dialect.has_thoughts
-        think = ThinkParser(is_open=self.is_thinking) if self.can_think and not reads_thoughts else None
+        think = (
+            ThinkParser(is_open=self.is_thinking, tags=self.thought_tags)
+            if self.can_think and not reads_thoughts
+            else None
+        )
         return AnswerReader(sample_index, assembler, think=think, tools=self.tools)
 
 
@@ -100,6 +105,7 @@ def prepare(text: TextModel, request: ChatRequest, request_id: str) -> PreparedC
         params=params,
         can_think=plan.can_think and request.add_generation_prompt,
         is_thinking=is_thinking,
+        thought_tags=plan.tags,
         tools=tools.reading,
     )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from abaci.chat.answer import ReasoningOptions
-from abaci.chat.parsers.think import THINK_BEGIN, THINK_END
+from abaci.chat.parsers.think import GEMMA, THINK, ThoughtTags
 from abaci.chat.parsers.tools.harmony import DIALECT as HARMONY
 from abaci.errors import UsageError
 from abaci.formats.tokenizer import Tokenizer
@@ -44,6 +44,7 @@ class ThinkingPlan:
     can_think: bool
     is_harmony: bool
     """Thoughts are messages of their own: one ends the others, that of the final answer."""
+    tags: ThoughtTags
     opens_thought: bool
     """The model opens a thought itself, unless the prompt has: so may we."""
     is_enabled: bool | None
@@ -56,7 +57,8 @@ class ThinkingPlan:
         """Raises UsageError for what this template's model cannot do."""
         effort = _checked_effort(options.effort)
         is_harmony = HARMONY.is_spoken_by(source)
-        can_think = is_harmony or THINK_BEGIN in source or THINK_END in source
+        tags = GEMMA if GEMMA.begin in source else THINK
+        can_think = is_harmony or tags.begin in source or tags.end in source
         knows_effort = "reasoning_effort" in source
         is_enabled = _is_enabled(options, effort, given_variables)
         is_effort_meant = effort is not None and effort != "none"
@@ -70,13 +72,16 @@ class ThinkingPlan:
             budget = _EFFORT_BUDGETS[str(effort)]
         if budget == 0 and is_enabled is None:
             is_enabled = False
+        if tags is GEMMA and is_enabled is None and (is_effort_meant or budget is not None):
+            is_enabled = True  # which thinks only where it is told to
         variables: dict[str, Any] = {} if is_enabled is None else dict.fromkeys(_SWITCHES, is_enabled)
         if effort is not None and knows_effort:
             variables["reasoning_effort"] = effort
         return cls(
             can_think=can_think,
             is_harmony=is_harmony,
-            opens_thought=bool(_SWITCH.search(source)) or bool(is_enabled) or budget is not None,
+            tags=tags,
+            opens_thought=(tags is THINK and bool(_SWITCH.search(source))) or bool(is_enabled) or budget is not None,
             is_enabled=is_enabled,
             budget_tokens=budget if can_think else None,
             closing_sentence=CLOSING_SENTENCE if options.closing_sentence is None else options.closing_sentence,
@@ -92,16 +97,18 @@ class ThinkingPlan:
             must_be_known = is_constrained or self.budget_tokens is not None
             return (_FINAL, False) if self.is_enabled is False else ("", must_be_known)
         end = prompt.rstrip()
-        if not self.can_think or (end.endswith(THINK_END) and not self.is_enabled):
+        if not self.can_think or (end.endswith(self.tags.end) and not self.is_enabled):
             return "", False
-        if end.endswith(THINK_END):
+        if end.endswith(self.tags.end):
             raise UsageError("thinking: the chat template has no switch to turn it on")
-        is_open = end.endswith(THINK_BEGIN)
+        is_open = end.endswith(self.tags.begin)
+        if self.is_enabled is False and self.tags is GEMMA and not is_open:
+            return "", False
         if self.is_enabled is False:
-            return (f"\n{THINK_END}\n\n" if is_open else f"{THINK_BEGIN}\n\n{THINK_END}\n\n"), False
+            return (f"\n{self.tags.end}\n\n" if is_open else f"{self.tags.begin}\n\n{self.tags.end}\n\n"), False
         must_be_known = is_constrained or self.budget_tokens is not None
         if not is_open and must_be_known and self.opens_thought:
-            return f"{THINK_BEGIN}\n", True
+            return f"{self.tags.begin}\n", True
         return "", is_open
 
     def thinking(self, tokenizer: Tokenizer, max_tokens: int) -> Thinking:
@@ -109,7 +116,7 @@ class ThinkingPlan:
 
         Raises UsageError where the end of a thought is no token of its own, and so cannot be seen by an engine.
         """
-        end_text, marker = (_FINAL, _CHANNEL) if self.is_harmony else (THINK_END, THINK_END)
+        end_text, marker = (_FINAL, _CHANNEL) if self.is_harmony else (self.tags.end, self.tags.end)
         end = tuple(tokenizer.encode(end_text, add_bos=False, allow_special=True))
         if len(tokenizer.encode(marker, add_bos=False, allow_special=True)) != 1:
             raise UsageError(

@@ -82,6 +82,30 @@ TAGGED = [
     ),
     ("argument_tags", "The <tool_call> tag.", "The <tool_call> tag.", []),
 ]
+Q = '<|"|>'
+GEMMA = [
+    ("gemma", f"<|tool_call>call:get_weather{{city:{Q}Zürich{Q}}}<tool_call|>", "", [WEATHER]),
+    ("gemma", "So.<|tool_call>call:add{a:1,b:[2.5e3,null]}<tool_call|>", "So.", [ADD]),
+    (
+        "gemma",
+        f"<|tool_call>call:get_weather{{city:{Q}Zürich{Q}}}<tool_call|><|tool_call>call:add{A_ARGS}<tool_call|>",
+        "",
+        [WEATHER, ADD],
+    ),
+    ("gemma", "<|tool_call>call:now{}<tool_call|>", "", [("now", {})]),
+    (
+        "gemma",
+        f'<|tool_call>call:f{{a:{{{Q}k{Q}:{Q}x "y" {{b:1}}\n{Q}, c : [true,{{d:-1.5}}]}}}}<tool_call|>',
+        "",
+        [("f", {"a": {"k": 'x "y" {b:1}\n', "c": [True, {"d": -1.5}]}})],
+    ),
+    ("gemma", "<|tool_call>call:f{a:b}<tool_call|>", "<|tool_call>call:f{a:b}<tool_call|>", []),
+    ("gemma", f"<|tool_call>call:f{{a:{Q}cut", f"<|tool_call>call:f{{a:{Q}cut", []),
+    ("gemma", '<|tool_call>call:f{a:"\\x"}<tool_call|>', '<|tool_call>call:f{a:"\\x"}<tool_call|>', []),
+    ("gemma", "<|tool_call>call:f{a:1E400}<tool_call|>", "<|tool_call>call:f{a:1E400}<tool_call|>", []),
+    ("gemma", "<|tool_call> no", "<|tool_call> no", []),
+]
+
 HARMONY_CALL = "<|channel|>commentary to=functions.{} <|constrain|>json<|message|>{}"
 TRANSCRIPTS = [
     ("harmony", HARMONY_CALL.format("get_weather", W_ARGS), "", [WEATHER]),
@@ -208,6 +232,7 @@ TRANSCRIPTS = [
         [],
     ),
     *TAGGED,
+    *GEMMA,
     ("plain_json", W_CALL, "", [WEATHER]),
     ("plain_json", f"\n[{W_CALL}, {A_CALL}]\n", "", [WEATHER, ADD]),
     ("plain_json", f"```json\n{W_CALL}\n```", "", [WEATHER]),
@@ -255,6 +280,7 @@ FRAGMENTS = [
         W_TAGS,
         A_TAGS,
     ),
+    *("<|tool_call>", "call:add", "<tool_call|>", Q, "a:", "{a:1}", "{a:" + Q),
     *("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>", W_KEYS, A_KEYS, "1E400", "NaN", "<arg_"),
     "x" * MAX_NAME_CHARACTERS,
 ]
@@ -347,6 +373,7 @@ def test_hostile_text_is_read_in_linear_time():
         ("{{- '<|python_tag|>' }}", "llama3"),
         ("{{- '[TOOL_CALLS] [' }}", "mistral"),
         ("{{'<｜tool▁calls▁begin｜>'}}", "deepseek"),
+        ("<|tool_call>call:", "gemma"),
         ("<|start|>assistant<|channel|>final<|message|>", "harmony"),
         ("{{ messages }}", "plain_json"),
     ],

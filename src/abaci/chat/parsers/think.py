@@ -1,17 +1,29 @@
-"""The `<think>` dialect of reasoning (DeepSeek-R1, Qwen3): one thought before the answer, between two tags.
+"""Reasoning between two tags, before the answer: `<think>` (DeepSeek-R1, Qwen3, GLM) and the channel of Gemma 4.
 
 Either the prompt has opened the thought already, or the model opens it with its first word. White space around the tags
 belongs to neither thought nor answer. A thought that is never closed is all thought.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
 from abaci.chat.parsers.pieces import Content, Piece, Thought
 
-THINK_BEGIN: Final = "<think>"
-THINK_END: Final = "</think>"
+
+@dataclass(frozen=True, slots=True)
+class ThoughtTags:
+    """What a thought stands between."""
+
+    begin: str
+    end: str
+    marker: str
+    """What of the beginning may be a token of its own."""
+
+
+THINK: Final = ThoughtTags("<think>", "</think>", marker="<think>")
+GEMMA: Final = ThoughtTags("<|channel>thought", "<channel|>", marker="<|channel>")
 
 
 class _Place(Enum):
@@ -26,10 +38,11 @@ class _Place(Enum):
 class ThinkParser:
     """Splits text into thought and content; a `pieces.Parser`."""
 
-    __slots__ = ("_has_text", "_held", "_is_open", "_place", "has_thought")
+    __slots__ = ("_has_text", "_held", "_is_open", "_place", "_tags", "has_thought")
 
-    def __init__(self, *, is_open: bool) -> None:
+    def __init__(self, *, is_open: bool, tags: ThoughtTags = THINK) -> None:
         """`is_open`: the prompt has opened the thought."""
+        self._tags = tags
         self._is_open = is_open
         self._place = _Place.START
         self._held = ""
@@ -78,12 +91,12 @@ class ThinkParser:
 
     def _start(self) -> bool:
         text = self._held.lstrip()
-        if text.startswith(THINK_BEGIN):
+        if text.startswith(self._tags.begin):
             self._place = _Place.THOUGHT
             self.has_thought = True
-            self._held = text[len(THINK_BEGIN) :]
+            self._held = text[len(self._tags.begin) :]
             return True
-        if THINK_BEGIN.startswith(text):
+        if self._tags.begin.startswith(text):
             return False
         self._place = _Place.THOUGHT if self._is_open else _Place.ANSWER
         return True
@@ -91,7 +104,7 @@ class ThinkParser:
     def _think(self, pieces: list[Piece]) -> bool:
         if not self._has_text:
             self._held = self._held.lstrip()
-        thought, tag, rest = self._held.partition(THINK_END)
+        thought, tag, rest = self._held.partition(self._tags.end)
         certain = thought.rstrip() if tag else self._held[: self._certain_length()]
         if certain:
             self._has_text = True
@@ -104,7 +117,7 @@ class ThinkParser:
     def _certain_length(self) -> int:
         """Length of the thought without the beginning of its end, and without white space before that."""
         text = self._held
-        for begin in range(max(0, len(text) - len(THINK_END) + 1), len(text)):
-            if THINK_END.startswith(text[begin:]):
+        for begin in range(max(0, len(text) - len(self._tags.end) + 1), len(text)):
+            if self._tags.end.startswith(text[begin:]):
                 return len(text[:begin].rstrip())
         return len(text.rstrip())
