@@ -93,6 +93,25 @@ def test_a_base_that_nobody_knows_is_a_doubt_unless_the_catalog_vouches() -> Non
     assert found(metadata="mit", base_models=unknown, repository="x/Secret-7B-GGUF").doubts == ()
 
 
+@pytest.mark.parametrize(
+    ("repository", "is_form"),
+    [
+        ("x/Secret-7B", True),
+        ("x/Secret-7B-GGUF", True),
+        ("x/Secret-7B-Q4_K_M-GGUF", True),
+        ("x/secret-7b-i1-IQ3_XXS", True),
+        ("x/Secret-7B-AWQ-4bit", True),
+        ("x/Secret-7B-Chat", False),
+        ("x/Secret-7Bee", False),
+        ("x/Other", False),
+    ],
+)
+def test_only_another_form_of_a_model_has_its_licence(repository: str, is_form: bool) -> None:
+    licences = found(base_models=(BaseModel("someone/Secret-7B", "MIT"),), repository=repository)
+    assert write_expression(licences.expression) == "MIT"
+    assert (licences.doubts == ()) is is_form
+
+
 def test_what_a_file_says() -> None:
     facts = with_metadata(
         ModelFacts("model", catalog="MIT"),

@@ -4,6 +4,7 @@ A quantisation, a fine-tune and a merge carry the terms of what they were made f
 joined with AND to the model's own. Where the voices disagree, all they name is taken to hold, and that is told.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -21,6 +22,11 @@ _REPOSITORY: Final = "its repository"
 _FILE: Final = "the file"
 _TAGS: Final = (_REPOSITORY, _FILE)
 _SAYS_NOTHING: Final = frozenset({"", "other", "unknown", "none", "noassertion", "n/a"})
+_FORMS: Final = re.compile(
+    r"(-(gguf|i1|imatrix|mlx|awq|gptq|bnb|exl[23]|hf|quantized|[2-8]bit|int[48]|w\d{1,2}a\d{1,2}|b?f16|fp16|f32|fp8"
+    r"|nvfp4|mxfp4|ud|i?q[1-8]|[0-9kml]|x{0,2}[sl]|nl))*"
+)
+"""What is added to a model's name where it is only written down otherwise."""
 _MULTIMODAL_ARCHITECTURES: Final = frozenset({"llama4", "mllama"})
 
 
@@ -105,7 +111,7 @@ def find_licences(facts: ModelFacts, book: LicenceBook, publishers: tuple[Publis
     return ModelLicences(
         expression=all_of([*voices.values(), *inherited]),
         base_models=bases,
-        doubts=(*_disagreements(voices, agreed), *_unknown_bases(facts, bases)),
+        doubts=(*_disagreements(voices, agreed), *_gaps(facts, voices, bases)),
         remarks=_remarks(voices, bases, agreed),
     )
 
@@ -162,16 +168,26 @@ def _all_bases(
     return tuple(found.values())
 
 
-def _unknown_bases(facts: ModelFacts, bases: tuple[BaseModel, ...]) -> tuple[str, ...]:
-    """Where the catalog vouches for the whole, and where a base is only another form of the model, none is missing."""
+def _gaps(facts: ModelFacts, voices: Mapping[str, Expression], bases: tuple[BaseModel, ...]) -> tuple[str, ...]:
+    """What nobody says, unless the catalog vouches for the whole. Another form of a model has the model's licence."""
     if facts.catalog is not None:
         return ()
-    own_names = [plain_name(name.rpartition("/")[2]) for name in (facts.repository, facts.title) if name is not None]
-    return tuple(
+    gaps = [
         f"it is made from {base.name}, whose licence is not known"
         for base in bases
-        if base.licence is None
-        and not any(name.startswith(plain_name(base.name.rpartition("/")[2])) for name in own_names)
+        if base.licence is None and not _is_form_of(facts, base)
+    ]
+    if not voices and bases and not any(_is_form_of(facts, base) for base in bases):
+        gaps.append("nothing says under which licence it comes itself")
+    return tuple(gaps)
+
+
+def _is_form_of(facts: ModelFacts, base: BaseModel) -> bool:
+    """Whether a model is, by its name, the base in another format or quantisation."""
+    base_name = plain_name(base.name.rpartition("/")[2])
+    own_names = (plain_name(name.rpartition("/")[2]) for name in (facts.repository, facts.title) if name is not None)
+    return any(
+        name.startswith(base_name) and _FORMS.fullmatch(name.removeprefix(base_name)) is not None for name in own_names
     )
 
 
