@@ -16,6 +16,7 @@ from abaci.errors import FileFormatError, UnsupportedModelError
 from abaci.formats.huggingface_files import PublishedTensor
 from abaci.formats.published_model import PublishedModel
 from abaci.formats.weight_arrays import Array, as_array, as_bytes, num_bytes, to_float32
+from abaci.models.huggingface.changes import Change, Split
 from abaci.models.huggingface.mapping import SplitRule, TensorRule
 from abaci.tensor import TensorInfo, WeightFormat
 
@@ -120,7 +121,7 @@ class _Arranger:
         shape = (len(sources), *first.shape) if stacked else first.shape
         if change is not None:
             shape = change.shape(shape, settings)
-        weight_format = _format(first, change is not None and change.needs_floats)
+        weight_format = _format(first, change)
 
         def make() -> Array:
             parts = [_read(source, weight_format) for source in sources]
@@ -136,7 +137,7 @@ class _Arranger:
     def _part(self, name: str, rule: SplitRule, index: int, source: PublishedTensor) -> ArrangedTensor:
         settings = self._model.settings
         shape = rule.split.shapes(source.shape, settings)[index]
-        weight_format = _format(source, rule.split.needs_floats)
+        weight_format = _format(source, rule.split)
         make = lambda: rule.split.part(_read(source, weight_format), index, settings)  # noqa: E731
         return _computed(name, weight_format, shape, (source,), make)
 
@@ -168,14 +169,22 @@ def _in_order(name: str, members: Mapping[int, PublishedTensor]) -> tuple[Publis
     return sources
 
 
-def _format(source: PublishedTensor, needs_floats: bool) -> WeightFormat:
-    """As stored, but vectors are float32 in GGUF."""
-    return WeightFormat.F32 if needs_floats or len(source.shape) == 1 else source.format
+def _format(source: PublishedTensor, change: Change | Split | None) -> WeightFormat:
+    """As stored, but vectors are float32 in GGUF, and blocks cannot be cut into columns."""
+    if len(source.shape) == 1 or (change is not None and change.needs_floats):
+        return WeightFormat.F32
+    if source.format.is_quantised and change is not None and change.moves_columns:
+        return WeightFormat.F32
+    return source.format
 
 
 def _read(source: PublishedTensor, weight_format: WeightFormat) -> Array:
-    array = as_array(source.format, source.shape, source.read())
-    return array if weight_format is source.format else to_float32(source.format, array)
+    if weight_format is source.format or not source.format.is_quantised:
+        array = as_array(source.format, source.shape, source.read())
+        return array if weight_format is source.format else to_float32(source.format, array)
+    if source.floats is None:
+        raise UnsupportedModelError(f"tensor {source.name!r} cannot be rearranged in {source.format.label}")
+    return source.floats()
 
 
 def _computed(

@@ -3,16 +3,21 @@
 Nothing in a folder is run: pickled files are refused. Knows no type of model.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from abaci.errors import FileFormatError, UnsupportedModelError
 from abaci.formats.json_file import read_object
+from abaci.formats.packed_weights import Remarks, Scheme, StoredPart
 from abaci.formats.published_model import PublishedModel
-from abaci.formats.safetensors import SafetensorsFile, StoredTensor
+from abaci.formats.safetensors import SafetensorsFile
 from abaci.tensor import WeightFormat
 
 _WEIGHTS: Final = "model.safetensors"
@@ -32,6 +37,8 @@ class PublishedTensor:
     release: Callable[[], None]
     place: tuple[int, int] | None
     """Index of the file and offset in it, where the bytes stand as they are."""
+    floats: Callable[[], NDArray[np.float32]] | None = None
+    """The values, of a format with blocks."""
 
 
 def open_files(folder: Path, opened: ExitStack) -> list[SafetensorsFile]:
@@ -83,21 +90,55 @@ def _check_index(weight_map: Mapping[str, str], files: Mapping[str, SafetensorsF
 
 
 def published_tensors(files: Sequence[SafetensorsFile], model: PublishedModel) -> dict[str, PublishedTensor]:
-    """All tensors of the text model, by their names in a model that has no other parts."""
-    published: dict[str, PublishedTensor] = {}
+    """All tensors of the text model, by their names in a model that has no other parts; quantised ones put together."""
+    stored: dict[str, tuple[int, StoredPart]] = {}
     others: set[str] = set()
     for index, file in enumerate(files):
-        for stored in file.tensors.values():
-            name = _text_name(stored.name) if model.has_other_parts else stored.name
+        for tensor in file.tensors.values():
+            name = _text_name(tensor.name) if model.has_other_parts else tensor.name
             if name is None:
-                others.add(stored.name.removeprefix("model.").partition(".")[0])
+                others.add(tensor.name.removeprefix("model.").partition(".")[0])
                 continue
-            if name in published:
-                raise FileFormatError(f"{file.path}: tensor {stored.name!r} is in another file too")
-            published[name] = _published(name, index, file, stored)
+            if name in stored:
+                raise FileFormatError(f"{file.path}: tensor {tensor.name!r} is in another file too")
+            stored[name] = (index, StoredPart(file, tensor))
     if others:
-        model.notes.append(f"only the text model is used; parts left out: {', '.join(sorted(others))}")
+        model.note(f"only the text model is used; parts left out: {', '.join(sorted(others))}")
+    published = {} if model.scheme is None else _put_together(stored, model, model.scheme)
+    for name, (index, part) in stored.items():
+        published[name] = _published(name, index, part)
     return published
+
+
+def _put_together(
+    stored: dict[str, tuple[int, StoredPart]], model: PublishedModel, scheme: Scheme
+) -> dict[str, PublishedTensor]:
+    """Weights that come in several parts, which are taken out of `stored`."""
+    naming = scheme.naming
+    modules: dict[str, dict[str, StoredPart]] = {}
+    for name, (_, part) in stored.items():
+        module, _, last = name.rpartition(naming.joint)
+        if last in naming.parts:
+            modules.setdefault(module, {})[last] = part
+    published = {}
+    remarks = Remarks()
+    for module, parts in modules.items():
+        if naming.marks.isdisjoint(parts):
+            continue
+        weight = scheme.weight(parts, remarks)
+        name = module + naming.joint + naming.whole
+        release = partial(_release, tuple(parts.values()))
+        published[name] = PublishedTensor(name, weight.format, weight.shape, weight.read, release, None, weight.floats)
+        for last in parts:
+            del stored[module + naming.joint + last]
+    for sentence in (*remarks.sentences(), *([] if scheme.note is None else [scheme.note])):
+        model.note(sentence)
+    return published
+
+
+def _release(parts: Iterable[StoredPart]) -> None:
+    for part in parts:
+        part.file.release(part.stored)
 
 
 _TEXT_PREFIXES: Final = (("language_model.", ""), ("model.language_model.", "model."))
@@ -111,15 +152,12 @@ def _text_name(name: str) -> str | None:
     return name if name.startswith("lm_head.") else None
 
 
-def _published(name: str, index: int, file: SafetensorsFile, stored: StoredTensor) -> PublishedTensor:
+def _published(name: str, index: int, part: StoredPart) -> PublishedTensor:
+    file, stored = part.file, part.stored
     weight_format = _FLOAT_FORMATS.get(stored.dtype)
     if weight_format is None:
         raise UnsupportedModelError(f"{file.path}: tensor {stored.name!r} of the type {stored.dtype} is not supported")
+    place = (index, stored.offset)
     return PublishedTensor(
-        name,
-        weight_format,
-        stored.shape,
-        lambda: file.data(stored),
-        lambda: file.release(stored),
-        (index, stored.offset),
+        name, weight_format, stored.shape, partial(file.data, stored), partial(file.release, stored), place
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from abaci.errors import FileFormatError, UnsupportedModelError
+from abaci.formats.packed_weights import Scheme, scheme_of
 from abaci.models.huggingface import mapping_of
 from abaci.models.huggingface.mapping import ModelMapping
 from abaci.models.huggingface.published_config import PublishedConfig
@@ -21,6 +22,8 @@ class PublishedModel:
     """Under GGUF's names, without the architecture."""
     is_tied: bool
     has_other_parts: bool
+    scheme: Scheme | None
+    """How weights are quantised."""
     notes: list[str] = field(default_factory=list)
 
     def note(self, sentence: str) -> None:
@@ -44,7 +47,8 @@ class PublishedModel:
         is_tied = own.get("tie_word_embeddings", outer_tied)
         if not isinstance(is_tied, bool):
             raise FileFormatError(f"config.json: tie_word_embeddings = {is_tied!r} is not true or false")
-        model = cls(mapping, own, config, settings, is_tied, own is not values)
+        scheme = scheme_of(own) or scheme_of(values)
+        model = cls(mapping, own, config, settings, is_tied, own is not values, scheme)
         if unknown := config.unread():
             model.notes.append(
                 f"config.json has settings that this version does not know and does not follow: {', '.join(unknown)}"

@@ -23,6 +23,10 @@ class Split(Protocol):
     """A published tensor that GGUF stores in several parts."""
 
     @property
+    def moves_columns(self) -> bool:
+        """As of a change."""
+
+    @property
     def needs_floats(self) -> bool:
         """As of a change."""
 
@@ -41,6 +45,10 @@ class Split(Protocol):
 
 class Change(Protocol):
     """An invertible rearrangement."""
+
+    @property
+    def moves_columns(self) -> bool:
+        """Whether it moves values along the last axis, where formats with blocks cannot be cut."""
 
     @property
     def needs_floats(self) -> bool:
@@ -67,6 +75,7 @@ class PairRows:
     """
 
     heads: str
+    moves_columns = False
     needs_floats = False
 
     def shape(self, shape: Shape, settings: Settings) -> Shape:
@@ -91,6 +100,7 @@ class PairRows:
 class AddOne:
     """A norm's weight, published as its difference from one."""
 
+    moves_columns = False
     needs_floats = True
 
     def shape(self, shape: Shape, settings: Settings) -> Shape:
@@ -110,6 +120,7 @@ class AddOne:
 class AsFloats:
     """As it is, but in float32: small tensors that GGUF never stores in less."""
 
+    moves_columns = False
     needs_floats = True
 
     def shape(self, shape: Shape, settings: Settings) -> Shape:
@@ -129,6 +140,7 @@ class AsFloats:
 class Transpose:
     """Matrices published as (inputs, outputs), perhaps a stack of them."""
 
+    moves_columns = True
     needs_floats = False
 
     def shape(self, shape: Shape, settings: Settings) -> Shape:
@@ -156,6 +168,10 @@ class Halves:
     is_interleaved: bool = False
     is_transposed: bool = False
     is_vector: bool = False
+
+    @property
+    def moves_columns(self) -> bool:
+        return self.is_transposed
 
     @property
     def needs_floats(self) -> bool:

@@ -50,6 +50,10 @@ class TurnedValueHeads:
     behind_keys: bool = False
     needs_floats: bool = False
 
+    @property
+    def moves_columns(self) -> bool:
+        return self.axis > 0
+
     def shape(self, shape: Shape, settings: Settings) -> Shape:
         sizes = _Sizes.of(settings)
         expected = self._begin(sizes) + sizes.value_heads * self._width(sizes)
@@ -88,6 +92,7 @@ class Decay:
 
     is_turned: bool = False
     needs_floats = True
+    moves_columns = False
 
     def shape(self, shape: Shape, settings: Settings) -> Shape:
         return TurnedValueHeads(is_scalar=True).shape(shape, settings)
@@ -116,6 +121,7 @@ class Convolution:
 
     is_turned: bool = False
     needs_floats = True
+    moves_columns = False
 
     def shape(self, shape: Shape, settings: Settings) -> Shape:
         if len(shape) != 3 or shape[1] != 1:
@@ -140,6 +146,7 @@ class QueriesKeysValuesAndGates:
     """Per key head its query, key, values and gates: all queries, then keys, then values; and the gates apart."""
 
     needs_floats = False
+    moves_columns = False
 
     def shapes(self, shape: Shape, settings: Settings) -> tuple[Shape, ...]:
         sizes = _Sizes.of(settings)

@@ -23,6 +23,7 @@ class AbsorbedKeysAndValues:
     """
 
     needs_floats = False
+    moves_columns = True
 
     def shapes(self, shape: Shape, settings: Settings) -> tuple[Shape, ...]:
         heads, nope_dim, value_dim = _sizes(settings)
