@@ -151,3 +151,12 @@ def test_a_name_is_described_by_the_best_that_is_at_hand(server):
         describe_model("hf.co/maker/tiny", Network(offline_because="--offline"))
     with pytest.raises(ModelNotFoundError):
         describe_model("abacus:1b", Network())
+
+
+def test_a_file_that_another_tool_has_is_read_where_it_is(server, tmp_path, monkeypatch):
+    folder = tmp_path / "studio" / "maker" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "tiny.Q8_0.gguf").write_bytes(golden_path("llama").read_bytes())
+    monkeypatch.setenv("LM_STUDIO_MODELS", str(tmp_path / "studio"))
+    described = describe_model("lmstudio/maker/tiny", Network(offline_because="--offline"))
+    assert described.footprint == describe_file(golden_path("llama"), "llama").footprint

@@ -36,7 +36,10 @@ def test_experts_weigh_and_are_not_all_met():
 
 
 def test_better_quantisations_weigh_more():
-    sizes = [shape_footprint(LLAMA, name, 8192).weight_bytes for name in ("Q4_K_S", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0")]
+    sizes = [
+        shape_footprint(LLAMA, name, 8192).weight_bytes
+        for name in ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0")
+    ]
     assert sizes == sorted(sizes)
     assert len(set(sizes)) == len(sizes)
 
@@ -60,3 +63,14 @@ def test_windows_are_groups_of_their_own():
 
 def test_an_unknown_quantisation_is_not_guessed():
     assert shape_footprint(LLAMA, "Q9_X", 8192) is None
+
+
+@pytest.mark.parametrize(
+    ("quantisation", "published"),
+    [("Q2_K", 3.18e9), ("Q3_K_M", 4.02e9), ("Q4_0", 4.66e9), ("Q5_K_M", 5.73e9), ("Q6_K", 6.60e9), ("Q8_0", 8.54e9)],
+)
+def test_sizes_are_near_those_of_published_files(quantisation, published):
+    """Llama 3.1 8B, as https://huggingface.co/bartowski/Meta-Llama-3.1-8B-Instruct-GGUF lists its files."""
+    counted = shape_footprint(LLAMA, quantisation, 8192)
+    in_file = counted.weight_bytes + 128_256 * 4096 * counted.products[0].num_bytes * 2 / counted.products[0].operations
+    assert in_file == pytest.approx(published, rel=0.06)

@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from abaci.cli.terminal import JsonOption, ModelArgument, aligned, dimmed, megabytes, print_json, print_line, print_text
+from abaci.cli.terminal import (
+    JsonOption,
+    ModelArgument,
+    OfflineOption,
+    aligned,
+    dimmed,
+    megabytes,
+    print_json,
+    print_line,
+    print_text,
+)
 
 if TYPE_CHECKING:
     from abaci.runtime.describing import DescribedModel
@@ -26,6 +36,7 @@ def fit(
     ] = None,
     measure: Annotated[bool, typer.Option("--measure", help="Measure this machine again.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Run the model and compare: it must be here.")] = False,
+    offline: OfflineOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Forecast a model's memory and speed on this machine, without fetching it."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from abaci.cli.terminal import JsonOption, aligned, print_json, print_text
+from abaci.cli.terminal import JsonOption, OfflineOption, aligned, print_json, print_text
 from abaci.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def top(
     ] = "7d",
     hub: Annotated[bool, typer.Option(help="Ask the hub how often these models are downloaded.")] = True,
     config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="The server's settings.")] = None,
+    offline: OfflineOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show which models ran here, how often and with how many tokens: in servers, and in this user's programs."""

@@ -36,30 +36,35 @@ class _Mixture:
     """Which formats the files of one quantisation are made of."""
 
     usual: WeightFormat
-    better: WeightFormat
-    """Of the head, and of values and down projections in every other layer where `mixes`."""
-    mixes: bool = False
+    head: WeightFormat
+    better: WeightFormat | None = None
+    """Of values and down projections in every other layer; None: as all others."""
 
 
 def _mixtures() -> Mapping[str, _Mixture]:
-    """As llama.cpp's quantiser chooses them (https://github.com/ggml-org/llama.cpp, src/llama-quant.cpp)."""
+    """As llama.cpp's quantiser chooses them, roughly (https://github.com/ggml-org/llama.cpp, src/llama-quant.cpp)."""
     plain = {weight_format.label: _Mixture(weight_format, weight_format) for weight_format in WeightFormat}
-    six = WeightFormat.Q6_K
+    of = WeightFormat
+    six = of.Q6_K
     mixed = {
-        "Q4_0": _Mixture(WeightFormat.Q4_0, six),
-        "Q4_1": _Mixture(WeightFormat.Q4_1, six),
-        "Q5_0": _Mixture(WeightFormat.Q5_0, six),
-        "Q5_1": _Mixture(WeightFormat.Q5_1, six),
-        "Q4_K_S": _Mixture(WeightFormat.Q4_K, six),
-        "Q4_K_M": _Mixture(WeightFormat.Q4_K, six, mixes=True),
-        "Q5_K_S": _Mixture(WeightFormat.Q5_K, six),
-        "Q5_K_M": _Mixture(WeightFormat.Q5_K, six, mixes=True),
+        **{name: _Mixture(of[name], six) for name in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "IQ4_XS", "IQ3_XXS")},
+        "Q2_K": _Mixture(of.Q2_K, six, of.Q4_K),
+        "Q3_K_S": _Mixture(of.Q3_K, six),
+        "Q3_K_M": _Mixture(of.Q3_K, six, of.Q5_K),
+        "Q3_K_L": _Mixture(of.Q3_K, six, of.Q6_K),
+        "Q4_K_S": _Mixture(of.Q4_K, six),
+        "Q4_K_M": _Mixture(of.Q4_K, six, six),
+        "Q5_K_S": _Mixture(of.Q5_K, six),
+        "Q5_K_M": _Mixture(of.Q5_K, six, six),
+        "MXFP4": _Mixture(of.MXFP4, of.Q8_0),
     }
     return MappingProxyType(plain | mixed)
 
 
 _FALLBACKS: Final = MappingProxyType(
     {
+        WeightFormat.Q2_K: WeightFormat.Q4_0,
+        WeightFormat.Q3_K: WeightFormat.Q4_0,
         WeightFormat.Q4_K: WeightFormat.Q5_0,
         WeightFormat.Q5_K: WeightFormat.Q5_1,
         WeightFormat.Q6_K: WeightFormat.Q8_0,
@@ -96,9 +101,9 @@ def _formats(spec: ModelSpec, mixture: _Mixture) -> dict[str, WeightFormat]:
         for linear in (attention.query, attention.key, attention.output, mlp.gate, mlp.up):
             put(linear, mixture.usual)
         for linear in (attention.value, mlp.down):
-            put(linear, mixture.better if mixture.mixes and index % 2 else mixture.usual)
+            put(linear, mixture.better if mixture.better is not None and index % 2 else mixture.usual)
     put(Linear(spec.embedding.weight, spec.hidden_size, spec.vocab_size), mixture.usual)
-    put(spec.head, mixture.better)
+    put(spec.head, mixture.head)
     return formats
 
 
