@@ -69,6 +69,8 @@ class HubServer:
     asked: list[Asked] = field(default_factory=list)
     routes: Callable[[Any], bool] | None = None
     """Answers in the hub's place where it says so."""
+    etag: Callable[[], str] | None = None
+    """What a file of the content network is called; None: its hash."""
     hub_url: str = ""
     content_url: str = ""
     piece_bytes: int = 1 << 14
@@ -272,6 +274,6 @@ class _ContentHandler(_Handler):
                         self.send(status, headers=headers)
                     else:
                         shown = content if faults.wrong_size is None else bytes(faults.wrong_size)
-                        self.send_content(shown, {"ETag": f'"{oid}"'})
+                        self.send_content(shown, {"ETag": self.hub.etag() if self.hub.etag else f'"{oid}"'})
                     return
         self.send(404)

@@ -157,6 +157,16 @@ def test_what_we_fetched_into_the_cache_goes_with_its_last_name(hub: HubServer, 
     assert not any(file.location.exists() for file in model.files)
 
 
+def test_what_was_fetched_stays_known_as_such(hub: HubServer, store: Store) -> None:
+    first = pull(store)
+    network = Network()
+    listing = list_repository(REPOSITORY, "main", network)
+    second = fetch(wanted_model("another:1b", listing), store, Recorder(), network)
+    assert all(file.is_ours for file in second.files)
+    assert store.remove(first) == 0
+    assert store.remove(second) == second.num_bytes
+
+
 def test_a_file_arrives_over_redirects_and_its_token_stays(
     hub: HubServer, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,8 +3,11 @@
 import ast
 import email.utils
 import socket
+import ssl
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -213,6 +216,53 @@ def test_no_way_leads_from_https_to_http() -> None:
 def test_what_is_no_url(url: str) -> None:
     with pytest.raises(SourceUnavailableError, match="not a URL"):
         read(Request(url))
+
+
+def test_a_proxy_is_asked_in_its_place(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "near.example,127.0.0.1")
+    proxy = hub.hub_url.replace("http://", "http://me:word@")
+    door = Network(proxies={"http": proxy, "no": "near.example,127.0.0.1"})
+    assert read(Request("http://far.example/maker/model/resolve/main/small.json"), door) == b"{}"
+    assert hub.asked[-1].path == "http://far.example/maker/model/resolve/main/small.json"
+    assert hub.asked[-1].headers["proxy-authorization"] == "Basic bWU6d29yZA=="
+    assert read(Request(f"{hub.hub_url}/maker/model/resolve/main/small.json"), door) == b"{}"
+    assert hub.asked[-1].path == "/maker/model/resolve/main/small.json"
+    assert "proxy-authorization" not in hub.asked[-1].headers
+    with pytest.raises(SourceUnavailableError, match="inside this network"):
+        read(Request("http://10.0.0.1/x", private_allowed=False), door)
+
+
+def test_certificates_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = SOURCES.parents[1] / "tests" / "server" / "data"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(data / "localhost.pem", data / "localhost-key.pem")
+    handler = type("Handler", (BaseHTTPRequestHandler,), {"do_GET": _hello, "log_message": lambda *_: None})
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            url = f"https://localhost:{server.server_port}/"
+            with pytest.raises(SourceUnavailableError, match=r"(?i)certificate"):
+                read(Request(url))
+            monkeypatch.setenv("SSL_CERT_FILE", str(data / "localhost.pem"))
+            assert read(Request(url)) == b"hello"
+            monkeypatch.setattr(
+                network, "look_up", lambda *_, **__: look_up("127.0.0.1", server.server_port, private_allowed=True)
+            )
+            with pytest.raises(SourceUnavailableError, match=r"(?i)certificate"):
+                read(Request(f"https://other.example:{server.server_port}/"))
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def _hello(self: BaseHTTPRequestHandler) -> None:
+    self.send_response(200)
+    self.send_header("Content-Length", "5")
+    self.end_headers()
+    self.wfile.write(b"hello")
 
 
 def test_redirects_end(hub: HubServer) -> None:

@@ -157,6 +157,13 @@ def test_a_source_that_lies_is_found_out(servers: list[HubServer], tmp_path: Pat
     assert not list((store.home / "partial").iterdir())
 
 
+def test_a_file_that_changes_on_the_way_is_not_mixed(servers: list[HubServer], tmp_path: Path) -> None:
+    versions = iter(f'"{number}"' for number in range(1000))
+    servers[0].etag = lambda: next(versions)
+    with pytest.raises(SourceUnavailableError, match="was changed while it was fetched"):
+        get(tmp_path / "file", servers[:1])
+
+
 def test_a_disk_that_fills_stops_everything(servers: list[HubServer], tmp_path: Path) -> None:
     class Full(PartialFile):
         def write(self, chunk: bytes) -> int:

@@ -181,7 +181,8 @@ class _Fetching:
             return None  # a copy was named
         for path in (*candidates(file), *_located(file)):
             if _is_right(file, path, self.show(file, str(path))):
-                return stored_file(file.path, path, file.sha256 or sha256_of(path), is_ours=False), str(path)
+                sha256 = file.sha256 or sha256_of(path)
+                return stored_file(file.path, path, sha256, is_ours=self.store.has_fetched(path)), str(path)
             self.listener.noticed(f"{path} is called what {file.name} is called, and holds other bytes")
         return None
 
@@ -189,6 +190,8 @@ class _Fetching:
         path = self.store.partial_path(file.key)
         try:
             with PartialFile(path) as partial:
+                if file.digest is None:
+                    partial.truncate(0)  # nothing would tell if the file is another one by now
                 self._check_space(file, partial)
                 source = self._from_any(file, partial)
                 sha256 = partial.sha256
@@ -205,7 +208,8 @@ class _Fetching:
         return stored_file(file.path, location, sha256, is_ours=True), source.label
 
     def _check_space(self, file: WantedFile, partial: PartialFile) -> None:
-        needed_bytes = file.num_bytes - partial.num_bytes
+        following = self.model.files[self.model.files.index(file) + 1 :]
+        needed_bytes = file.num_bytes - partial.num_bytes + sum(map(self._bytes_to_come, following))
         free_bytes = shutil.disk_usage(partial.path.parent).free
         if free_bytes < needed_bytes:
             raise ResourceError(
@@ -213,6 +217,14 @@ class _Fetching:
                 f"{free_bytes / 1e6:,.0f} MB free",
                 hint="free some space, or set ABACI_HOME to a folder on a larger disk, then pull again",
             )
+
+    def _bytes_to_come(self, file: WantedFile) -> int:
+        """What a later file will take: nothing if this machine has one that may be it, going by its size alone."""
+        is_here = file.sha256 is not None and self.store.find(file.sha256) is not None
+        if is_here or any(True for _ in (*candidates(file), *_located(file))):
+            return 0
+        partial = self.store.partial_path(file.key)
+        return file.num_bytes - (partial.stat().st_size if partial.exists() else 0)
 
     def _from_any(self, file: WantedFile, partial: PartialFile) -> Source:
         reasons: list[str] = []

@@ -90,6 +90,8 @@ class _Line:
     ignores_ranges: bool = False
     reason: str | None = None
     """Why it was dropped."""
+    etag: str | None = None
+    """What its file was called when the first part came."""
     num_losses: int = 0
     num_bytes: int = 0
 
@@ -282,7 +284,11 @@ class _Download:
         check_size(answer, self._end)
         if answer.status == 206 and _range_begin(answer) != flight.position:
             raise _UnfitError("it sends another part of the file than asked for")
+        etag = answer.headers.get("etag")
+        if None not in (etag, flight.line.etag) and etag != flight.line.etag:
+            raise _UnfitError("its file was changed while it was fetched")
         with self._changed:
+            flight.line.etag = etag
             flight.line.is_proven = True
             flight.line.resolved_url = answer.url if answer.hops else flight.line.resolved_url
             self._changed.notify_all()

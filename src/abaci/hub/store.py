@@ -191,6 +191,10 @@ class Store:
         folders = self.home / "folders"
         return folders / path.relative_to(folders).parts[0] if path.is_relative_to(folders) else None
 
+    def has_fetched(self, location: Path) -> bool:
+        """Whether a file that stands elsewhere was fetched for a model of this store."""
+        return any(file.is_ours for model in self.all() for file in model.files if file.location == location)
+
     def shared_path(self, sha256: str) -> Path | None:
         """A whole file of that hash that a model of this store has, for other machines; None if there is none."""
         for model in self.all():
