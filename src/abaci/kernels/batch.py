@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 PAGE_TOKENS = 32
 """Positions per page of the KV cache; also the width of the tile in which attention reduces over positions."""
 
+NO_STATE = -1
+"""State to read for a sequence that begins with this step."""
+
 SAMPLE = -1
 """`target` of a logit row whose token is to be drawn."""
 
@@ -70,6 +73,9 @@ class StepBatch:
     """(masks, ceil(vocab / 32))."""
     hidden_rows: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
     """Rows of the step whose final hidden states, normed as the head reads them, are wanted."""
+    states: NDArray[np.int32] = field(default_factory=lambda: np.empty((0, 2), np.int32))
+    """(sequences, 2): the state each sequence continues, or NO_STATE, and the one it leaves. Only for models that have
+    layers with a state. What is read but not written stays as it is: a snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +100,12 @@ class Executor(Protocol):
     def page_bytes(self, group: int) -> int:
         """Bytes that one page of cache group `group` takes, all its layers together."""
 
-    def allocate_cache(self, num_pages: tuple[int, ...]) -> None:
-        """Make room for that many pages per group. Once, before the first step. Raises ResourceError."""
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of one sequence's state, all layers that have one together; 0 where none has."""
+
+    def allocate_cache(self, num_pages: tuple[int, ...], num_states: int = 0) -> None:
+        """Make room for that many pages per group, and states. Once, before the first step. Raises ResourceError."""
 
     def close(self) -> None:
         """Release weights and cache."""

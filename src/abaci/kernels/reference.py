@@ -7,27 +7,49 @@ Two modes. "float32": the file's exact weights times float32 activations, the or
 native kernels compute for quantised weights, with activations as int8 in groups of 32 and integer dot products.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from abaci.kernels.batch import PAGE_TOKENS, SAMPLE, StepBatch, StepOutput
+from abaci.kernels.batch import NO_STATE, PAGE_TOKENS, SAMPLE, StepBatch, StepOutput
 from abaci.kernels.dequantise import GroupedIntegers, decode, dequantise
+from abaci.kernels.reference_math import (
+    Floats,
+    attend,
+    choose_experts,
+    convolve,
+    delta_step,
+    gate,
+    multiply_integers,
+    position_factors,
+    rope_frequencies,
+    rotate_heads,
+    sigmoid,
+    softplus,
+)
 from abaci.kernels.reference_sampling import SampledRow, sample_row
 from abaci.kernels.weights import TensorSource
 from abaci.models import decoder
-from abaci.models.spec import Activation, Attention, Embedding, Linear, ModelSpec, Norm, Rope, RopeStyle
-
-Floats = NDArray[np.float32]
-
-ACTIVATION_GROUP = 32
-"""Consecutive activations that share a scale in int8 mode."""
-
-SMALLEST_MAXIMUM = 1e-30
-"""A group of activations no larger than this counts as zero: 127 / max|x| must stay finite."""
+from abaci.models.spec import (
+    Activation,
+    Attention,
+    DeltaNet,
+    Embedding,
+    ExpertLinear,
+    HeadLinear,
+    LatentAttention,
+    Linear,
+    Mixer,
+    ModelSpec,
+    Norm,
+    PositionScale,
+    Rope,
+    Router,
+    Rows,
+)
 
 LOGIT_TILE_ROWS = 32
 """Rows whose logits are held at once: a vocabulary is wide."""
@@ -47,41 +69,48 @@ class ReferenceExecutor:
         self.spec = spec
         self._weights = _Weights(source, quantise_activations=activations == "int8")
         self._cache_dtype = np.dtype(cache_type)
-        self._caches: tuple[_LayerCache, ...] = ()
+        self._caches: dict[int, _LayerCache] = {}
+        self._states: dict[int, Floats] = {}
         self._groups = spec.cache_groups()
 
     def page_bytes(self, group: int) -> int:
         """Bytes that one page of a cache group takes, all its layers together."""
-        attentions = (self.spec.layers[layer].attention for layer in self._groups[group].layers)
-        num_values = sum(2 * PAGE_TOKENS * attention.num_kv_heads * attention.head_dim for attention in attentions)
-        return num_values * self._cache_dtype.itemsize
+        mixers = (self.spec.layers[layer].mixer for layer in self._groups[group].layers)
+        num_values = sum(size for mixer in mixers for size in _kept_per_token(mixer))
+        return num_values * PAGE_TOKENS * self._cache_dtype.itemsize
 
-    def allocate_cache(self, num_pages: tuple[int, ...]) -> None:
-        """Make room for that many pages per group; once, before the first step.
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of one sequence's state, all layers that have one together."""
+        return 4 * sum(_state_values(self.spec.layers[layer].mixer) for layer in self.spec.state_layers())
 
-        Fresh pages hold NaN, so that a wrong read shows.
+    def allocate_cache(self, num_pages: tuple[int, ...], num_states: int = 0) -> None:
+        """Make room for that many pages per group and that many states; once, before the first step.
+
+        Fresh pages and states hold NaN, so that a wrong read shows.
         """
-        _require(not self._caches, "the cache is already there")
+        _require(not self._caches and not self._states, "the cache is already there")
         _require(len(num_pages) == len(self._groups), "not one number of pages per cache group")
-        group_of_layer = {layer: group for group, members in enumerate(self._groups) for layer in members.layers}
-        self._caches = tuple(
-            _LayerCache.of_pages(
-                num_pages[group_of_layer[index]], group_of_layer[index], layer.attention, self._cache_dtype
-            )
-            for index, layer in enumerate(self.spec.layers)
-        )
+        for index, group in enumerate(self._groups):
+            for layer in group.layers:
+                mixer = self.spec.layers[layer].mixer
+                self._caches[layer] = _LayerCache.of_pages(num_pages[index], index, mixer, self._cache_dtype)
+        for layer in self.spec.state_layers():
+            shape = (num_states, _state_values(self.spec.layers[layer].mixer))
+            self._states[layer] = np.full(shape, np.nan, np.float32)
 
     def step(self, batch: StepBatch) -> StepOutput:
         """Run one step. Raises ValueError for a batch whose arrays contradict each other, the model or the cache."""
-        _check(batch, self.spec, self._caches)
-        ops = _StepOps(batch, self._weights, self._caches)
+        _check(batch, self.spec, self._caches, self._states)
+        ops = _StepOps(batch, self._weights, self._caches, self._states)
         decoder.forward(ops, self.spec)
         return _gather(ops.sampled, ops.hidden)
 
     def close(self) -> None:
         """Release weights and cache."""
         self._weights.clear()
-        self._caches = ()
+        self._caches.clear()
+        self._states.clear()
 
 
 class _Weights:
@@ -100,12 +129,17 @@ class _Weights:
             self._floats[name] = dequantise(raw.format, raw.shape, raw.data)
         return self._floats[name]
 
-    def multiply(self, x: Floats, name: str) -> Floats:
-        """x (tokens, in) times the transposed matrix (out, in), by the mode: (tokens, out)."""
+    def multiply(self, x: Floats, name: str, chosen: NDArray[np.integer] | slice | None = None) -> Floats:
+        """x (tokens, in) times the transposed matrix (out, in), by the mode: (tokens, out).
+
+        A tensor with more axes counts as one matrix of many rows, of which only `chosen` ones are used.
+        """
         if self._quantise_activations and self._is_quantised(name):
-            return multiply_integers(x, self._integers[name])
-        matrix = self.floats(name)
-        return np.stack([matrix @ row for row in x])
+            return multiply_integers(x, _select(self._integers[name], chosen))
+        floats = self.floats(name)
+        matrix = floats.reshape(-1, floats.shape[-1])
+        matrix = matrix if chosen is None else matrix[chosen]
+        return np.stack([matrix @ row for row in x]) if len(x) else np.empty((0, len(matrix)), np.float32)
 
     def clear(self) -> None:
         self._floats.clear()
@@ -120,27 +154,55 @@ class _Weights:
         return True
 
 
+def _select(matrix: GroupedIntegers, chosen: NDArray[np.integer] | slice | None) -> GroupedIntegers:
+    def rows(array: NDArray[Any]) -> NDArray[Any]:
+        flat = array.reshape(-1, array.shape[-1])
+        return flat if chosen is None else flat[chosen]
+
+    offsets = None if matrix.offsets is None else rows(matrix.offsets)
+    return replace(matrix, codes=rows(matrix.codes), scales=rows(matrix.scales), offsets=offsets)
+
+
+def _kept_per_token(mixer: Mixer) -> tuple[int, int]:
+    """How many values of keys, and of values, a layer keeps for each token."""
+    match mixer:
+        case Attention():
+            size = mixer.num_kv_heads * mixer.head_dim
+            return size, size
+        case LatentAttention():
+            return mixer.key_dim, 0
+        case DeltaNet():
+            return 0, 0
+
+
+def _state_values(mixer: Mixer) -> int:
+    return mixer.state_values if isinstance(mixer, DeltaNet) else 0
+
+
 @dataclass(frozen=True, slots=True)
 class _LayerCache:
-    """Keys and values of one layer, (pages, PAGE_TOKENS, kv heads, head_dim), reached by the page tables of `group`."""
+    """Keys and values of one layer, (pages, PAGE_TOKENS, size), reached by the page tables of `group`."""
 
     group: int
     keys: NDArray[np.floating]
     values: NDArray[np.floating]
 
     @classmethod
-    def of_pages(cls, num_pages: int, group: int, attention: Attention, dtype: np.dtype[np.floating]) -> "_LayerCache":
-        shape = (num_pages, PAGE_TOKENS, attention.num_kv_heads, attention.head_dim)
-        return cls(group, np.full(shape, np.nan, dtype), np.full(shape, np.nan, dtype))
+    def of_pages(cls, num_pages: int, group: int, mixer: Mixer, dtype: np.dtype[np.floating]) -> "_LayerCache":
+        keys, values = (np.full((num_pages, PAGE_TOKENS, size), np.nan, dtype) for size in _kept_per_token(mixer))
+        return cls(group, keys, values)
 
 
 class _StepOps:
     """The operations of one step (`models.ops.Ops`), run at once on arrays of (tokens, features)."""
 
-    def __init__(self, batch: StepBatch, weights: _Weights, caches: tuple[_LayerCache, ...]) -> None:
+    def __init__(
+        self, batch: StepBatch, weights: _Weights, caches: Mapping[int, _LayerCache], states: Mapping[int, Floats]
+    ) -> None:
         self._batch = batch
         self._weights = weights
         self._caches = caches
+        self._states = states
         self._sequences = np.repeat(np.arange(len(batch.first_positions)), np.diff(batch.sequence_offsets))
         row_in_sequence = np.arange(len(batch.token_ids)) - batch.sequence_offsets[self._sequences]
         self._positions = batch.first_positions[self._sequences] + row_in_sequence
@@ -163,30 +225,120 @@ class _StepOps:
         return tuple(self._linear(x, linear) for linear in linears)
 
     def rope(self, x: Floats, rope: Rope, head_dim: int) -> Floats:
-        factors = 1.0 if rope.frequency_factors is None else self._weights.floats(rope.frequency_factors)
-        frequencies = rope.theta ** (-np.arange(0, rope.dim, 2) / rope.dim) / factors
-        angles = self._positions[:, np.newaxis] / rope.linear_scale * frequencies
         heads = x.reshape(len(x), -1, head_dim)
-        return rotate_heads(heads, angles, rope.style).reshape(x.shape)
+        return self._rotate(heads, rope).reshape(x.shape)
+
+    def _rotate(self, heads: Floats, rope: Rope) -> Floats:
+        factors = None if rope.frequency_factors is None else self._weights.floats(rope.frequency_factors)
+        angles = self._positions[:, np.newaxis] * rope_frequencies(rope, factors)
+        return rotate_heads(heads, angles, rope.style, rope.magnitude)
+
+    def scale_by_position(self, query: Floats, scale: PositionScale) -> Floats:
+        return query * position_factors(scale, self._positions)[:, np.newaxis]
 
     def attention(self, query: Floats, key: Floats, value: Floats, attention: Attention, layer: int) -> Floats:
-        cache = self._caches[layer]
-        table = self._batch.page_tables[cache.group]
-        kv_shape = (len(query), attention.num_kv_heads, attention.head_dim)
-        pages, slots = table[self._sequences, self._positions // PAGE_TOKENS], self._positions % PAGE_TOKENS
-        cache.keys[pages, slots] = key.reshape(kv_shape)
-        cache.values[pages, slots] = value.reshape(kv_shape)
+        self._append(layer, key, value)
+        sinks = None if attention.sinks is None else self._weights.floats(attention.sinks)
+        kv_shape = (-1, attention.num_kv_heads, attention.head_dim)
         rows = []
-        for row, (sequence, position) in enumerate(zip(self._sequences, self._positions, strict=True)):
-            first_visible = 0 if attention.window is None else max(0, position - attention.window + 1)
-            visible = np.arange(first_visible, position + 1)
-            pages, slots = table[sequence, visible // PAGE_TOKENS], visible % PAGE_TOKENS
+        for row in range(len(query)):
+            keys, values = self._visible(layer, row, attention.window)
             heads = query[row].reshape(attention.num_kv_heads, -1, attention.head_dim)
-            rows.append(attend(heads, cache.keys[pages, slots], cache.values[pages, slots], attention.scale))
+            rows.append(attend(heads, keys.reshape(kv_shape), values.reshape(kv_shape), attention.scale, sinks))
         return np.stack(rows)
 
-    def gated(self, gate: Floats, up: Floats, activation: Activation) -> Floats:
-        return _ACTIVATIONS[activation](gate) * up
+    def latent_attention(self, query: Floats, compressed: Floats, attention: LatentAttention, layer: int) -> Floats:
+        num_tokens, nope, latent = len(query), attention.nope_dim, attention.latent_dim
+        heads = query.reshape(num_tokens, attention.num_heads, -1)
+        plain = np.ascontiguousarray(heads[..., :nope]).reshape(num_tokens, -1)
+        absorbed = self._head_linear(plain, attention.key_up).reshape(num_tokens, attention.num_heads, latent)
+        queries = np.concatenate([absorbed, self._rotate(heads[..., nope:], attention.rope)], axis=-1)
+        normed = self.rms_norm(compressed[:, :latent], attention.key_value_norm)
+        rotated = self._rotate(compressed[:, np.newaxis, latent:], attention.rope)[:, 0]
+        self._append(layer, np.concatenate([normed, rotated], axis=-1), None)
+        rows = []
+        for row in range(num_tokens):
+            keys, _ = self._visible(layer, row, None)
+            keys = keys[:, np.newaxis]
+            rows.append(attend(queries[row][np.newaxis], keys, keys[..., :latent], attention.scale))
+        return self._head_linear(np.stack(rows), attention.value_up)
+
+    def _append(self, layer: int, key: Floats, value: Floats | None) -> None:
+        cache = self._caches[layer]
+        table = self._batch.page_tables[cache.group]
+        pages, slots = table[self._sequences, self._positions // PAGE_TOKENS], self._positions % PAGE_TOKENS
+        cache.keys[pages, slots] = key
+        if value is not None:
+            cache.values[pages, slots] = value
+
+    def _visible(self, layer: int, row: int, window: int | None) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        """Keys and values (positions, size) that a row of the step sees."""
+        cache, position = self._caches[layer], self._positions[row]
+        first_visible = 0 if window is None else max(0, position - window + 1)
+        visible = np.arange(first_visible, position + 1)
+        pages = self._batch.page_tables[cache.group][self._sequences[row], visible // PAGE_TOKENS]
+        return cache.keys[pages, visible % PAGE_TOKENS], cache.values[pages, visible % PAGE_TOKENS]
+
+    def delta_net(self, query_key_value: Floats, beta: Floats, alpha: Floats, net: DeltaNet, layer: int) -> Floats:
+        kernel = self._weights.floats(net.convolution)
+        rate = softplus(alpha + self._weights.floats(net.time_bias)) * self._weights.floats(net.decay)
+        decay, share = np.exp(rate), sigmoid(beta)
+        offsets, rows = self._batch.sequence_offsets, []
+        for sequence, (read, write) in enumerate(self._batch.states):
+            own = slice(offsets[sequence], offsets[sequence + 1])
+            states = self._states[layer]
+            kept = np.zeros(states.shape[1], np.float32) if read == NO_STATE else states[read].copy()
+            recent, matrices = np.split(kept, [(net.kernel_size - 1) * net.channels])
+            inputs = np.concatenate([recent.reshape(-1, net.channels), query_key_value[own]])
+            matrices = matrices.reshape(net.num_value_heads, net.key_dim, net.value_dim)
+            for row, mixed in zip(range(own.start, own.stop), convolve(inputs, kernel), strict=True):
+                rows.append(delta_step(matrices, mixed, decay[row], share[row], net))
+            recent = inputs[len(inputs) - net.kernel_size + 1 :]
+            states[write] = np.concatenate([recent.reshape(-1), matrices.reshape(-1)])
+        return np.stack(rows)
+
+    def choose_experts(self, logits: Floats, router: Router) -> Floats:
+        """Numbers of the chosen experts, then their weights, (tokens, 2 * num_active)."""
+        bias = None if router.choice_bias is None else self._weights.floats(router.choice_bias)
+        experts, weights = choose_experts(logits, bias, router)
+        return np.concatenate([experts.astype(np.float32), weights], axis=-1)
+
+    def dispatch(self, x: Floats, choice: Floats) -> Floats:
+        """The rows of a token one after another, in the order of choice."""
+        return np.repeat(x, choice.shape[1] // 2, axis=0)
+
+    def expert_linear(self, x: Floats, linears: Sequence[ExpertLinear], choice: Floats) -> tuple[Floats, ...]:
+        experts = np.split(choice, 2, axis=-1)[0].reshape(-1).astype(np.intp)
+        return tuple(self._expert_linear(x, experts, linear) for linear in linears)
+
+    def _expert_linear(self, x: Floats, experts: NDArray[np.intp], linear: ExpertLinear) -> Floats:
+        y = np.empty((len(x), linear.out_features), np.float32)
+        for expert in np.unique(experts):
+            own = np.flatnonzero(experts == expert)
+            rows = slice(expert * linear.out_features, (expert + 1) * linear.out_features)
+            y[own] = self._weights.multiply(x[own], linear.weight, rows)
+        return y if linear.bias is None else y + self._weights.floats(linear.bias)[experts]
+
+    def _head_linear(self, x: Floats, linear: HeadLinear) -> Floats:
+        """Each head's part of x (tokens, num_heads * in_features) times its own matrix."""
+        parts = []
+        for head, part in enumerate(np.split(x, linear.num_heads, axis=-1)):
+            rows = slice(head * linear.out_features, (head + 1) * linear.out_features)
+            parts.append(self._weights.multiply(part, linear.weight, rows))
+        return np.concatenate(parts, axis=-1)
+
+    def combine(self, routed: Floats, choice: Floats, shared: Floats | None, shared_gate: Floats | None) -> Floats:
+        weights = np.split(choice, 2, axis=-1)[1]
+        rows = routed.reshape(*weights.shape, -1)
+        total = np.zeros((len(weights), rows.shape[-1]), np.float32)
+        for rank in range(weights.shape[1]):
+            total += weights[:, rank, np.newaxis] * rows[:, rank]
+        if shared is None:
+            return total
+        return total + (shared if shared_gate is None else shared * sigmoid(shared_gate))
+
+    def gated(self, gate_value: Floats, up: Floats, activation: Activation) -> Floats:
+        return gate(gate_value, up, activation)
 
     def add(self, x: Floats, y: Floats) -> Floats:
         return x + y
@@ -199,85 +351,19 @@ class _StepOps:
             self.sampled += [sample_row(logits, self._batch, begin + index) for index, logits in enumerate(tile)]
 
     def _linear(self, x: Floats, linear: Linear) -> Floats:
-        y = self._weights.multiply(x, linear.weight)
-        return y if linear.bias is None else y + self._weights.floats(linear.bias)
+        chosen = None if linear.rows is None else chosen_rows(linear.rows, linear.out_features)
+        y = self._weights.multiply(x, linear.weight, chosen)
+        if linear.bias is None:
+            return y
+        bias = self._weights.floats(linear.bias)
+        return y + (bias if chosen is None else bias[chosen])
 
 
-def multiply_integers(x: Floats, weight: GroupedIntegers) -> Floats:
-    """x (tokens, in) quantised per group, times the transposed matrix (out, in): (tokens, out).
-
-    An output adds its weight groups in order along K: fma(round(dot * weight scale), activation scale, sum), then for
-    formats with offsets fma(activation scale * sum of codes, offset, sum). A fused step is formed in float64.
-    """
-    codes, scales = quantise_activations(x)
-    total = np.zeros((len(x), len(weight.codes)), np.float32)
-    for group in range(weight.scales.shape[1]):
-        columns = slice(group * weight.group_size, (group + 1) * weight.group_size)
-        group_codes = codes[:, columns].astype(np.float32)
-        scale = scales[:, columns.start // ACTIVATION_GROUP, np.newaxis]
-        dot = group_codes @ weight.codes[:, columns].astype(np.float32).T  # below 2^24: exact
-        total = _fused_multiply_add(dot * weight.scales[:, group], scale, total)
-        if weight.offsets is not None:
-            total = _fused_multiply_add(scale * group_codes.sum(axis=1, keepdims=True), weight.offsets[:, group], total)
-    return total
-
-
-def quantise_activations(x: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """Rows as int8 in groups of ACTIVATION_GROUP: codes (tokens, columns) in [-127, 127], scales (tokens, groups)."""
-    grouped = x.reshape(len(x), -1, ACTIVATION_GROUP)
-    largest = np.abs(grouped).max(axis=-1, keepdims=True)
-    largest[largest <= SMALLEST_MAXIMUM] = 0
-    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
-    codes = np.clip(np.rint(grouped * inverse), -127, 127).astype(np.int8)
-    return codes.reshape(x.shape), (largest / np.float32(127))[..., 0]
-
-
-def _fused_multiply_add(a: Floats, b: Floats, c: Floats) -> Floats:
-    return (a.astype(np.float64) * b + c).astype(np.float32)
-
-
-def rotate_heads(heads: Floats, angles: NDArray[np.float64], style: RopeStyle) -> Floats:
-    """Rotate the pairs of heads (tokens, heads, head_dim) by angles (tokens, pairs); other values pass through."""
-    dim = 2 * angles.shape[1]
-    if style is RopeStyle.HALF:
-        first, second = slice(0, dim // 2), slice(dim // 2, dim)
-    else:
-        first, second = slice(0, dim, 2), slice(1, dim, 2)
-    cosine, sine = np.cos(angles).astype(np.float32)[:, np.newaxis], np.sin(angles).astype(np.float32)[:, np.newaxis]
-    rotated = heads.copy()
-    rotated[..., first] = heads[..., first] * cosine - heads[..., second] * sine
-    rotated[..., second] = heads[..., second] * cosine + heads[..., first] * sine
-    return rotated
-
-
-def attend(queries: Floats, keys: NDArray[np.floating], values: NDArray[np.floating], scale: float) -> Floats:
-    """Attention of one position over the visible ones.
-
-    Queries (kv heads, queries per kv head, head_dim); keys and values (positions, kv heads, head_dim). Gives the heads
-    one after another, (num_heads * head_dim,).
-    """
-    scores = np.einsum("hqd,phd->hqp", queries, keys.astype(np.float32)) * np.float32(scale)
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    weights /= weights.sum(axis=-1, keepdims=True)
-    mixed: Floats = np.einsum("hqp,phd->hqd", weights, values.astype(np.float32))
-    return mixed.reshape(-1)
-
-
-def silu(x: Floats) -> Floats:
-    """x * sigmoid(x), through exp of a negative number only."""
-    tail = np.exp(-np.abs(x))
-    activated: Floats = x * np.where(x >= 0, np.float32(1), tail) / (1 + tail)
-    return activated
-
-
-def gelu_tanh(x: Floats) -> Floats:
-    """GELU in its tanh form (Hendrycks & Gimpel 2016)."""
-    inner = np.float32(0.7978845608028654) * (x + np.float32(0.044715) * x * x * x)
-    activated: Floats = np.float32(0.5) * x * (1 + np.tanh(inner))
-    return activated
-
-
-_ACTIVATIONS = {Activation.SILU: silu, Activation.GELU_TANH: gelu_tanh}
+def chosen_rows(rows: Rows, count: int) -> NDArray[np.intp]:
+    """Which rows of the tensor a Linear of `count` outputs takes."""
+    per_period = count * rows.period // rows.total
+    starts = np.arange(rows.begin, rows.total, rows.period)
+    return (starts[:, np.newaxis] + np.arange(per_period)).reshape(-1)
 
 
 def _gather(rows: list[SampledRow], hidden: Floats) -> StepOutput:
@@ -296,7 +382,7 @@ def _gather(rows: list[SampledRow], hidden: Floats) -> StepOutput:
     )
 
 
-def _check(batch: StepBatch, spec: ModelSpec, caches: tuple[_LayerCache, ...]) -> None:
+def _check(batch: StepBatch, spec: ModelSpec, caches: Mapping[int, _LayerCache], states: Mapping[int, Floats]) -> None:
     """Raise ValueError unless every index of the batch is in range."""
     num_tokens, num_sequences = len(batch.token_ids), len(batch.first_positions)
     offsets, rows = batch.sequence_offsets, batch.logit_rows
@@ -309,8 +395,11 @@ def _check(batch: StepBatch, spec: ModelSpec, caches: tuple[_LayerCache, ...]) -
         "sequence_offsets do not split the rows",
     )
     _require((batch.first_positions >= 0).all(), "negative positions")
-    _require(len(batch.page_tables) == 1 + max(cache.group for cache in caches), "not one page table per cache group")
-    for cache in caches:
+    _require(
+        len(batch.page_tables) == 1 + max(cache.group for cache in caches.values()),
+        "not one page table per cache group",
+    )
+    for cache in caches.values():
         table, num_pages = batch.page_tables[cache.group], len(cache.keys)
         _require(table.shape[0] == num_sequences and _within(table, -1, num_pages), "page tables out of range")
         for sequence in range(num_sequences):
@@ -319,6 +408,12 @@ def _check(batch: StepBatch, spec: ModelSpec, caches: tuple[_LayerCache, ...]) -
             _require(last // PAGE_TOKENS < table.shape[1], "a page table too short for the step's positions")
             own = table[sequence, first // PAGE_TOKENS : last // PAGE_TOKENS + 1]
             _require((own >= 0).all(), "the step's own positions have no page")
+    if states:
+        num_states = min(map(len, states.values()))
+        _require(batch.states.shape == (num_sequences, 2), "not one pair of states per sequence")
+        _require(_within(batch.states[:, 0], NO_STATE, num_states), "states to read out of range")
+        _require(_within(batch.states[:, 1], 0, num_states), "states to write out of range")
+        _require(len(np.unique(batch.states[:, 1])) == num_sequences, "two sequences write one state")
     _require(
         _within(rows["row"], 0, num_tokens) and (np.diff(rows["row"]) >= 0).all(), "logit rows out of range or order"
     )

@@ -5,21 +5,48 @@ given the metadata and the tensors' descriptions as plain mappings.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 
 from abaci.errors import FileFormatError, UnsupportedModelError
-from abaci.models.spec import Activation, Attention, Embedding, GatedMlp, Linear, ModelSpec, Norm, Rope, RopeStyle
+from abaci.models.spec import (
+    Activation,
+    Attention,
+    Embedding,
+    ExpertLinear,
+    GatedMlp,
+    Layer,
+    Linear,
+    MixtureOfExperts,
+    ModelSpec,
+    Norm,
+    Rope,
+    RopeStyle,
+    Router,
+    Rows,
+    Scoring,
+    Yarn,
+)
 from abaci.tensor import TensorInfo
 
 EMBEDDING = "token_embd.weight"
 HEAD = "output.weight"
 FREQUENCY_FACTORS = "rope_freqs.weight"
 
-_DESCRIPTIVE = frozenset({"vocab_size", "tensor_data_layout", "rope.scaling.original_context_length", "pooling_type"})
+_DESCRIPTIVE = frozenset(
+    {
+        "vocab_size",
+        "tensor_data_layout",
+        "pooling_type",
+        "rope.scaling.original_context_length",
+        "rope.scaling.finetuned",
+    }
+)
 """Keys that describe the file without changing the mathematics."""
 
 MAX_LAYERS = 1024
-_MAX_WIDTH = 1 << 20
+MAX_WIDTH = 1 << 20
+MAX_EXPERTS = 1 << 14
 _MAX_HEAD_DIM = 1024
 MAX_CONTEXT_TOKENS = 1 << 30
 
@@ -30,18 +57,29 @@ class GgufConfig:
     Raises FileFormatError, naming key and value, for a setting that is missing, of the wrong type or out of range.
     """
 
-    def __init__(self, architecture: str, metadata: Mapping[str, object], tensors: Mapping[str, TensorInfo]) -> None:
+    def __init__(
+        self,
+        architecture: str,
+        metadata: Mapping[str, object],
+        tensors: Mapping[str, TensorInfo],
+        served_context: int | None = None,
+    ) -> None:
         self.architecture = architecture
         self._metadata = metadata
         self._tensors = tensors
         self._keys_read: set[str] = set()
+        self.tensors_left: set[str] = set()
+        """Tensors that this use of the model does not need."""
         self.num_layers = self.integer("block_count", 1, MAX_LAYERS)
-        self.hidden_size = self.integer("embedding_length", 1, _MAX_WIDTH)
-        self.mlp_size = self.integer("feed_forward_length", 1, _MAX_WIDTH)
+        """Those that predict the next token; further ones (`nextn_predict_layers`) are for speculation and not run."""
+        self.num_layers -= self.integer("nextn_predict_layers", 0, self.num_layers - 1, default=0)
+        self.hidden_size = self.integer("embedding_length", 1, MAX_WIDTH)
         self.context_length = self.integer("context_length", 1, MAX_CONTEXT_TOKENS)
+        self.served_context = self.context_length if served_context is None else served_context
+        """The longest sequence that will run: some families stretch their rotation only if it is long."""
         self.epsilon = self.number("attention.layer_norm_rms_epsilon")
-        self.num_heads = self.integer("attention.head_count", 1, _MAX_WIDTH)
-        self.num_kv_heads = self.integer("attention.head_count_kv", 1, _MAX_WIDTH, default=self.num_heads)
+        self.num_heads = self.integer("attention.head_count", 1, MAX_WIDTH)
+        self.num_kv_heads = self.integer("attention.head_count_kv", 1, MAX_WIDTH, default=self.num_heads)
         if self.num_heads % self.num_kv_heads:
             raise self.invalid("attention.head_count", f"is not a multiple of the {self.num_kv_heads} key-value heads")
         self.head_dim = self._read_head_dim()
@@ -64,6 +102,20 @@ class GgufConfig:
             raise self.invalid(key, "is not positive and finite")
         return float(value)
 
+    def factor(self, key: str, *, default: float) -> float:
+        """The finite number stored under `key`, zero allowed."""
+        value = self._read(key, default)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or value < 0:
+            raise self.invalid(key, "is not a finite number of at least 0")
+        return float(value)
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        """The truth value stored under `key`."""
+        value = self._read(key, default)
+        if not isinstance(value, bool):
+            raise self.invalid(key, "is not true or false")
+        return value
+
     def text(self, key: str, *, default: str | None = None) -> str:
         """The string stored under `key`."""
         value = self._read(key, default)
@@ -73,6 +125,20 @@ class GgufConfig:
 
     def has_tensor(self, name: str) -> bool:
         return name in self._tensors
+
+    def leave(self, name: str) -> None:
+        """The tensor `name` may be in the file and is not needed."""
+        self.tensors_left.add(name)
+
+    def with_biases(self, attention: Attention) -> Attention:
+        """Biases of query, key and value are optional in GGUF: in a family that has them, a file without is incomplete.
+
+        Raises FileFormatError.
+        """
+        for linear in (attention.query, attention.key, attention.value):
+            if linear.bias is None:
+                raise FileFormatError(f"tensor {linear.weight.removesuffix('.weight')}.bias is missing")
+        return attention
 
     def invalid(self, key: str, complaint: str) -> FileFormatError:
         """The error for a setting that cannot be right."""
@@ -99,42 +165,171 @@ class GgufConfig:
         bias = f"{name}.bias"
         return Linear(f"{name}.weight", in_features, out_features, bias if self.has_tensor(bias) else None)
 
-    def rope(self, style: RopeStyle) -> Rope:
-        """Rotary embedding as the file's settings describe it: base, linear scaling, frequency factors."""
-        factors = FREQUENCY_FACTORS if self.has_tensor(FREQUENCY_FACTORS) else None
+    def fused(self, name: str, in_features: int, sizes: Sequence[int]) -> tuple[Linear, ...]:
+        """Matrices that the file stores as one, `name`.weight, one after another with `sizes` outputs."""
+        whole, begin, parts = self.linear(name, in_features, sum(sizes)), 0, []
+        for size in sizes:
+            parts.append(replace(whole, out_features=size, rows=Rows(sum(sizes), sum(sizes), begin)))
+            begin += size
+        return tuple(parts)
+
+    def rope(self, style: RopeStyle, *, truncate_yarn: bool = True) -> Rope:
+        """Rotary embedding as the file's settings describe it: base, size, scaling, frequency factors."""
         dim = self.integer("rope.dimension_count", 2, self.head_dim, default=self.head_dim)
         if dim % 2:
             raise self.invalid("rope.dimension_count", "is not even")
-        theta = self.number("rope.freq_base", default=10000.0)
-        return Rope(theta, dim, style, self._rope_linear_scale(), factors)
+        rope = Rope(
+            theta=self.number("rope.freq_base", default=10000.0),
+            dim=dim,
+            style=style,
+            frequency_factors=FREQUENCY_FACTORS if self.has_tensor(FREQUENCY_FACTORS) else None,
+        )
+        kind = self.text("rope.scaling.type", default="none")
+        factor = self.number("rope.scaling.factor", default=1.0)
+        if kind == "linear":
+            return replace(rope, linear_scale=factor)
+        if kind == "yarn":
+            return self._stretched(rope, factor, truncate=truncate_yarn)
+        if kind in ("none", "longrope"):
+            return rope
+        raise UnsupportedModelError(
+            f"rope scaling of type {kind!r} is not supported (known: none, linear, yarn, longrope)"
+        )
+
+    def _stretched(self, rope: Rope, factor: float, *, truncate: bool) -> Rope:
+        """YaRN; a multiplier of the logarithm moves its magnitude from the rotation to whoever reads the multiplier."""
+        magnitude = self.number("rope.scaling.attn_factor", default=1.0)
+        if self.yarn_log_multiplier() == 0 and factor > 1:
+            magnitude *= 1 + 0.1 * math.log(factor)
+        yarn = Yarn(
+            factor=factor,
+            original_context=self.integer("rope.scaling.original_context_length", 1, MAX_CONTEXT_TOKENS),
+            beta_fast=self.number("rope.scaling.yarn_beta_fast", default=32.0),
+            beta_slow=self.number("rope.scaling.yarn_beta_slow", default=1.0),
+            truncate=truncate,
+        )
+        return replace(rope, yarn=yarn, magnitude=magnitude)
+
+    def yarn_log_multiplier(self) -> float:
+        """Of YaRN's growth of scores; 0 where the file does not say."""
+        return self.factor("rope.scaling.yarn_log_multiplier", default=0.0)
 
     def attention(
-        self, layer: int, rope: Rope, *, scale: float | None = None, window: int | None = None, head_norms: bool = False
+        self,
+        layer: int,
+        rope: Rope | None,
+        *,
+        scale: float | None = None,
+        window: int | None = None,
+        head_norms: bool = False,
     ) -> Attention:
         """Attention of one layer; scores are divided by sqrt(head_dim) unless `scale` is given."""
         query_size, kv_size = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        block = f"blk.{layer}."
+        if self.has_tensor(f"{block}attn_qkv.weight"):
+            sizes = (query_size, kv_size, kv_size)
+            query, key, value = self.fused(f"{block}attn_qkv", self.hidden_size, sizes)
+        else:
+            query = self.linear(f"{block}attn_q", self.hidden_size, query_size)
+            key = self.linear(f"{block}attn_k", self.hidden_size, kv_size)
+            value = self.linear(f"{block}attn_v", self.hidden_size, kv_size)
         return Attention(
-            query=self.linear(f"blk.{layer}.attn_q", self.hidden_size, query_size),
-            key=self.linear(f"blk.{layer}.attn_k", self.hidden_size, kv_size),
-            value=self.linear(f"blk.{layer}.attn_v", self.hidden_size, kv_size),
-            output=self.linear(f"blk.{layer}.attn_output", query_size, self.hidden_size),
+            query=query,
+            key=key,
+            value=value,
+            output=self.linear(f"{block}attn_output", query_size, self.hidden_size),
             num_heads=self.num_heads,
             num_kv_heads=self.num_kv_heads,
             head_dim=self.head_dim,
             scale=1 / math.sqrt(self.head_dim) if scale is None else scale,
             rope=rope,
             window=window,
-            query_norm=self.norm(f"blk.{layer}.attn_q_norm", self.head_dim) if head_norms else None,
-            key_norm=self.norm(f"blk.{layer}.attn_k_norm", self.head_dim) if head_norms else None,
+            query_norm=self.norm(f"{block}attn_q_norm", self.head_dim) if head_norms else None,
+            key_norm=self.norm(f"{block}attn_k_norm", self.head_dim) if head_norms else None,
         )
 
-    def gated_mlp(self, layer: int, activation: Activation) -> GatedMlp:
-        """The MLP of one layer."""
-        return GatedMlp(
-            gate=self.linear(f"blk.{layer}.ffn_gate", self.hidden_size, self.mlp_size),
-            up=self.linear(f"blk.{layer}.ffn_up", self.hidden_size, self.mlp_size),
-            down=self.linear(f"blk.{layer}.ffn_down", self.mlp_size, self.hidden_size),
+    def window(self) -> int | None:
+        """Of the layers with a sliding window; None where the file has no such setting, or one that hides nothing."""
+        window = self.integer("attention.sliding_window", 0, MAX_CONTEXT_TOKENS, default=0)
+        return window if 0 < window < self.context_length else None
+
+    def gated_mlp(self, layer: int, activation: Activation, *, suffix: str = "", size: int | None = None) -> GatedMlp:
+        """The MLP of one layer, `ffn_gate` and so on with `suffix`; `size` values wide, else as the file says."""
+        block = f"blk.{layer}."
+        if size is None:
+            size = self.integer("feed_forward_length", 1, MAX_WIDTH)
+        if not suffix and not self.has_tensor(f"{block}ffn_gate.weight") and self.has_tensor(f"{block}ffn_up.weight"):
+            gate, up = self.fused(f"{block}ffn_up", self.hidden_size, (size, size))
+        else:
+            gate = self.linear(f"{block}ffn_gate{suffix}", self.hidden_size, size)
+            up = self.linear(f"{block}ffn_up{suffix}", self.hidden_size, size)
+        return GatedMlp(gate, up, self.linear(f"{block}ffn_down{suffix}", size, self.hidden_size), activation)
+
+    def experts(
+        self,
+        layer: int,
+        activation: Activation,
+        *,
+        scoring: Scoring = Scoring.SOFTMAX,
+        normalise: bool = True,
+        shared: GatedMlp | None = None,
+        shared_gate: Linear | None = None,
+    ) -> MixtureOfExperts:
+        """The mixture of one layer; `scoring` and `normalise` are the family's where the file does not say."""
+        block = f"blk.{layer}."
+        num_experts = self.integer("expert_count", 1, MAX_EXPERTS)
+        size = self.integer(
+            "expert_feed_forward_length", 1, MAX_WIDTH, default=self.integer("feed_forward_length", 1, MAX_WIDTH)
+        )
+        bias = f"{block}exp_probs_b.bias"
+        num_groups = self.integer("expert_group_count", 0, num_experts, default=1) or 1
+        if num_experts % num_groups:
+            raise self.invalid("expert_group_count", f"does not divide the {num_experts} experts")
+        scoring = self._scoring(scoring)
+        router = Router(
+            logits=self.linear(f"{block}ffn_gate_inp", self.hidden_size, num_experts),
+            num_experts=num_experts,
+            num_active=self.integer("expert_used_count", 1, num_experts),
+            scoring=scoring,
+            normalise=self.flag("expert_weights_norm", default=normalise),
+            choice_bias=bias if self.has_tensor(bias) else None,
+            num_groups=num_groups,
+            top_groups=self.integer("expert_group_used_count", 0, num_groups, default=num_groups) or num_groups,
+            group_best=2 if scoring is Scoring.SIGMOID else 1,
+            scale=self.factor("expert_weights_scale", default=1.0) or 1.0,
+        )
+        return MixtureOfExperts(
+            router=router,
+            gate=self._expert_linear(f"{block}ffn_gate_exps", num_experts, self.hidden_size, size),
+            up=self._expert_linear(f"{block}ffn_up_exps", num_experts, self.hidden_size, size),
+            down=self._expert_linear(f"{block}ffn_down_exps", num_experts, size, self.hidden_size),
             activation=activation,
+            shared=shared,
+            shared_gate=shared_gate,
+        )
+
+    def _scoring(self, default: Scoring) -> Scoring:
+        numbers = {1: Scoring.SOFTMAX, 2: Scoring.SIGMOID}
+        number = self.integer("expert_gating_func", 0, 1 << 16, default=0)
+        if number and number not in numbers:
+            raise UnsupportedModelError(f"expert_gating_func {number} is not supported (known: 1 softmax, 2 sigmoid)")
+        return numbers.get(number, default)
+
+    def _expert_linear(self, name: str, num_experts: int, in_features: int, out_features: int) -> ExpertLinear:
+        bias = f"{name}.bias"
+        bias_name = bias if self.has_tensor(bias) else None
+        return ExpertLinear(f"{name}.weight", num_experts, in_features, out_features, bias_name)
+
+    def model(self, build_layer: Callable[[int], Layer], *, embedding_scale: float = 1.0) -> ModelSpec:
+        """The whole decoder of the layers that `build_layer` makes."""
+        embedding = self.embedding(embedding_scale)
+        return ModelSpec(
+            architecture=self.architecture,
+            embedding=embedding,
+            layers=tuple(build_layer(layer) for layer in range(self.num_layers)),
+            norm=self.norm("output_norm"),
+            head=self.head(embedding),
+            context_length=self.context_length,
         )
 
     def head(self, embedding: Embedding) -> Linear:
@@ -170,22 +365,15 @@ class GgufConfig:
         head_dim = self.integer("attention.key_length", 2, _MAX_HEAD_DIM, default=default)
         if head_dim % 2:
             raise self.invalid("attention.key_length", f"gives an odd head size of {head_dim}")
+        if self.has_tensor("blk.0.attn_kv_a_mqa.weight"):
+            return head_dim  # latent attention: keys are longer than values, and both are the family's
         if self.integer("attention.value_length", 2, _MAX_HEAD_DIM, default=head_dim) != head_dim:
             raise UnsupportedModelError(f"keys of {head_dim} values beside values of another size are not supported")
         return head_dim
 
-    def _rope_linear_scale(self) -> float:
-        kind = self.text("rope.scaling.type", default="none")
-        factor = self.number("rope.scaling.factor", default=1.0)
-        if kind == "linear":
-            return factor
-        if kind == "none":
-            return 1.0
-        raise UnsupportedModelError(f"rope scaling of type {kind!r} is not supported (known: none, linear)")
 
-
-def check_tensors(spec: ModelSpec, tensors: Mapping[str, TensorInfo]) -> None:
-    """Compare a file's tensors with the spec's: each there, of the right shape, and none left over.
+def check_tensors(spec: ModelSpec, tensors: Mapping[str, TensorInfo], left: Collection[str] = ()) -> None:
+    """Compare a file's tensors with the spec's: each there, of the right shape, and none left over but those `left`.
 
     Raises FileFormatError for a missing or misshapen tensor, UnsupportedModelError for one the spec does not use.
     """
@@ -193,9 +381,11 @@ def check_tensors(spec: ModelSpec, tensors: Mapping[str, TensorInfo]) -> None:
     for name, shape in expected.items():
         if name not in tensors:
             raise FileFormatError(f"tensor {name} is missing", hint="The file is incomplete; fetch it again.")
-        if tuple(tensors[name].shape) != shape:
+        if tuple(tensors[name].shape) not in (shape, shape[1:] if shape[0] == 1 else shape):
             raise FileFormatError(f"tensor {name} has shape {tuple(tensors[name].shape)}, expected {shape}")
-    if surplus := sorted(set(tensors) - set(expected)):
+    speculative = tuple(f"blk.{layer}." for layer in range(len(spec.layers), MAX_LAYERS))
+    unused = set(tensors) - set(expected) - set(left)
+    if surplus := sorted(name for name in unused if not name.startswith(speculative)):
         shown = ", ".join(surplus[:4]) + (f" and {len(surplus) - 4} more" if len(surplus) > 4 else "")
         raise UnsupportedModelError(
             f"the file has tensors that architecture {spec.architecture!r} does not use here: {shown}",

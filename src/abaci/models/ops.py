@@ -7,7 +7,19 @@ after another. Values are opaque to the decoder. Weights are named; the executor
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-from abaci.models.spec import Activation, Attention, Embedding, Linear, Norm, Rope
+from abaci.models.spec import (
+    Activation,
+    Attention,
+    DeltaNet,
+    Embedding,
+    ExpertLinear,
+    LatentAttention,
+    Linear,
+    Norm,
+    PositionScale,
+    Rope,
+    Router,
+)
 
 V = TypeVar("V")
 
@@ -30,8 +42,36 @@ class Ops(Protocol[V]):
     def rope(self, x: V, rope: Rope, head_dim: int) -> V:
         """Rotate each head by its token's position."""
 
+    def scale_by_position(self, query: V, scale: PositionScale) -> V:
+        """Each row times the factor of its token's position."""
+
     def attention(self, query: V, key: V, value: V, attention: Attention, layer: int) -> V:
         """Append key and value to the cache of `layer`, attend causally: (tokens, num_heads * head_dim)."""
+
+    def latent_attention(self, query: V, compressed: V, attention: LatentAttention, layer: int) -> V:
+        """From queries (tokens, num_heads * (nope_dim + rope.dim)) and compressed (tokens, latent_dim + rope.dim).
+
+        Norms the latent, rotates the rest of key and query, appends the key to the cache of `layer`, takes the plain
+        part of the query into latent space, attends, takes the result to values: (tokens, num_heads * value_dim).
+        """
+
+    def delta_net(self, query_key_value: V, beta: V, alpha: V, net: DeltaNet, layer: int) -> V:
+        """Convolve, then update and read the state of `layer`, token by token: (tokens, value heads * value_dim)."""
+
+    def choose_experts(self, logits: V, router: Router) -> V:
+        """Which experts see each token, with which weights."""
+
+    def dispatch(self, x: V, choice: V) -> V:
+        """A row for each token and expert chosen for it, in the order that suits the executor."""
+
+    def expert_linear(self, x: V, linears: Sequence[ExpertLinear], choice: V) -> tuple[V, ...]:
+        """Each dispatched row times its own expert's matrix, plus that expert's bias."""
+
+    def combine(self, routed: V, choice: V, shared: V | None, shared_gate: V | None) -> V:
+        """The weighted sum of each token's rows, in the order of choice, plus `shared` times sigmoid(shared_gate).
+
+        Without a gate `shared` counts in full. (tokens, features) again.
+        """
 
     def gated(self, gate: V, up: V, activation: Activation) -> V:
         """activation(gate) * up."""

@@ -5,15 +5,21 @@ A family file builds a ModelSpec from a configuration; `decoder.forward` walks i
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
+
+Tensor = tuple[str, tuple[int, ...]]
+"""Name and shape, the last axis contiguous."""
 
 
 class Activation(Enum):
-    """The gate of a gated MLP."""
+    """How a gate g and a value u become one. CLAMPED_SWIGLU (gpt-oss): g = min(g, 7), u = u within +-7,
+    g * sigmoid(1.702 g) * (u + 1)."""
 
     SILU = "silu"
     GELU_TANH = "gelu_tanh"
+    SIGMOID = "sigmoid"
+    CLAMPED_SWIGLU = "clamped_swiglu"
 
 
 class RopeStyle(Enum):
@@ -21,6 +27,13 @@ class RopeStyle(Enum):
 
     HALF = "half"
     INTERLEAVED = "interleaved"
+
+
+class Scoring(Enum):
+    """How a router turns its logits into scores."""
+
+    SOFTMAX = "softmax"
+    SIGMOID = "sigmoid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +44,79 @@ class Norm:
     size: int
     epsilon: float
 
+    def tensors(self) -> Iterator[Tensor]:
+        """Those that this part names itself."""
+        yield self.weight, (self.size,)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Some rows of a stored matrix: of each `period` rows those from `begin` on, as many as the Linear has outputs.
+
+    Several matrices that a publisher stores as one, one after another (period = total) or head by head.
+    """
+
+    total: int
+    period: int
+    begin: int
+
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """y = W x + b with W of shape (out_features, in_features)."""
+    """y = W x + b with W of shape (out_features, in_features), or `rows` of a larger tensor (and bias)."""
 
     weight: str
     in_features: int
     out_features: int
     bias: str | None = None
+    rows: Rows | None = None
+
+    @property
+    def matrix(self) -> str:
+        """Names the matrix, which the same tensor may hold several of."""
+        return self.weight if self.rows is None else f"{self.weight}[{self.rows.begin}/{self.rows.period}]"
+
+    @property
+    def stored_rows(self) -> int:
+        """Rows of the tensor."""
+        return self.out_features if self.rows is None else self.rows.total
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Those that this part names itself."""
+        yield self.weight, (self.stored_rows, self.in_features)
+        if self.bias is not None:
+            yield self.bias, (self.stored_rows,)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLinear:
+    """A matrix for each head: a tensor of shape (num_heads, out_features, in_features)."""
+
+    weight: str
+    num_heads: int
+    in_features: int
+    out_features: int
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Those that this part names itself."""
+        yield self.weight, (self.num_heads, self.out_features, self.in_features)
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertLinear:
+    """A matrix for each expert: a tensor of shape (num_experts, out_features, in_features), and biases likewise."""
+
+    weight: str
+    num_experts: int
+    in_features: int
+    out_features: int
+    bias: str | None = None
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Those that this part names itself."""
+        yield self.weight, (self.num_experts, self.out_features, self.in_features)
+        if self.bias is not None:
+            yield self.bias, (self.num_experts, self.out_features)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +128,30 @@ class Embedding:
     hidden_size: int
     scale: float = 1.0
 
+    def tensors(self) -> Iterator[Tensor]:
+        """Those that this part names itself."""
+        yield self.weight, (self.vocab_size, self.hidden_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Yarn:
+    """Stretching a context by frequency (Peng et al. 2023): pairs that turn more than `beta_fast` times in the original
+    context keep their frequency, those that turn less than `beta_slow` times are divided by `factor`, between them a
+    linear blend, whose ends are whole pairs if `truncate`."""
+
+    factor: float
+    original_context: int
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+
 
 @dataclass(frozen=True, slots=True)
 class Rope:
     """Rotary position embedding (Su et al. 2021) over the first `dim` values of a head.
 
     Angle of pair i at position p: p / linear_scale * theta^(-2i/dim) / factor_i, where `frequency_factors` names an
-    optional tensor of shape (dim/2,).
+    optional tensor of shape (dim/2,); `yarn` blends as it says. Sine and cosine are multiplied by `magnitude`.
     """
 
     theta: float
@@ -65,11 +159,31 @@ class Rope:
     style: RopeStyle
     linear_scale: float = 1.0
     frequency_factors: str | None = None
+    yarn: Yarn | None = None
+    magnitude: float = 1.0
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Those that this part names itself."""
+        if self.frequency_factors is not None:
+            yield self.frequency_factors, (self.dim // 2,)
+
+
+@dataclass(frozen=True, slots=True)
+class PositionScale:
+    """Queries at position p are multiplied by 1 + beta * ln(1 + floor(p / period)) (Llama 4, Ministral 3)."""
+
+    beta: float
+    period: int
 
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """Grouped-query attention with scores q.k * scale; position p sees (p - window, p], without a window [0, p]."""
+    """Grouped-query attention with scores q.k * scale; position p sees (p - window, p], without a window [0, p].
+
+    Norms of query and key run over each head, or over all of them where their size is that of the whole row. A sink
+    (one logit per head, of shape (num_heads,)) takes its share of the softmax and brings no value. A `gate` multiplies
+    the output by its sigmoid.
+    """
 
     query: Linear
     key: Linear
@@ -79,10 +193,104 @@ class Attention:
     num_kv_heads: int
     head_dim: int
     scale: float
-    rope: Rope
+    rope: Rope | None
     window: int | None = None
     query_norm: Norm | None = None
     key_norm: Norm | None = None
+    query_scale: PositionScale | None = None
+    sinks: str | None = None
+    gate: Linear | None = None
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Those that this part names itself."""
+        if self.sinks is not None:
+            yield self.sinks, (self.num_heads,)
+
+
+@dataclass(frozen=True, slots=True)
+class LatentAttention:
+    """Multi-head latent attention (DeepSeek-V2, 2024), in the absorbed form.
+
+    All heads share one key per token, of which only a latent vector of `latent_dim` values and `rope.dim` rotated ones
+    are kept. `query_up` gives each head `nope_dim` plain values and `rope.dim` to rotate; `key_up` (latent from plain)
+    takes the plain ones into the latent space, where attention happens: (num_heads, latent_dim, nope_dim). `value_up`
+    takes each head's mixed latent to its values: (num_heads, value_dim, latent_dim).
+    """
+
+    query_down: Linear | None
+    query_norm: Norm | None
+    query_up: Linear
+    key_value_down: Linear
+    key_value_norm: Norm
+    key_up: HeadLinear
+    value_up: HeadLinear
+    output: Linear
+    num_heads: int
+    nope_dim: int
+    latent_dim: int
+    value_dim: int
+    scale: float
+    rope: Rope
+
+    @property
+    def window(self) -> None:
+        """Attends to everything."""
+        return
+
+    @property
+    def key_dim(self) -> int:
+        """Values kept per token."""
+        return self.latent_dim + self.rope.dim
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaNet:
+    """Gated delta rule (Yang et al. 2024), a linear attention with one matrix of state per value head.
+
+    A causal convolution over the last `kernel_size` tokens (tensor of shape (channels, kernel_size)) and SiLU make
+    queries, keys (`num_key_heads` of `key_dim`, normalised to length 1; queries divided by sqrt(key_dim)) and values
+    (`num_value_heads` of `value_dim`). Value head h uses key head h // (value heads per key head), or with
+    `tiled_heads` h % num_key_heads. Per value head and token, with state S (key_dim, value_dim):
+
+        S = exp(decay * softplus(alpha + time_bias)) S;  S += k (sigmoid(beta) (v - S^T k))^T;  out = S^T q
+
+    `decay`, `time_bias`: tensors of shape (num_value_heads,). A head's output is normed and multiplied by silu(gate).
+    """
+
+    query_key_value: Linear
+    gate: Linear
+    beta: Linear
+    alpha: Linear
+    convolution: str
+    decay: str
+    time_bias: str
+    norm: Norm
+    output: Linear
+    num_key_heads: int
+    num_value_heads: int
+    key_dim: int
+    value_dim: int
+    kernel_size: int
+    tiled_heads: bool = False
+
+    @property
+    def channels(self) -> int:
+        """Of the convolution: queries, keys, values."""
+        return 2 * self.num_key_heads * self.key_dim + self.num_value_heads * self.value_dim
+
+    @property
+    def state_values(self) -> int:
+        """Floats kept per sequence: the last kernel_size - 1 inputs of the convolution, then the matrices."""
+        return (self.kernel_size - 1) * self.channels + self.num_value_heads * self.key_dim * self.value_dim
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Those that this part names itself."""
+        yield self.convolution, (self.channels, self.kernel_size)
+        yield self.decay, (self.num_value_heads,)
+        yield self.time_bias, (self.num_value_heads,)
+
+
+Mixer = Attention | LatentAttention | DeltaNet
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +304,57 @@ class GatedMlp:
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
-    """x += post_norm(attention(norm(x))); x += post_norm(mlp(norm(x))); absent post norms are the identity."""
+class Router:
+    """Which experts see a token: the `num_active` of greatest score, ties by number, weighted by their scores.
 
-    attention_norm: Norm
-    attention: Attention
-    mlp_norm: Norm
-    mlp: GatedMlp
-    attention_post_norm: Norm | None = None
+    `choice_bias` (num_experts,) is added for the choice only. With groups, only experts of the `top_groups` groups
+    count whose `group_best` greatest scores have the greatest sum. Weights are divided by their sum (plus 1e-20) if
+    `normalise`, then multiplied by `scale`.
+    """
+
+    logits: Linear
+    num_experts: int
+    num_active: int
+    scoring: Scoring
+    normalise: bool
+    choice_bias: str | None = None
+    num_groups: int = 1
+    top_groups: int = 1
+    group_best: int = 2
+    scale: float = 1.0
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Those that this part names itself."""
+        if self.choice_bias is not None:
+            yield self.choice_bias, (self.num_experts,)
+
+
+@dataclass(frozen=True, slots=True)
+class MixtureOfExperts:
+    """The weighted sum of the chosen experts, each a gated MLP, added in the router's order; then the shared expert's
+    output, times the sigmoid of `shared_gate` (one output) where there is one."""
+
+    router: Router
+    gate: ExpertLinear
+    up: ExpertLinear
+    down: ExpertLinear
+    activation: Activation
+    shared: GatedMlp | None = None
+    shared_gate: Linear | None = None
+
+
+Mlp = GatedMlp | MixtureOfExperts
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """x += post_norm(mixer(norm(x))); x += post_norm(mlp(norm(x))); absent norms are the identity."""
+
+    mixer_norm: Norm | None
+    mixer: Mixer
+    mlp_norm: Norm | None
+    mlp: Mlp
+    mixer_post_norm: Norm | None = None
     mlp_post_norm: Norm | None = None
 
 
@@ -135,38 +386,51 @@ class ModelSpec:
         return self.embedding.hidden_size
 
     def cache_groups(self) -> tuple[CacheGroup, ...]:
-        """Layers grouped by window; full attention first, then by growing window."""
-        windows = {layer.attention.window for layer in self.layers}
-        ordered = sorted(windows, key=lambda window: (window is not None, window or 0))
-        return tuple(
-            CacheGroup(window, tuple(i for i, layer in enumerate(self.layers) if layer.attention.window == window))
-            for window in ordered
-        )
+        """Layers that keep something per token, by window; full attention first, then by growing window."""
+        windows = {i: mixer.window for i, mixer in enumerate(self._mixers()) if not isinstance(mixer, DeltaNet)}
+        ordered = sorted(set(windows.values()), key=lambda window: (window is not None, window or 0))
+        return tuple(CacheGroup(window, tuple(i for i in windows if windows[i] == window)) for window in ordered)
 
-    def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Every tensor the model needs with its shape; a tied head comes once."""
-        yield self.embedding.weight, (self.embedding.vocab_size, self.embedding.hidden_size)
-        for layer in self.layers:
-            attention, mlp = layer.attention, layer.mlp
-            for norm in (
-                layer.attention_norm,
-                attention.query_norm,
-                attention.key_norm,
-                layer.attention_post_norm,
-                layer.mlp_norm,
-                layer.mlp_post_norm,
-            ):
-                if norm is not None:
-                    yield norm.weight, (norm.size,)
-            projections = (attention.query, attention.key, attention.value, attention.output)
-            for linear in (*projections, mlp.gate, mlp.up, mlp.down):
-                yield linear.weight, (linear.out_features, linear.in_features)
-                if linear.bias is not None:
-                    yield linear.bias, (linear.out_features,)
-        factors = {layer.attention.rope.frequency_factors: layer.attention.rope.dim // 2 for layer in self.layers}
-        for name, size in factors.items():
-            if name is not None:
-                yield name, (size,)
-        yield self.norm.weight, (self.norm.size,)
-        if self.head.weight != self.embedding.weight:
-            yield self.head.weight, (self.head.out_features, self.head.in_features)
+    def state_layers(self) -> tuple[int, ...]:
+        """Layers that keep a state of fixed size per sequence."""
+        return tuple(index for index, mixer in enumerate(self._mixers()) if isinstance(mixer, DeltaNet))
+
+    def linears(self) -> Iterator[Linear]:
+        """Every matrix that multiplies activations, but for those of heads and experts; the head last."""
+        for part in self._parts():
+            if isinstance(part, Linear):
+                yield part
+
+    def stacks(self) -> Iterator[HeadLinear | ExpertLinear]:
+        """Every tensor that holds a matrix for each head or expert."""
+        for part in self._parts():
+            if isinstance(part, HeadLinear | ExpertLinear):
+                yield part
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Every tensor the model needs, each once."""
+        seen: set[str] = set()
+        for part in self._parts():
+            for name, shape in part.tensors() if isinstance(part, _NAMING) else ():
+                if name not in seen:
+                    seen.add(name)
+                    yield name, shape
+
+    def _mixers(self) -> Iterator[Mixer]:
+        return (layer.mixer for layer in self.layers)
+
+    def _parts(self) -> Iterator[object]:
+        """All nodes of the tree, in order."""
+        return _nodes((self.embedding, *self.layers, self.norm, self.head))
+
+
+_NAMING = (Embedding, Norm, Linear, HeadLinear, ExpertLinear, Rope, Attention, DeltaNet, Router)
+_COMPOSED = (LatentAttention, GatedMlp, MixtureOfExperts, Layer)
+
+
+def _nodes(parts: tuple[object, ...]) -> Iterator[object]:
+    """The parts and what they are made of, depth first."""
+    for part in parts:
+        if isinstance(part, _NAMING + _COMPOSED):
+            yield part
+            yield from _nodes(tuple(getattr(part, field.name) for field in fields(part)))

@@ -15,11 +15,15 @@ from abaci.tensor import TensorInfo
 
 def known_architectures() -> tuple[str, ...]:
     """Names of all families, sorted."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+    return tuple(sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__)))
 
 
-def spec_from_gguf(metadata: Mapping[str, object], tensors: Mapping[str, TensorInfo]) -> ModelSpec:
-    """The spec of a GGUF file, from its metadata and tensors (by name). The file then has exactly `spec.tensors()`.
+def spec_from_gguf(
+    metadata: Mapping[str, object], tensors: Mapping[str, TensorInfo], served_context: int | None = None
+) -> ModelSpec:
+    """The spec of a GGUF file, from its metadata and tensors (by name). The file then has all of `spec.tensors()`.
+
+    `served_context` is the longest sequence that will run, if that is known to be shorter than the model's context.
 
     Raises UnsupportedModelError for an unknown architecture, setting or tensor, FileFormatError for one that is missing
     or makes no sense.
@@ -32,9 +36,9 @@ def spec_from_gguf(metadata: Mapping[str, object], tensors: Mapping[str, TensorI
         raise UnsupportedModelError(
             f"architecture {architecture!r} is not supported", hint=f"Supported architectures: {', '.join(known)}."
         )
-    family = importlib.import_module(f"{__name__}.{architecture}")
-    config = GgufConfig(architecture, metadata, tensors)
+    family = importlib.import_module(f"{__name__}.{architecture.replace('-', '_')}")
+    config = GgufConfig(architecture, metadata, tensors, served_context)
     spec: ModelSpec = family.spec_from_config(config)
     config.refuse_unread_keys()
-    check_tensors(spec, tensors)
+    check_tensors(spec, tensors, config.tensors_left)
     return spec

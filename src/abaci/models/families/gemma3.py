@@ -21,30 +21,22 @@ def spec_from_config(config: GgufConfig) -> ModelSpec:
     local_rope = Rope(local_theta, full_rope.dim, RopeStyle.HALF)
     window = config.integer("attention.sliding_window", 1, MAX_CONTEXT_TOKENS)
     period = config.integer("attention.sliding_window_pattern", 1, MAX_LAYERS, default=_FULL_ATTENTION_PERIOD)
-    embedding = config.embedding(scale=math.sqrt(config.hidden_size))
 
     def build_layer(layer: int) -> Layer:
         is_full = (layer + 1) % period == 0
         rope = full_rope if is_full else local_rope
         return Layer(
-            attention_norm=config.norm(f"blk.{layer}.attn_norm"),
-            attention=config.attention(
+            mixer_norm=config.norm(f"blk.{layer}.attn_norm"),
+            mixer=config.attention(
                 layer, rope, scale=_score_scale(config), window=None if is_full else window, head_norms=True
             ),
-            attention_post_norm=config.norm(f"blk.{layer}.post_attention_norm"),
+            mixer_post_norm=config.norm(f"blk.{layer}.post_attention_norm"),
             mlp_norm=config.norm(f"blk.{layer}.ffn_norm"),
             mlp=config.gated_mlp(layer, Activation.GELU_TANH),
             mlp_post_norm=config.norm(f"blk.{layer}.post_ffw_norm"),
         )
 
-    return ModelSpec(
-        architecture=config.architecture,
-        embedding=embedding,
-        layers=tuple(build_layer(layer) for layer in range(config.num_layers)),
-        norm=config.norm("output_norm"),
-        head=config.head(embedding),
-        context_length=config.context_length,
-    )
+    return config.model(build_layer, embedding_scale=math.sqrt(config.hidden_size))
 
 
 def _score_scale(config: GgufConfig) -> float:

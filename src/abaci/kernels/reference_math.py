@@ -1,0 +1,224 @@
+"""The mathematics of the reference executor: plain functions of arrays, each the definition of one operation.
+
+Must not know steps, caches or where weights come from.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from abaci.kernels.dequantise import GroupedIntegers
+from abaci.models.spec import Activation, DeltaNet, PositionScale, Rope, RopeStyle, Router, Scoring, Yarn
+
+Floats = NDArray[np.float32]
+
+ACTIVATION_GROUP = 32
+"""Consecutive activations that share a scale in int8 mode."""
+
+SMALLEST_MAXIMUM = 1e-30
+"""A group of activations no larger than this counts as zero: 127 / max|x| must stay finite."""
+
+NORMALISE_EPSILON = 1e-20
+"""Added to the sum by which a router's weights are divided."""
+
+LENGTH_EPSILON = 1e-6
+"""Added to the squared length by which a delta net's queries and keys are divided."""
+
+
+def multiply_integers(x: Floats, weight: GroupedIntegers) -> Floats:
+    """x (tokens, in) quantised per group, times the transposed matrix (out, in): (tokens, out).
+
+    An output adds its weight groups in order along K: fma(round(dot * weight scale), activation scale, sum), then for
+    formats with offsets fma(activation scale * sum of codes, offset, sum). A fused step is formed in float64.
+    """
+    codes, scales = quantise_activations(x)
+    total = np.zeros((len(x), len(weight.codes)), np.float32)
+    for group in range(weight.scales.shape[1]):
+        columns = slice(group * weight.group_size, (group + 1) * weight.group_size)
+        group_codes = codes[:, columns].astype(np.float32)
+        scale = scales[:, columns.start // ACTIVATION_GROUP, np.newaxis]
+        dot = group_codes @ weight.codes[:, columns].astype(np.float32).T  # below 2^24: exact
+        total = _fused_multiply_add(dot * weight.scales[:, group], scale, total)
+        if weight.offsets is not None:
+            total = _fused_multiply_add(scale * group_codes.sum(axis=1, keepdims=True), weight.offsets[:, group], total)
+    return total
+
+
+def quantise_activations(x: Floats) -> tuple[NDArray[np.int8], Floats]:
+    """Rows as int8 in groups of ACTIVATION_GROUP: codes (tokens, columns) in [-127, 127], scales (tokens, groups)."""
+    grouped = x.reshape(len(x), -1, ACTIVATION_GROUP)
+    largest = np.abs(grouped).max(axis=-1, keepdims=True)
+    largest[largest <= SMALLEST_MAXIMUM] = 0
+    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
+    codes = np.clip(np.rint(grouped * inverse), -127, 127).astype(np.int8)
+    return codes.reshape(x.shape), (largest / np.float32(127))[..., 0]
+
+
+def _fused_multiply_add(a: Floats, b: Floats, c: Floats) -> Floats:
+    return (a.astype(np.float64) * b + c).astype(np.float32)
+
+
+def rotate_heads(heads: Floats, angles: NDArray[np.float64], style: RopeStyle, magnitude: float = 1.0) -> Floats:
+    """Rotate the pairs of heads (tokens, heads, head_dim) by angles (tokens, pairs); other values pass through."""
+    dim = 2 * angles.shape[1]
+    if style is RopeStyle.HALF:
+        first, second = slice(0, dim // 2), slice(dim // 2, dim)
+    else:
+        first, second = slice(0, dim, 2), slice(1, dim, 2)
+    cosine = (np.cos(angles) * magnitude).astype(np.float32)[:, np.newaxis]
+    sine = (np.sin(angles) * magnitude).astype(np.float32)[:, np.newaxis]
+    rotated = heads.copy()
+    rotated[..., first] = heads[..., first] * cosine - heads[..., second] * sine
+    rotated[..., second] = heads[..., second] * cosine + heads[..., first] * sine
+    return rotated
+
+
+def attend(
+    queries: Floats,
+    keys: NDArray[np.floating],
+    values: NDArray[np.floating],
+    scale: float,
+    sinks: Floats | None = None,
+) -> Floats:
+    """Attention of one position over the visible ones.
+
+    Queries (kv heads, queries per kv head, head_dim); keys (positions, kv heads, head_dim), values likewise of any
+    size; sinks (num_heads,). Gives the heads one after another, (num_heads * value size,).
+    """
+    scores = np.einsum("hqd,phd->hqp", queries, keys.astype(np.float32)) * np.float32(scale)
+    if sinks is not None:
+        scores = np.concatenate([scores, sinks.reshape(*scores.shape[:2], 1)], axis=-1)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    weights = weights[..., : len(keys)]
+    mixed: Floats = np.einsum("hqp,phd->hqd", weights, values.astype(np.float32))
+    return mixed.reshape(-1)
+
+
+def silu(x: Floats) -> Floats:
+    """x * sigmoid(x), through exp of a negative number only."""
+    tail = np.exp(-np.abs(x))
+    activated: Floats = x * np.where(x >= 0, np.float32(1), tail) / (1 + tail)
+    return activated
+
+
+def gelu_tanh(x: Floats) -> Floats:
+    """GELU in its tanh form (Hendrycks & Gimpel 2016)."""
+    inner = np.float32(0.7978845608028654) * (x + np.float32(0.044715) * x * x * x)
+    activated: Floats = np.float32(0.5) * x * (1 + np.tanh(inner))
+    return activated
+
+
+def sigmoid(x: Floats) -> Floats:
+    """1 / (1 + exp(-x)), through exp of a negative number only."""
+    tail = np.exp(-np.abs(x))
+    result: Floats = np.where(x >= 0, np.float32(1), tail) / (1 + tail)
+    return result
+
+
+def softplus(x: Floats) -> Floats:
+    """ln(1 + exp(x)), through exp of a negative number only."""
+    result: Floats = np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+    return result
+
+
+def gate(gate: Floats, up: Floats, activation: Activation) -> Floats:
+    """activation(gate) * up, as `Activation` says."""
+    match activation:
+        case Activation.SILU:
+            return silu(gate) * up
+        case Activation.GELU_TANH:
+            return gelu_tanh(gate) * up
+        case Activation.SIGMOID:
+            return sigmoid(gate) * up
+        case Activation.CLAMPED_SWIGLU:
+            clamped = np.minimum(gate, np.float32(7))
+            return clamped * sigmoid(np.float32(1.702) * clamped) * (np.clip(up, -7, 7) + np.float32(1))
+
+
+def rope_frequencies(rope: Rope, factors: Floats | None) -> NDArray[np.float64]:
+    """Radians per position of each pair, (dim / 2,)."""
+    frequencies = rope.theta ** (-np.arange(0, rope.dim, 2) / rope.dim) / rope.linear_scale
+    if factors is not None:
+        frequencies = frequencies / factors
+    if rope.yarn is None:
+        return frequencies
+    kept = 1 - yarn_ramp(rope.yarn, rope.theta, rope.dim)
+    return frequencies * kept + frequencies / rope.yarn.factor * (1 - kept)
+
+
+def yarn_ramp(yarn: Yarn, theta: float, dim: int) -> NDArray[np.float64]:
+    """How much of each pair is stretched, 0 to 1."""
+
+    def pair_of(turns: float) -> float:
+        return dim * math.log(yarn.original_context / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    low, high = pair_of(yarn.beta_fast), pair_of(yarn.beta_slow)
+    if yarn.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, dim - 1)
+    if low == high:
+        high += 0.001
+    return np.clip((np.arange(dim // 2) - low) / (high - low), 0, 1)
+
+
+def position_factors(scale: PositionScale, positions: NDArray[np.integer]) -> Floats:
+    """What queries at `positions` are multiplied by."""
+    factors: Floats = (1 + scale.beta * np.log1p(positions // scale.period)).astype(np.float32)
+    return factors
+
+
+def choose_experts(logits: Floats, bias: Floats | None, router: Router) -> tuple[NDArray[np.intp], Floats]:
+    """Experts (tokens, num_active), best first and ties by number, and their weights."""
+    if router.scoring is Scoring.SIGMOID:
+        scores = sigmoid(logits)
+    else:
+        scores = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        scores /= scores.sum(axis=-1, keepdims=True)
+    choosing = scores if bias is None else scores + bias
+    if router.num_groups > 1:
+        groups = choosing.reshape(len(logits), router.num_groups, -1)
+        best = np.sort(groups, axis=-1)[..., ::-1][..., : router.group_best].sum(axis=-1)
+        chosen = np.argsort(-best, axis=-1, kind="stable")[:, : router.top_groups]
+        allowed = np.zeros(best.shape, bool)
+        np.put_along_axis(allowed, chosen, True, axis=-1)
+        choosing = np.where(allowed[..., np.newaxis], groups, -np.inf).reshape(choosing.shape)
+    experts = np.argsort(-choosing, axis=-1, kind="stable")[:, : router.num_active]
+    weights = np.take_along_axis(scores, experts, axis=-1)
+    if router.normalise:
+        weights /= weights.sum(axis=-1, keepdims=True) + np.float32(NORMALISE_EPSILON)
+    return experts, weights * np.float32(router.scale)
+
+
+def convolve(inputs: Floats, kernel: Floats) -> Floats:
+    """SiLU of the causal convolution per channel: inputs (kernel_size - 1 + tokens, channels) to (tokens, channels)."""
+    size = kernel.shape[1]
+    num_tokens = len(inputs) - size + 1
+    mixed = sum(inputs[i : i + num_tokens] * kernel[:, i] for i in range(size))
+    return silu(np.asarray(mixed, np.float32))
+
+
+def delta_step(state: Floats, query_key_value: Floats, decay: Floats, beta: Floats, net: DeltaNet) -> Floats:
+    """One token: updates `state` (value heads, key_dim, value_dim) in place and reads it: (value heads * value_dim,).
+
+    `decay` and `beta`, one per value head, are the factors of the state and of the correction.
+    """
+    key_size = net.num_key_heads * net.key_dim
+    query, key, value = np.split(query_key_value, [key_size, 2 * key_size])
+    heads = np.arange(net.num_value_heads)
+    key_heads = heads % net.num_key_heads if net.tiled_heads else heads // (net.num_value_heads // net.num_key_heads)
+    query = _unit(query.reshape(-1, net.key_dim)) / np.float32(math.sqrt(net.key_dim))
+    query, key = query[key_heads], _unit(key.reshape(-1, net.key_dim))[key_heads]
+    state *= decay[:, np.newaxis, np.newaxis]
+    known = np.einsum("hkv,hk->hv", state, key)
+    correction = (value.reshape(-1, net.value_dim) - known) * beta[:, np.newaxis]
+    state += key[:, :, np.newaxis] * correction[:, np.newaxis, :]
+    read: Floats = np.einsum("hkv,hk->hv", state, query)
+    return read.reshape(-1)
+
+
+def _unit(rows: Floats) -> Floats:
+    """Rows of length 1."""
+    unit: Floats = rows / np.sqrt((rows * rows).sum(axis=-1, keepdims=True) + np.float32(LENGTH_EPSILON))
+    return unit

@@ -1,0 +1,23 @@
+"""gpt-oss: attention with sinks and biases, every other layer with a window; clamped SwiGLU experts."""
+
+from dataclasses import replace
+
+from abaci.models.gguf_config import GgufConfig
+from abaci.models.spec import Activation, Layer, ModelSpec, RopeStyle
+
+
+def spec_from_config(config: GgufConfig) -> ModelSpec:
+    """The spec of a `gpt-oss` file."""
+    rope = config.rope(RopeStyle.HALF, truncate_yarn=False)
+    window = config.window()
+
+    def build_layer(layer: int) -> Layer:
+        attention = config.attention(layer, rope, window=window if layer % 2 == 0 else None)
+        return Layer(
+            mixer_norm=config.norm(f"blk.{layer}.attn_norm"),
+            mixer=replace(config.with_biases(attention), sinks=f"blk.{layer}.attn_sinks.weight"),
+            mlp_norm=config.norm(f"blk.{layer}.post_attention_norm"),
+            mlp=config.experts(layer, Activation.CLAMPED_SWIGLU),
+        )
+
+    return config.model(build_layer)

@@ -1,0 +1,39 @@
+"""OLMo 2 and OLMo 3: norms after the blocks instead of before them, and over whole queries and keys.
+
+OLMo 3 has a sliding window in three layers of four; only the layers without one are stretched by YaRN.
+"""
+
+from dataclasses import replace
+
+from abaci.models.gguf_config import GgufConfig
+from abaci.models.spec import Activation, Attention, Layer, ModelSpec, Rope, RopeStyle
+
+_FULL_ATTENTION_PERIOD = 4
+
+
+def spec_from_config(config: GgufConfig) -> ModelSpec:
+    """The spec of an `olmo2` file."""
+    rope = config.rope(RopeStyle.HALF)
+    local_rope = replace(rope, yarn=None, magnitude=1.0)
+    window = config.window()
+
+    def attention(layer: int, rope: Rope, window: int | None) -> Attention:
+        plain = config.attention(layer, rope, window=window)
+        return replace(
+            plain,
+            query_norm=config.norm(f"blk.{layer}.attn_q_norm", plain.query.out_features),
+            key_norm=config.norm(f"blk.{layer}.attn_k_norm", plain.key.out_features),
+        )
+
+    def build_layer(layer: int) -> Layer:
+        is_full = window is None or (layer + 1) % _FULL_ATTENTION_PERIOD == 0
+        return Layer(
+            mixer_norm=None,
+            mixer=attention(layer, rope, None) if is_full else attention(layer, local_rope, window),
+            mixer_post_norm=config.norm(f"blk.{layer}.post_attention_norm"),
+            mlp_norm=None,
+            mlp=config.gated_mlp(layer, Activation.SILU),
+            mlp_post_norm=config.norm(f"blk.{layer}.post_ffw_norm"),
+        )
+
+    return config.model(build_layer)
