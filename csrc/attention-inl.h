@@ -42,13 +42,13 @@ void store_values(const float* head, int32_t head_dim, uint16_t* page, int32_t s
 }
 
 struct AttentionScratch {
-    int32_t padded_dim;
+    int32_t padded_dim, padded_values;
     float* queries;       // [rows][padded_dim], scaled
-    float* sums;          // [rows][padded_dim]
+    float* sums;          // [rows][padded_values]
     float* maxima;        // [rows]
     float* denominators;  // [rows][16]
     float* keys;          // [head_dim][kPageTokens]
-    float* values;        // [kPageTokens][padded_dim]
+    float* values;        // [kPageTokens][padded_values]
     float* weights;       // [kQueryRows][kPageTokens]
 };
 
@@ -62,7 +62,7 @@ size_t attention_scratch_bytes(int64_t rows, int32_t head_dim) {
     return floats * sizeof(float) + 64;
 }
 
-AttentionScratch lay_out(uint8_t* scratch, int64_t rows, int32_t head_dim) {
+AttentionScratch lay_out(uint8_t* scratch, int64_t rows, int32_t head_dim, int32_t value_dim) {
     auto* next = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(scratch) + 63) / 64 * 64);
     const auto take = [&](size_t count) {
         float* taken = next;
@@ -71,12 +71,13 @@ AttentionScratch lay_out(uint8_t* scratch, int64_t rows, int32_t head_dim) {
     };
     AttentionScratch s;
     s.padded_dim = padded_head_dim(head_dim);
+    s.padded_values = padded_head_dim(value_dim);
     s.queries = take(rows * s.padded_dim);
-    s.sums = take(rows * s.padded_dim);
+    s.sums = take(rows * s.padded_values);
     s.maxima = take(rows);
     s.denominators = take(rows * 16);
     s.keys = take(s.padded_dim * kPageTokens);
-    s.values = take(kPageTokens * s.padded_dim);
+    s.values = take(kPageTokens * s.padded_values);
     s.weights = take(kQueryRows * kPageTokens);
     return s;
 }
@@ -86,17 +87,24 @@ AttentionScratch lay_out(uint8_t* scratch, int64_t rows, int32_t head_dim) {
 void load_tile(const AttentionTask& task, int64_t page, int used, const AttentionScratch& s) {
     const uint16_t* keys = task.keys + page;
     for (int i = 0; i < task.head_dim * kPageTokens; i += 16) store(s.keys + i, load_f16(keys + i));
+    if (!task.values) {
+        for (int slot = 0; slot < kPageTokens; ++slot)
+            for (int d = 0; d < s.padded_values; ++d)
+                s.values[slot * s.padded_values + d] =
+                    slot < used && d < task.value_dim ? s.keys[d * kPageTokens + slot] : 0.0f;
+        return;
+    }
     const uint16_t* values = task.values + page;
     for (int slot = 0; slot < kPageTokens; ++slot)
-        for (int d = 0; d < s.padded_dim; d += 16) {
+        for (int d = 0; d < s.padded_values; d += 16) {
             F32x16 v = zeros();
-            if (slot < used && d + 16 <= task.head_dim) v = load_f16(values + slot * task.head_dim + d);
-            if (slot < used && d < task.head_dim && d + 16 > task.head_dim) {
+            if (slot < used && d + 16 <= task.value_dim) v = load_f16(values + slot * task.value_dim + d);
+            if (slot < used && d < task.value_dim && d + 16 > task.value_dim) {
                 uint16_t halves[16] = {};
-                std::memcpy(halves, values + slot * task.head_dim + d, (task.head_dim - d) * sizeof(uint16_t));
+                std::memcpy(halves, values + slot * task.value_dim + d, (task.value_dim - d) * sizeof(uint16_t));
                 v = load_f16(halves);
             }
-            store(s.values + slot * s.padded_dim + d, v);
+            store(s.values + slot * s.padded_values + d, v);
         }
 }
 
@@ -195,8 +203,8 @@ void attend_tile(const AttentionTask& task, const AttentionScratch& s, const Til
             const F32x16 shrink = exp(splat(maximum - tile_maximum));
             maximum = tile_maximum;
             store(denominator, mul(load(denominator), shrink));
-            float* sums = s.sums + (first + r) * s.padded_dim;
-            for (int32_t d = 0; d < s.padded_dim; d += 16) store(sums + d, mul(load(sums + d), shrink));
+            float* sums = s.sums + (first + r) * s.padded_values;
+            for (int32_t d = 0; d < s.padded_values; d += 16) store(sums + d, mul(load(sums + d), shrink));
         }
         a = exp(sub(a, splat(maximum)));
         b = exp(sub(b, splat(maximum)));
@@ -204,7 +212,7 @@ void attend_tile(const AttentionTask& task, const AttentionScratch& s, const Til
         store(weights, a);
         store(weights + 16, b);
     }
-    if (any) add_values<Rows>(s.weights, tile, s.padded_dim, num_slots, s.sums + first * s.padded_dim);
+    if (any) add_values<Rows>(s.weights, tile, s.padded_values, num_slots, s.sums + first * s.padded_values);
 }
 
 template <class Tile>
@@ -215,18 +223,29 @@ void attend_tile_rows(const AttentionTask& task, const AttentionScratch& s, cons
     });
 }
 
+// A query's start: scaled, with nothing seen, or its sink as if a position without a value had been.
+void begin_query(const AttentionTask& task, const AttentionScratch& s, int64_t i) {
+    const int64_t row = i / task.heads_per_group, head = i % task.heads_per_group;
+    const float* query = task.query + row * task.query_stride + head * task.query_head_stride;
+    float* scaled = s.queries + i * s.padded_dim;
+    for (int32_t d = 0; d < task.tail_begin; ++d) scaled[d] = query[d] * task.scale;
+    if (task.query_tail) {
+        const float* tail = task.query_tail + row * task.tail_stride + head * task.tail_head_stride;
+        for (int32_t d = task.tail_begin; d < task.head_dim; ++d) scaled[d] = tail[d - task.tail_begin] * task.scale;
+    }
+    std::memset(s.sums + i * s.padded_values, 0, s.padded_values * sizeof(float));
+    std::memset(s.denominators + i * 16, 0, 16 * sizeof(float));
+    s.maxima[i] = -__builtin_inff();
+    if (task.sinks) {
+        s.maxima[i] = task.sinks[head];
+        s.denominators[i * 16] = 1.0f;
+    }
+}
+
 void attention(const AttentionTask& task) {
     const int64_t num_queries = int64_t(task.num_rows) * task.heads_per_group;
-    const AttentionScratch s = lay_out(task.scratch, num_queries, task.head_dim);
-    for (int64_t i = 0; i < num_queries; ++i) {
-        const int64_t row = i / task.heads_per_group, head = i % task.heads_per_group;
-        const float* query = task.query + row * task.query_stride + head * task.head_dim;
-        float* scaled = s.queries + i * s.padded_dim;
-        for (int32_t d = 0; d < task.head_dim; ++d) scaled[d] = query[d] * task.scale;
-        std::memset(s.sums + i * s.padded_dim, 0, s.padded_dim * sizeof(float));
-        std::memset(s.denominators + i * 16, 0, 16 * sizeof(float));
-        s.maxima[i] = -__builtin_inff();
-    }
+    const AttentionScratch s = lay_out(task.scratch, num_queries, task.head_dim, task.value_dim);
+    for (int64_t i = 0; i < num_queries; ++i) begin_query(task, s, i);
     const int64_t last_position = task.first_position + task.num_rows - 1;
     const int64_t oldest =
         task.window && task.first_position >= task.window ? task.first_position - task.window + 1 : 0;
@@ -235,19 +254,19 @@ void attention(const AttentionTask& task) {
         const int64_t used = last_position - start + 1;
         const int64_t page = task.page_table[tile] * static_cast<int64_t>(task.page_stride);
         // A page that is not full may hold anything behind its last position, and heads may need padding.
-        if (num_queries <= kFewQueries && used >= kPageTokens && task.head_dim % 32 == 0) {
+        if (num_queries <= kFewQueries && used >= kPageTokens && task.values && task.head_dim % 32 == 0) {
             const PageTile direct{task.keys + page, task.values + page, task.head_dim};
             attend_tile_rows(task, s, direct, start, num_queries);
         } else {
             load_tile(task, page, static_cast<int>(used < kPageTokens ? used : kPageTokens), s);
-            attend_tile_rows(task, s, FloatTile{s.keys, s.values, s.padded_dim}, start, num_queries);
+            attend_tile_rows(task, s, FloatTile{s.keys, s.values, s.padded_values}, start, num_queries);
         }
     }
     for (int64_t i = 0; i < num_queries; ++i) {
         const int64_t row = i / task.heads_per_group, head = i % task.heads_per_group;
-        float* out = task.output + row * task.output_stride + head * task.head_dim;
+        float* out = task.output + row * task.output_stride + head * task.value_dim;
         const float inverse = 1.0f / reduce_add(load(s.denominators + i * 16));
-        for (int32_t d = 0; d < task.head_dim; ++d) out[d] = s.sums[i * s.padded_dim + d] * inverse;
+        for (int32_t d = 0; d < task.value_dim; ++d) out[d] = s.sums[i * s.padded_values + d] * inverse;
     }
 }
 

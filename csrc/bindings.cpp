@@ -253,7 +253,8 @@ struct Kernels {
     }
 
     auto gated(const Floats1& gate, const Floats1& up, int kind) const {
-        require(gate.shape(0) == up.shape(0) && (kind == 0 || kind == 1), "sizes differ, or no such activation");
+        require(gate.shape(0) == up.shape(0) && kind >= 0 && kind < kNumActivations,
+                "sizes differ, or no such activation");
         auto out = new_array<float>({gate.shape(0)});
         const KernelFloatModes modes(table->prepare_thread);
         table->gated(gate.data(), up.data(), gate.shape(0), static_cast<ActivationKind>(kind), out.data());
@@ -347,25 +348,49 @@ class StepProgram {
         program_ = std::make_unique<Program>(std::move(pool), kernels_of(target), max_tokens, vocab_size, num_groups_);
     }
 
-    int add_slot(int64_t columns) {
+    int add_slot(int64_t columns, int rows_per_token) {
         require(columns > 0 && columns < (int64_t{1} << 24), "columns out of range");
+        require(rows_per_token > 0 && rows_per_token <= 1024, "rows per token out of range");
         columns_.push_back(columns);
-        return program_->add_slot(columns);
+        return program_->add_slot(columns, rows_per_token);
     }
-    int add_rope(double theta, int dim, double linear_scale, const std::optional<Floats1>& factors, bool interleaved) {
+    int add_rope(double theta, int dim, double linear_scale, const std::optional<Floats1>& factors, bool interleaved,
+                 double magnitude, double yarn_factor, double yarn_context, double yarn_fast, double yarn_slow,
+                 bool yarn_truncate) {
         require(theta > 0 && std::isfinite(theta) && linear_scale > 0 && dim > 0 && dim % 2 == 0 && dim <= kMaxHeadDim,
                 "rope out of range");
         require(!factors || factors->shape(0) == static_cast<size_t>(dim / 2), "rope factors of the wrong size");
+        require(magnitude > 0 && std::isfinite(magnitude) && yarn_factor >= 0 && std::isfinite(yarn_factor) &&
+                    (yarn_factor == 0 || (yarn_context >= 1 && yarn_context < 1e12 && yarn_fast > 0 &&
+                                          yarn_fast < 1e6 && yarn_slow > 0 && yarn_slow < 1e6 && theta > 1)),
+                "yarn out of range");
         rope_dims_.push_back(dim);
-        return program_->add_rope(theta, dim, linear_scale, factors ? factors->data() : nullptr, interleaved);
+        return program_->add_rope(theta, dim, linear_scale, factors ? factors->data() : nullptr, interleaved,
+                                  {yarn_factor, yarn_context, yarn_fast, yarn_slow, yarn_truncate}, magnitude);
     }
-    void add_cache_layer(int group, int64_t kv_heads, int64_t head_dim) {
-        require(group >= 0 && group < num_groups_ && windows_[group] >= 0 && kv_heads > 0 && kv_heads <= 4096 &&
-                    head_dim > 0 && head_dim <= kMaxHeadDim,
+    int add_cache_layer(int group, int64_t key_values, int64_t value_values) {
+        constexpr int64_t most = int64_t{4096} * kMaxHeadDim;
+        require(group >= 0 && group < num_groups_ && windows_[group] >= 0 && key_values > 0 && key_values <= most &&
+                    value_values >= 0 && value_values <= most,
                 "cache layer out of range");
-        layer_values_.push_back(kv_heads * head_dim);
-        layer_groups_.push_back(group);
-        program_->add_cache_layer(group, kv_heads, head_dim);
+        layers_.push_back({group, key_values, value_values});
+        program_->add_cache_layer(group, key_values, value_values);
+        return static_cast<int>(layers_.size()) - 1;
+    }
+    int add_routing(int num_experts, int num_active, bool sigmoid, bool normalise,
+                    const std::optional<Floats1>& choice_bias, int num_groups, int top_groups, int group_best,
+                    float scale) {
+        require(num_experts > 0 && num_experts <= 16384 && num_active > 0 && num_active <= num_experts &&
+                    num_active <= 1024,
+                "experts out of range");
+        require(num_groups > 0 && num_experts % num_groups == 0 && top_groups > 0 && top_groups <= num_groups &&
+                    group_best > 0 && group_best <= 2 && int64_t{num_experts} / num_groups * top_groups >= num_active,
+                "groups of experts out of range");
+        require(!choice_bias || static_cast<int>(choice_bias->shape(0)) == num_experts, "bias of the wrong size");
+        routings_.push_back({num_experts, num_active});
+        return program_->add_routing({num_experts, num_active, sigmoid, normalise,
+                                      choice_bias ? keep(*choice_bias) : nullptr, num_groups, top_groups, group_best,
+                                      scale});
     }
     void embed(const Matrix& table, float scale, int out) {
         check_slot(out, table.packed.columns);
@@ -399,8 +424,7 @@ class StepProgram {
             const PackedMatrix& m = matrices[i].packed;
             check_slot(in, m.columns);
             check_slot(outs[i], m.rows);
-            require(!is_quantised(m.format) || program_->slot(in).values,
-                    "input of a quantised matrix is not quantised");
+            check_input(in, m);
             require(!biases[i] || static_cast<int64_t>(biases[i]->shape(0)) == m.rows, "bias of the wrong size");
             parts.push_back({keep(matrices[i]), outs[i], biases[i] ? keep(*biases[i]) : nullptr, accumulate});
         }
@@ -408,30 +432,147 @@ class StepProgram {
     }
     void prepare_heads(int query, int num_heads, const std::optional<Floats1>& query_norm, float query_epsilon,
                        int query_rope, int key, int num_kv_heads, const std::optional<Floats1>& key_norm,
-                       float key_epsilon, int key_rope, int value, int layer, int head_dim) {
+                       float key_epsilon, int key_rope, int value, int layer, int head_dim, double scale_beta,
+                       int scale_period) {
         check_layer(layer, num_kv_heads, head_dim);
+        require(std::isfinite(scale_beta) && scale_period > 0, "scale by position out of range");
         check_heads(query, num_heads, head_dim, query_norm, query_rope);
         check_heads(key, num_kv_heads, head_dim, key_norm, key_rope);
         check_heads(value, num_kv_heads, head_dim, std::nullopt, -1);
-        program_->prepare_heads({query, num_heads, query_norm ? keep(*query_norm) : nullptr, query_epsilon, query_rope},
+        program_->prepare_heads({query, num_heads, query_norm ? keep(*query_norm) : nullptr, query_epsilon, query_rope,
+                                 scale_beta, scale_period},
                                 {key, num_kv_heads, key_norm ? keep(*key_norm) : nullptr, key_epsilon, key_rope}, value,
                                 layer, head_dim);
     }
     void attention(int query, int out, int layer, int num_heads, int num_kv_heads, int head_dim, float scale,
-                   int window, bool quantise) {
+                   int window, const std::optional<Floats1>& sinks, bool quantise) {
         check_layer(layer, num_kv_heads, head_dim);
         require(num_heads > 0 && num_heads % num_kv_heads == 0 && window >= 0, "attention out of range");
         check_heads(query, num_heads, head_dim, std::nullopt, -1);
         check_heads(out, num_heads, head_dim, std::nullopt, -1);
         require(!quantise || num_heads / num_kv_heads * head_dim % kGroup == 0,
                 "a quantised group is a multiple of 32");
-        program_->attention(query, out, layer, num_heads, num_kv_heads, head_dim, scale, window, quantise);
+        require(!sinks || static_cast<int>(sinks->shape(0)) == num_heads, "not one sink per head");
+        program_->attention(query, out, layer, num_heads, num_kv_heads, head_dim, scale, window,
+                            sinks ? keep(*sinks) : nullptr, quantise);
+    }
+    void head_norm(int slot, const Floats1& weight, float epsilon) {
+        check_slot(slot, -1);
+        const int64_t head_dim = weight.shape(0);
+        require(head_dim > 0 && columns_[slot] % head_dim == 0, "heads do not fill the row");
+        program_->head_norm(slot, keep(weight), head_dim, epsilon);
+    }
+    void head_linear(int in, const Matrix& stack, int num_heads, int out) {
+        const PackedMatrix& m = stack.packed;
+        check_slot(out, m.rows);
+        check_slot(in, -1);
+        require(num_heads > 0 && m.rows % num_heads == 0 && m.rows / num_heads % kPanel == 0,
+                "heads are not whole panels");
+        const int64_t stride = columns_[in] / num_heads;
+        require(columns_[in] % num_heads == 0 && stride >= m.columns, "heads do not fill the row");
+        check_input(in, m);
+        require(!is_quantised(m.format) || stride % kGroup == 0, "heads are not whole groups");
+        program_->head_linear(in, stride, keep(stack), num_heads, out);
+    }
+    void latent_attention(int query, int absorbed, int compressed, int out, int layer, int rope, const Floats1& norm,
+                          float epsilon, float scale, int num_heads, int nope_dim) {
+        const int64_t latent_dim = norm.shape(0);
+        require(num_heads > 0 && num_heads <= 4096 && nope_dim > 0 && latent_dim > 0 && rope >= 0 &&
+                    rope < static_cast<int>(rope_dims_.size()) && latent_dim + rope_dims_[rope] <= kMaxHeadDim,
+                "latent attention out of range");
+        const int64_t rotated = rope_dims_[rope];
+        check_slot(query, num_heads * (nope_dim + rotated));
+        check_slot(absorbed, num_heads * latent_dim);
+        check_slot(compressed, latent_dim + rotated);
+        check_slot(out, num_heads * latent_dim);
+        require(layer >= 0 && layer < static_cast<int>(layers_.size()) &&
+                    layers_[layer].key_values == latent_dim + rotated && layers_[layer].value_values == 0,
+                "no such cache layer");
+        program_->latent_attention({query, absorbed, compressed, out, layer, rope, keep(norm), epsilon, scale,
+                                    num_heads, nope_dim, static_cast<int32_t>(latent_dim)});
+    }
+    void delta_net(int in, int beta, int alpha, int convolved, int factors, int out, const Floats2& kernel,
+                   const Floats1& decay, const Floats1& time_bias, int num_key_heads, int num_value_heads, int key_dim,
+                   int value_dim, bool tiled_heads) {
+        const int64_t channels = kernel.shape(0), kernel_size = kernel.shape(1);
+        require(num_key_heads > 0 && num_value_heads > 0 && num_value_heads <= 4096 && key_dim > 0 &&
+                    key_dim <= kMaxHeadDim && value_dim > 0 && value_dim <= kMaxHeadDim &&
+                    num_value_heads % num_key_heads == 0 && kernel_size > 0 && kernel_size <= kMaxConvolution &&
+                    channels == int64_t{2} * num_key_heads * key_dim + int64_t{num_value_heads} * value_dim,
+                "delta net out of range");
+        check_slot(in, channels);
+        check_slot(convolved, channels);
+        check_slot(beta, num_value_heads);
+        check_slot(alpha, num_value_heads);
+        check_slot(factors, int64_t{2} * num_value_heads);
+        check_slot(out, int64_t{num_value_heads} * value_dim);
+        require(static_cast<int>(decay.shape(0)) == num_value_heads &&
+                    static_cast<int>(time_bias.shape(0)) == num_value_heads,
+                "not one decay and bias per head");
+        std::vector<float> transposed(channels * kernel_size);
+        for (int64_t c = 0; c < channels; ++c)
+            for (int64_t i = 0; i < kernel_size; ++i) transposed[i * channels + c] = kernel.data()[c * kernel_size + i];
+        floats_.push_back(std::move(transposed));
+        const float* weights = floats_.back().data();
+        program_->delta_net({in, beta, alpha, convolved, factors, out, weights, keep(decay), keep(time_bias), nullptr,
+                             channels, 0, num_key_heads, num_value_heads, key_dim, value_dim,
+                             static_cast<int32_t>(kernel_size), tiled_heads});
+    }
+    void choose(int logits, int routing) {
+        check_slot(logits, routing_at(routing).num_experts);
+        program_->choose(logits, routing);
+    }
+    void dispatch(int in, int routing, int out, bool floats, bool quantise) {
+        check_slot(in, -1);
+        check_slot(out, columns_[in]);
+        check_dispatched(out, routing);
+        require(!quantise || columns_[in] % kGroup == 0, "a quantised row is a multiple of 32");
+        program_->dispatch(in, routing, out, floats, quantise);
+    }
+    void expert_linear(int in, int routing, const std::vector<Matrix>& stacks, const std::vector<int>& outs,
+                       const std::vector<std::optional<Floats2>>& biases) {
+        require(!stacks.empty() && stacks.size() == outs.size() && outs.size() == biases.size(),
+                "one output and one bias per matrix");
+        const int64_t experts = routing_at(routing).num_experts;
+        check_dispatched(in, routing);
+        std::vector<Program::ExpertPart> parts;
+        for (size_t i = 0; i < stacks.size(); ++i) {
+            const PackedMatrix& m = stacks[i].packed;
+            const int64_t rows = m.rows / experts;
+            require(m.rows % experts == 0 && rows % kPanel == 0, "experts are not whole panels");
+            check_slot(in, m.columns);
+            check_input(in, m);
+            check_slot(outs[i], rows);
+            check_dispatched(outs[i], routing);
+            require(!biases[i] || (static_cast<int64_t>(biases[i]->shape(0)) == experts &&
+                                   static_cast<int64_t>(biases[i]->shape(1)) == rows),
+                    "biases of the wrong size");
+            const float* bias = nullptr;
+            if (biases[i]) {
+                floats_.emplace_back(biases[i]->data(), biases[i]->data() + m.rows);
+                bias = floats_.back().data();
+            }
+            parts.push_back({keep(stacks[i]), rows, outs[i], bias});
+        }
+        program_->expert_linear(in, routing, std::move(parts));
+    }
+    void combine(int in, int routing, int shared, int shared_gate, int out) {
+        check_slot(out, -1);
+        check_slot(in, columns_[out]);
+        check_dispatched(in, routing);
+        if (shared >= 0) check_slot(shared, columns_[out]);
+        if (shared_gate >= 0) check_slot(shared_gate, 1);
+        require(shared_gate < 0 || shared >= 0, "a gate without a shared expert");
+        program_->combine(in, routing, shared, shared_gate, out);
     }
     void gated(int gate, int up, int out, int kind, bool quantise) {
         check_slot(out, -1);
         check_slot(gate, columns_[out]);
         check_slot(up, columns_[out]);
-        require(kind == 0 || kind == 1, "no such activation");
+        require(kind >= 0 && kind < kNumActivations, "no such activation");
+        require(program_->slot(gate).rows_per_token == program_->slot(out).rows_per_token &&
+                    program_->slot(up).rows_per_token == program_->slot(out).rows_per_token,
+                "slots of other rows");
         require(!quantise || columns_[out] % kGroup == 0, "a quantised row is a multiple of 32");
         program_->gated(gate, up, out, columns_[out], static_cast<ActivationKind>(kind), quantise);
     }
@@ -450,26 +591,29 @@ class StepProgram {
         columns_.push_back(matrix.packed.rows);
     }
 
-    void allocate_cache(const std::vector<int64_t>& num_pages) {
+    void allocate_cache(const std::vector<int64_t>& num_pages, int64_t num_states) {
+        require(num_states >= 0 && num_states < (int64_t{1} << 24), "number of states out of range");
+        require(num_states > 0 || program_->state_values() == 0, "the model needs states");
         for (int64_t n : num_pages) require(n > 0 && n < (int64_t{1} << 31), "number of pages out of range");
-        program_->allocate_cache(num_pages);
+        program_->allocate_cache(num_pages, num_states);
     }
     int64_t page_bytes(int group) const {
         int64_t total = 0;
-        for (size_t i = 0; i < layer_groups_.size(); ++i)
-            if (layer_groups_[i] == group) total += 2 * layer_values_[i] * kPageTokens * sizeof(uint16_t);
+        for (const Layer& layer : layers_)
+            if (layer.group == group) total += (layer.key_values + layer.value_values) * kPageTokens * sizeof(uint16_t);
         return total;
     }
+    int64_t state_bytes() const { return program_->state_values() * sizeof(float); }
     int64_t workspace_bytes() const { return program_->workspace_bytes(); }
 
     void step(nb::handle token_ids, nb::handle sequence_offsets, nb::handle first_positions, nb::tuple page_tables,
               nb::handle logit_rows, nb::handle history, nb::handle bias, nb::handle masks, nb::handle token_out,
               nb::handle logprob_out, nb::handle top_ids_out, nb::handle top_logprobs_out, nb::handle hidden_rows,
-              nb::handle hidden_out) {
+              nb::handle hidden_out, nb::handle states) {
         const Bytes tokens(token_ids), offsets(sequence_offsets), positions(first_positions), rows(logit_rows),
             seen(history), biases(bias), mask(masks), out_ids(token_out, true), out_logprobs(logprob_out, true),
             out_top_ids(top_ids_out, true), out_top_logprobs(top_logprobs_out, true), wanted(hidden_rows),
-            out_hidden(hidden_out, true);
+            out_hidden(hidden_out, true), kept(states);
         StepInput in;
         in.num_tokens = static_cast<int32_t>(tokens.count<int32_t>("token_ids"));
         in.num_sequences = static_cast<int32_t>(positions.count<int32_t>("first_positions"));
@@ -496,7 +640,9 @@ class StepProgram {
         in.num_hidden_rows = static_cast<int32_t>(wanted.count<int32_t>("hidden_rows"));
         in.hidden_rows = wanted.as<int32_t>();
         in.hidden_out = out_hidden.as<float>();
+        in.states = kept.as<int32_t>();
         check_rows(in);
+        check_states(in, kept.count<int32_t>("states"));
         require(out_hidden.count<float>("out") == in.num_hidden_rows * program_->hidden_size(),
                 "outputs of the wrong size");
         for (int32_t i = 0; i < in.num_hidden_rows; ++i)
@@ -520,9 +666,43 @@ class StepProgram {
         require(columns < 0 || columns_[slot] == columns, "slot of another width");
     }
     void check_layer(int layer, int num_kv_heads, int head_dim) const {
-        require(layer >= 0 && layer < static_cast<int>(layer_values_.size()) && num_kv_heads > 0 && head_dim > 0 &&
-                    layer_values_[layer] == int64_t{num_kv_heads} * head_dim,
+        require(layer >= 0 && layer < static_cast<int>(layers_.size()) && num_kv_heads > 0 && head_dim > 0 &&
+                    head_dim <= kMaxHeadDim && layers_[layer].key_values == int64_t{num_kv_heads} * head_dim &&
+                    layers_[layer].value_values == layers_[layer].key_values,
                 "no such cache layer");
+    }
+    void check_input(int slot, const PackedMatrix& matrix) const {
+        require(!is_quantised(matrix.format) || program_->slot(slot).values,
+                "input of a quantised matrix is not quantised");
+    }
+    struct Experts {
+        int num_experts, num_active;
+    };
+    const Experts& routing_at(int routing) const {
+        require(routing >= 0 && routing < static_cast<int>(routings_.size()), "no such routing");
+        return routings_[routing];
+    }
+    void check_dispatched(int slot, int routing) const {
+        check_slot(slot, -1);
+        require(program_->slot(slot).rows_per_token == routing_at(routing).num_active,
+                "slot of another number of rows");
+    }
+    // Each sequence writes a state of its own, which no other reads.
+    void check_states(const StepInput& in, int64_t count) const {
+        if (program_->state_values() == 0) return;
+        require(count == int64_t{2} * in.num_sequences, "not two states per sequence");
+        std::vector<int32_t> writers(program_->num_states(), -1);
+        for (int32_t s = 0; s < in.num_sequences; ++s) {
+            const int32_t read = in.states[2 * s], written = in.states[2 * s + 1];
+            require(read >= -1 && read < program_->num_states() && written >= 0 && written < program_->num_states(),
+                    "state out of range");
+            require(writers[written] < 0, "two sequences write one state");
+            writers[written] = s;
+        }
+        for (int32_t s = 0; s < in.num_sequences; ++s) {
+            const int32_t read = in.states[2 * s];
+            require(read < 0 || writers[read] < 0 || writers[read] == s, "a state is read that another writes");
+        }
     }
     void check_heads(int slot, int count, int head_dim, const std::optional<Floats1>& norm, int rope) const {
         check_slot(slot, int64_t{count} * head_dim);
@@ -590,8 +770,13 @@ class StepProgram {
     const int num_groups_;
     const std::vector<int32_t> windows_;  // 0: full attention
     std::vector<int64_t> columns_;
-    std::vector<int> rope_dims_, layer_groups_;
-    std::vector<int64_t> layer_values_;
+    struct Layer {
+        int group;
+        int64_t key_values, value_values;
+    };
+    std::vector<int> rope_dims_;
+    std::vector<Layer> layers_;
+    std::vector<Experts> routings_;
     std::vector<std::shared_ptr<WeightArena>> arenas_;
     std::deque<std::vector<float>> floats_;
     std::unique_ptr<Program> program_;
@@ -675,10 +860,13 @@ NB_MODULE(_native, m) {
     nb::class_<StepProgram>(m, "StepProgram")
         .def(nb::init<std::shared_ptr<ThreadPool>, const std::string&, int32_t, int32_t, std::vector<int32_t>>(),
              "pool"_a, "target"_a, "max_tokens"_a, "vocab_size"_a, "windows"_a)
-        .def("add_slot", &StepProgram::add_slot, "columns"_a)
+        .def("add_slot", &StepProgram::add_slot, "columns"_a, "rows_per_token"_a = 1)
         .def("add_rope", &StepProgram::add_rope, "theta"_a, "dim"_a, "linear_scale"_a, "factors"_a.none(),
-             "interleaved"_a)
-        .def("add_cache_layer", &StepProgram::add_cache_layer, "group"_a, "kv_heads"_a, "head_dim"_a)
+             "interleaved"_a, "magnitude"_a = 1.0, "yarn_factor"_a = 0.0, "yarn_context"_a = 0.0, "yarn_fast"_a = 0.0,
+             "yarn_slow"_a = 0.0, "yarn_truncate"_a = true)
+        .def("add_cache_layer", &StepProgram::add_cache_layer, "group"_a, "key_values"_a, "value_values"_a)
+        .def("add_routing", &StepProgram::add_routing, "num_experts"_a, "num_active"_a, "sigmoid"_a, "normalise"_a,
+             "choice_bias"_a.none(), "num_groups"_a, "top_groups"_a, "group_best"_a, "scale"_a)
         .def("embed", &StepProgram::embed, "table"_a, "scale"_a, "out"_a)
         .def("embed_from_file", &StepProgram::embed_from_file, "descriptor"_a, "offset"_a, "format"_a, "columns"_a,
              "scale"_a, "out"_a)
@@ -687,13 +875,25 @@ NB_MODULE(_native, m) {
         .def("linear", &StepProgram::linear, "x"_a, "matrices"_a, "outs"_a, "biases"_a, "accumulate"_a)
         .def("prepare_heads", &StepProgram::prepare_heads, "query"_a, "num_heads"_a, "query_norm"_a.none(),
              "query_epsilon"_a, "query_rope"_a, "key"_a, "num_kv_heads"_a, "key_norm"_a.none(), "key_epsilon"_a,
-             "key_rope"_a, "value"_a, "layer"_a, "head_dim"_a)
+             "key_rope"_a, "value"_a, "layer"_a, "head_dim"_a, "scale_beta"_a = 0.0, "scale_period"_a = 1)
         .def("attention", &StepProgram::attention, "query"_a, "out"_a, "layer"_a, "num_heads"_a, "num_kv_heads"_a,
-             "head_dim"_a, "scale"_a, "window"_a, "quantise"_a)
+             "head_dim"_a, "scale"_a, "window"_a, "sinks"_a.none(), "quantise"_a)
+        .def("head_norm", &StepProgram::head_norm, "slot"_a, "weight"_a, "epsilon"_a)
+        .def("head_linear", &StepProgram::head_linear, "x"_a, "stack"_a, "num_heads"_a, "out"_a)
+        .def("latent_attention", &StepProgram::latent_attention, "query"_a, "absorbed"_a, "compressed"_a, "out"_a,
+             "layer"_a, "rope"_a, "norm"_a, "epsilon"_a, "scale"_a, "num_heads"_a, "nope_dim"_a)
+        .def("delta_net", &StepProgram::delta_net, "x"_a, "beta"_a, "alpha"_a, "convolved"_a, "factors"_a, "out"_a,
+             "kernel"_a, "decay"_a, "time_bias"_a, "num_key_heads"_a, "num_value_heads"_a, "key_dim"_a, "value_dim"_a,
+             "tiled_heads"_a)
+        .def("choose", &StepProgram::choose, "logits"_a, "routing"_a)
+        .def("dispatch", &StepProgram::dispatch, "x"_a, "routing"_a, "out"_a, "floats"_a, "quantise"_a)
+        .def("expert_linear", &StepProgram::expert_linear, "x"_a, "routing"_a, "stacks"_a, "outs"_a, "biases"_a)
+        .def("combine", &StepProgram::combine, "x"_a, "routing"_a, "shared"_a, "shared_gate"_a, "out"_a)
         .def("gated", &StepProgram::gated, "gate"_a, "up"_a, "out"_a, "kind"_a, "quantise"_a)
         .def("add", &StepProgram::add, "x"_a, "y"_a, "out"_a)
         .def("head", &StepProgram::head, "x"_a, "matrix"_a, "bias"_a.none())
-        .def("allocate_cache", &StepProgram::allocate_cache, "num_pages"_a)
+        .def("allocate_cache", &StepProgram::allocate_cache, "num_pages"_a, "num_states"_a = 0)
+        .def("state_bytes", &StepProgram::state_bytes)
         .def("page_bytes", &StepProgram::page_bytes, "group"_a)
         .def("workspace_bytes", &StepProgram::workspace_bytes)
         .def("step", &StepProgram::step);

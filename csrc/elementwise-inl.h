@@ -98,19 +98,60 @@ ABACI_INLINE F32x16 gelu_tanh(F32x16 x) {
     return div(x, add(splat(1.0f), exp(mul(cubic, splat(-1.59576912f)))));
 }
 
-template <F32x16 (*Activation)(F32x16)>
+ABACI_INLINE F32x16 sigmoid(F32x16 x) {
+    return div(splat(1.0f), add(splat(1.0f), exp(sub(zeros(), x))));
+}
+
+ABACI_INLINE F32x16 gate_silu(F32x16 gate, F32x16 up) {
+    return mul(silu(gate), up);
+}
+ABACI_INLINE F32x16 gate_gelu_tanh(F32x16 gate, F32x16 up) {
+    return mul(gelu_tanh(gate), up);
+}
+ABACI_INLINE F32x16 gate_sigmoid(F32x16 gate, F32x16 up) {
+    return mul(sigmoid(gate), up);
+}
+ABACI_INLINE F32x16 gate_clamped_swiglu(F32x16 gate, F32x16 up) {
+    const F32x16 g = min(gate, splat(7.0f)), u = min(max(up, splat(-7.0f)), splat(7.0f));
+    return mul(mul(g, sigmoid(mul(g, splat(1.702f)))), add(u, splat(1.0f)));
+}
+
+template <F32x16 (*Gate)(F32x16, F32x16)>
 ABACI_INLINE void gate_row(const float* gate, const float* up, int64_t columns, float* out) {
     for_sixteens(columns, [&](int64_t i, int lanes) __attribute__((always_inline)) {
-        store_lanes(out + i, mul(Activation(load_lanes(gate + i, lanes)), load_lanes(up + i, lanes)), lanes);
+        store_lanes(out + i, Gate(load_lanes(gate + i, lanes), load_lanes(up + i, lanes)), lanes);
     });
 }
 
 void gated(const float* gate, const float* up, int64_t columns, ActivationKind kind, float* out) {
-    if (kind == ActivationKind::Silu) {
-        gate_row<silu>(gate, up, columns, out);
-    } else {
-        gate_row<gelu_tanh>(gate, up, columns, out);
+    switch (kind) {
+        case ActivationKind::Silu:
+            return gate_row<gate_silu>(gate, up, columns, out);
+        case ActivationKind::GeluTanh:
+            return gate_row<gate_gelu_tanh>(gate, up, columns, out);
+        case ActivationKind::Sigmoid:
+            return gate_row<gate_sigmoid>(gate, up, columns, out);
+        case ActivationKind::ClampedSwiglu:
+            return gate_row<gate_clamped_swiglu>(gate, up, columns, out);
     }
+}
+
+void add_scaled(const float* x, const float* y, float scale, int64_t columns, float* out) {
+    for_sixteens(columns, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+        store_lanes(out + i, add(load_lanes(x + i, lanes), mul(load_lanes(y + i, lanes), splat(scale))), lanes);
+    });
+}
+
+void unit(const float* x, int64_t columns, float epsilon, float scale, float* out) {
+    F32x16 squares = zeros();
+    for_sixteens(columns, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+        const F32x16 v = load_lanes(x + i, lanes);
+        squares = fma(v, v, squares);
+    });
+    const F32x16 factor = splat(scale / __builtin_sqrtf(reduce_add(squares) + epsilon));
+    for_sixteens(columns, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+        store_lanes(out + i, mul(load_lanes(x + i, lanes), factor), lanes);
+    });
 }
 
 void add_rows(const float* x, const float* y, int64_t columns, float* out) {

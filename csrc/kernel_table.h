@@ -70,7 +70,20 @@ struct Activations {
     const int8_t* values;
     const float* scales;
     const int32_t* sums;
-    size_t columns;
+    size_t columns;  // of a whole row, of which a product may read a part
+
+    // The rows, or what begins in them at a group.
+    Activations at(int64_t row, int64_t column) const {
+        const size_t groups = columns / kGroup;
+        Activations part = *this;
+        part.floats += row * float_stride + column;
+        if (values) {
+            part.values += row * columns + column;
+            part.scales += row * groups + column / kGroup;
+            part.sums += row * 2 * groups + column / kGroup;
+        }
+        return part;
+    }
 };
 
 struct MatmulTask {
@@ -86,7 +99,9 @@ struct MatmulTask {
 // Rows of one matmul task at most; keeps a task's activations in the second-level cache.
 inline constexpr int kMaxTaskRows = 132;
 
-enum class ActivationKind : int32_t { Silu, GeluTanh };
+// See abaci/models/spec.py, Activation.
+enum class ActivationKind : int32_t { Silu, GeluTanh, Sigmoid, ClampedSwiglu };
+inline constexpr int kNumActivations = 4;
 
 // Where a row, or a part of it that starts at a group, is quantised to. See Activations.
 struct QuantiseTarget {
@@ -117,24 +132,55 @@ struct RopeTask {
 // One KV head, a run of rows of one sequence, all query heads of the group. Page layout of a layer:
 //   keys   [page][kv_head][head_dim][kPageTokens]   (transposed, so that lanes are positions)
 //   values [page][kv_head][kPageTokens][head_dim]
+// In latent attention there are no values: they are the first `value_dim` elements of the keys; and the last
+// `head_dim - tail_begin` elements of a query lie elsewhere, in `query_tail`.
 struct AttentionTask {
     const float* query;  // first row, first query head of the group
-    size_t query_stride;
+    size_t query_stride, query_head_stride;
+    const float* query_tail;
+    size_t tail_stride, tail_head_stride;
+    int32_t tail_begin;  // head_dim where there is no tail
     float* output;
     size_t output_stride;
-    const uint16_t* keys;  // float16, at this KV head of page 0
-    const uint16_t* values;
-    size_t page_stride;  // elements from page to page
+    const uint16_t* keys;    // float16, at this KV head of page 0
+    const uint16_t* values;  // null: see above
+    const float* sinks;      // per query head of the group; null: none
+    size_t page_stride;      // elements from page to page
     const int32_t* page_table;
     int64_t first_position;  // of the first row
     int32_t num_rows;
     int32_t heads_per_group;
-    int32_t head_dim;
+    int32_t head_dim, value_dim;
     int32_t window;  // 0: none
     float scale;
     uint8_t* scratch;  // attention_scratch_bytes(num_rows * heads_per_group, head_dim)
 };
-inline constexpr int kMaxHeadDim = 512;
+inline constexpr int kMaxHeadDim = 1024;
+
+// The gated delta rule of one value head over the tokens of one sequence (see abaci/models/spec.py, DeltaNet).
+struct DeltaTask {
+    const float* query;  // of the first token; from token to token `stride` elements
+    const float* key;
+    const float* value;
+    size_t stride;
+    const float* decay;  // what the state is multiplied by, and the share of the correction; `factor_stride` apart
+    const float* share;
+    size_t factor_stride;
+    float* output;
+    size_t output_stride;
+    float* state;  // [key_dim][value_dim]
+    int32_t num_tokens, key_dim, value_dim;
+};
+
+// One row of the convolution before a delta net: out[c] = silu(sum over i of inputs[i][c] * kernel[i][c]).
+struct ConvolutionTask {
+    const float* const* inputs;  // kernel_size rows, oldest first
+    const float* kernel;         // [kernel_size][channels]
+    int64_t channels;
+    int32_t kernel_size;
+    float* output;
+};
+inline constexpr int kMaxConvolution = 64;
 
 struct KernelTable {
     const char* name;
@@ -144,6 +190,12 @@ struct KernelTable {
     void (*rope)(const RopeTask&);
     void (*gated)(const float* gate, const float* up, int64_t columns, ActivationKind, float* out);
     void (*add)(const float* x, const float* y, int64_t columns, float* out);
+    // out = x + scale * y.
+    void (*add_scaled)(const float* x, const float* y, float scale, int64_t columns, float* out);
+    // x / sqrt(sum of squares + epsilon) * scale.
+    void (*unit)(const float* x, int64_t columns, float epsilon, float scale, float* out);
+    void (*convolve)(const ConvolutionTask&);
+    void (*delta_rule)(const DeltaTask&);
     void (*store_keys)(const float* head, int32_t head_dim, uint16_t* page, int32_t slot);
     void (*store_values)(const float* head, int32_t head_dim, uint16_t* page, int32_t slot);
     void (*attention)(const AttentionTask&);

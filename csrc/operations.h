@@ -28,9 +28,10 @@ int64_t divide_up(int64_t a, int64_t b) {
 // An operation on each row by itself.
 class RowOperation : public Operation {
   public:
-    explicit RowOperation(Program& program) : p_(program) {}
+    explicit RowOperation(Program& program, int32_t rows_per_token = 1)
+        : p_(program), rows_per_token_(rows_per_token) {}
     uint32_t plan() final {
-        num_rows_ = p_.current().input.num_tokens;
+        num_rows_ = int64_t{p_.current().input.num_tokens} * rows_per_token_;
         rows_per_piece_ = std::max<int64_t>(1, num_rows_ / (8 * p_.num_threads()));
         return divide_up(num_rows_, rows_per_piece_);
     }
@@ -45,6 +46,7 @@ class RowOperation : public Operation {
     Program& p_;
 
   private:
+    const int32_t rows_per_token_;
     int64_t num_rows_ = 0, rows_per_piece_ = 1;
 };
 
@@ -119,8 +121,8 @@ class RopeTableOperation final : public Operation {
                 const float angle = static_cast<float>(p_.current().positions[r]) * table.frequencies[i];
                 double sine, cosine;
                 sin_cos_of(angle, sine, cosine);
-                table.cosines[r * half + i] = static_cast<float>(cosine);
-                table.sines[r * half + i] = static_cast<float>(sine);
+                table.cosines[r * half + i] = static_cast<float>(cosine * table.magnitude);
+                table.sines[r * half + i] = static_cast<float>(sine * table.magnitude);
             }
     }
 
@@ -153,9 +155,28 @@ class NormOperation final : public RowOperation {
     const bool quantise_;
 };
 
+// The norm of each head of a row, in place.
+class HeadNormOperation final : public RowOperation {
+  public:
+    HeadNormOperation(Program& program, int slot, const float* weight, int64_t head_dim, float epsilon)
+        : RowOperation(program), slot_(slot), weight_(weight), head_dim_(head_dim), epsilon_(epsilon) {}
+    void run_row(int64_t r, int) override {
+        float* row = p_.slot(slot_).row(r);
+        for (int64_t at = 0; at < p_.slot(slot_).columns; at += head_dim_)
+            p_.kernels().rms_norm({row + at, row + at, weight_, head_dim_, epsilon_, QuantiseTarget{}});
+    }
+
+  private:
+    const int slot_;
+    const float* weight_;
+    const int64_t head_dim_;
+    const float epsilon_;
+};
+
 class QuantiseOperation final : public RowOperation {
   public:
-    QuantiseOperation(Program& program, int slot) : RowOperation(program), slot_(slot) {}
+    QuantiseOperation(Program& program, int slot)
+        : RowOperation(program, program.slot(slot).rows_per_token), slot_(slot) {}
     void run_row(int64_t r, int) override {
         const Slot& slot = p_.slot(slot_);
         p_.kernels().quantise(slot.row(r), slot.columns, slot.quantised(r));
@@ -219,7 +240,25 @@ class LinearOperation final : public Operation {
     int64_t num_rows_ = 0, num_blocks_ = 1, block_rows_ = 0, panels_per_piece_ = 1, pieces_per_block_ = 1;
 };
 
-// Norm and rotation of query and key heads, then keys and values into their pages.
+void rotate(Program& program, int rope, int64_t r, float* head) {
+    const RopeTable& table = program.rope(rope);
+    const int64_t at = r * (table.dim / 2);
+    program.kernels().rope({head, table.cosines.data() + at, table.sines.data() + at, table.dim, table.interleaved});
+}
+
+// The row of a cache's page that holds a row of the step: the page's first element, and the slot in it.
+struct PageSlot {
+    int64_t page;
+    int32_t slot;
+};
+PageSlot page_slot(const Step& step, const CacheLayer& cache, int64_t r) {
+    const int32_t position = step.positions[r];
+    const int32_t* table =
+        step.input.page_tables[cache.group] + step.sequences[r] * step.input.pages_per_sequence[cache.group];
+    return {table[position / kPageTokens] * cache.page_stride, position % kPageTokens};
+}
+
+// Norm, rotation and scale of query and key heads, then keys and values into their pages.
 class PrepareHeadsOperation final : public RowOperation {
   public:
     PrepareHeadsOperation(Program& program, Program::Heads query, Program::Heads key, int value, int layer,
@@ -236,28 +275,22 @@ class PrepareHeadsOperation final : public RowOperation {
         float* head = p_.slot(heads.slot).row(r);
         for (int32_t h = 0; h < heads.count; ++h, head += head_dim_) {
             if (heads.norm) p_.kernels().rms_norm({head, head, heads.norm, head_dim_, heads.epsilon, QuantiseTarget{}});
-            if (heads.rope >= 0) {
-                const RopeTable& table = p_.rope(heads.rope);
-                const int64_t at = r * (table.dim / 2);
-                p_.kernels().rope(
-                    {head, table.cosines.data() + at, table.sines.data() + at, table.dim, table.interleaved});
-            }
+            if (heads.rope >= 0) rotate(p_, heads.rope, r, head);
         }
+        if (heads.scale_beta == 0) return;
+        const double periods = 1.0 + p_.current().positions[r] / heads.scale_period;
+        const float factor = static_cast<float>(1.0 + heads.scale_beta * log_of(periods));
+        float* row = p_.slot(heads.slot).row(r);
+        for (int64_t i = 0; i < int64_t{heads.count} * head_dim_; ++i) row[i] *= factor;
     }
     void append(int64_t r) {
-        const Step& step = p_.current();
         const CacheLayer& cache = p_.cache_layer(layer_);
-        const int32_t position = step.positions[r];
-        const int32_t* table =
-            step.input.page_tables[cache.group] + step.sequences[r] * step.input.pages_per_sequence[cache.group];
-        const int64_t page = table[position / kPageTokens] * cache.page_stride;
+        const PageSlot at = page_slot(p_.current(), cache, r);
         const int64_t head_elements = int64_t{head_dim_} * kPageTokens;
         for (int32_t h = 0; h < key_.count; ++h) {
-            const int64_t at = page + h * head_elements;
-            p_.kernels().store_keys(p_.slot(key_.slot).row(r) + h * head_dim_, head_dim_, cache.keys + at,
-                                    position % kPageTokens);
-            p_.kernels().store_values(p_.slot(value_).row(r) + h * head_dim_, head_dim_, cache.values + at,
-                                      position % kPageTokens);
+            const int64_t head = at.page + h * head_elements;
+            p_.kernels().store_keys(p_.slot(key_.slot).row(r) + h * head_dim_, head_dim_, cache.keys + head, at.slot);
+            p_.kernels().store_values(p_.slot(value_).row(r) + h * head_dim_, head_dim_, cache.values + head, at.slot);
         }
     }
     const Program::Heads query_, key_;
@@ -268,7 +301,7 @@ class PrepareHeadsOperation final : public RowOperation {
 class AttentionOperation final : public Operation {
   public:
     AttentionOperation(Program& program, int query, int out, int layer, int32_t num_heads, int32_t num_kv_heads,
-                       int32_t head_dim, float scale, int32_t window, bool quantise)
+                       int32_t head_dim, float scale, int32_t window, const float* sinks, bool quantise)
         : p_(program),
           query_(query),
           out_(out),
@@ -278,6 +311,7 @@ class AttentionOperation final : public Operation {
           head_dim_(head_dim),
           scale_(scale),
           window_(window),
+          sinks_(sinks),
           quantise_(quantise) {}
     uint32_t plan() override {
         runs_ = &p_.row_runs(std::max(1, kAttentionQueries / heads_per_group_));
@@ -291,9 +325,11 @@ class AttentionOperation final : public Operation {
         const int64_t kv_head = piece % num_kv_heads_;
         const int64_t head = kv_head * heads_per_group_ * head_dim_;
         const int64_t page_offset = kv_head * head_dim_ * kPageTokens;
-        AttentionTask task;
+        AttentionTask task = {};
         task.query = p_.slot(query_).row(rows.row) + head;
         task.query_stride = p_.slot(query_).stride;
+        task.query_head_stride = head_dim_;
+        task.tail_begin = head_dim_;
         task.output = p_.slot(out_).row(rows.row) + head;
         task.output_stride = p_.slot(out_).stride;
         task.keys = cache.keys + page_offset;
@@ -304,7 +340,8 @@ class AttentionOperation final : public Operation {
         task.first_position = step.positions[rows.row];
         task.num_rows = rows.num_rows;
         task.heads_per_group = heads_per_group_;
-        task.head_dim = head_dim_;
+        task.head_dim = task.value_dim = head_dim_;
+        task.sinks = sinks_ ? sinks_ + kv_head * heads_per_group_ : nullptr;
         task.window = window_;
         task.scale = scale_;
         task.scratch = p_.attention_scratch(worker);
@@ -322,6 +359,7 @@ class AttentionOperation final : public Operation {
     const int32_t heads_per_group_, num_kv_heads_, head_dim_;
     const float scale_;
     const int32_t window_;
+    const float* const sinks_;
     const bool quantise_;
     const std::vector<RowRun>* runs_ = nullptr;
 };
@@ -337,7 +375,7 @@ class GatedOperation final : public Operation {
           kind_(kind),
           quantise_(quantise),
           parts_(divide_up(columns, kGatedColumns)) {}
-    uint32_t plan() override { return p_.current().input.num_tokens * parts_; }
+    uint32_t plan() override { return p_.current().input.num_tokens * p_.slot(out_).rows_per_token * parts_; }
     void run(uint32_t piece, int) override {
         const int64_t r = piece / parts_, begin = piece % parts_ * kGatedColumns;
         const int64_t columns = std::min(kGatedColumns, columns_ - begin);

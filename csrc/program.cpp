@@ -1,20 +1,48 @@
 #include "program.h"
 
 #include <algorithm>
+#include <cmath>
 #include <new>
 #include <stdexcept>
 
+#include "expert_operations.h"
+#include "latent_operations.h"
 #include "operations.h"
 #include "platform.h"
 #include "scalar_math.h"
+#include "state_operations.h"
 
 namespace abaci {
 
-std::vector<float> rope_frequencies(double theta, int dim, double linear_scale, const float* factors) {
+namespace {
+
+// How much of each pair YaRN stretches, 0 to 1: the pairs that turn beta_fast and beta_slow times are the ends of a
+// ramp.
+std::vector<double> yarn_ramp(const Yarn& yarn, double theta, int dim) {
+    const auto pair_of = [&](double turns) {
+        return dim * log_of(yarn.original_context / (turns * 6.283185307179586)) / (2 * log_of(theta));
+    };
+    double low = pair_of(yarn.beta_fast), high = pair_of(yarn.beta_slow);
+    if (yarn.truncate) low = std::floor(low), high = std::ceil(high);
+    low = std::max(low, 0.0), high = std::min(high, dim - 1.0);
+    if (low == high) high += 0.001;
+    std::vector<double> ramp(dim / 2);
+    for (int i = 0; i < dim / 2; ++i) ramp[i] = std::clamp((i - low) / (high - low), 0.0, 1.0);
+    return ramp;
+}
+
+}  // namespace
+
+std::vector<float> rope_frequencies(double theta, int dim, double linear_scale, const float* factors,
+                                    const Yarn& yarn) {
     std::vector<float> out(dim / 2);
+    std::vector<double> ramp(dim / 2, 0.0);
+    if (yarn.factor > 0) ramp = yarn_ramp(yarn, theta, dim);
     for (int i = 0; i < dim / 2; ++i) {
-        const double frequency = exp_of(-2.0 * i / dim * log_of(theta)) / linear_scale;
-        out[i] = static_cast<float>(factors ? frequency / factors[i] : frequency);
+        double frequency = exp_of(-2.0 * i / dim * log_of(theta)) / linear_scale;
+        if (factors) frequency /= factors[i];
+        if (ramp[i] > 0) frequency = frequency * (1 - ramp[i]) + frequency / yarn.factor * ramp[i];
+        out[i] = static_cast<float>(frequency);
     }
     return out;
 }
@@ -54,45 +82,64 @@ void* Program::workspace(size_t num_bytes) {
     return memory;
 }
 
-std::unique_ptr<Slot> Program::make_slot(int64_t columns, int64_t rows) {
+std::unique_ptr<Slot> Program::make_slot(int64_t columns, int64_t rows, int32_t rows_per_token) {
     auto slot = std::make_unique<Slot>();
+    rows *= rows_per_token;
     slot->columns = columns;
+    slot->num_rows = rows;
+    slot->rows_per_token = rows_per_token;
     slot->stride = divide_up(columns, kPanel) * kPanel;
     slot->data = static_cast<float*>(workspace(rows * slot->stride * sizeof(float)));
     return slot;
 }
 
-void Program::want_quantised(Slot& slot, int64_t rows) {
+void Program::want_quantised(Slot& slot) {
     if (slot.values) return;
-    const int64_t groups = slot.columns / kGroup;
+    const int64_t rows = slot.num_rows, groups = slot.groups();
     // Kernels read scales and sums in blocks, past the end of the last row.
     slot.values = static_cast<int8_t*>(workspace(rows * slot.columns));
     slot.scales = static_cast<float*>(workspace(rows * groups * sizeof(float) + 128));
     slot.sums = static_cast<int32_t*>(workspace(rows * 2 * groups * sizeof(int32_t) + 128));
 }
 
-int Program::add_slot(int64_t columns) {
-    slots_.push_back(make_slot(columns, max_tokens_));
+int Program::add_slot(int64_t columns, int32_t rows_per_token) {
+    slots_.push_back(make_slot(columns, max_tokens_, rows_per_token));
     return static_cast<int>(slots_.size()) - 1;
 }
 
-int Program::add_rope(double theta, int dim, double linear_scale, const float* factors, bool interleaved) {
+int Program::add_rope(double theta, int dim, double linear_scale, const float* factors, bool interleaved,
+                      const Yarn& yarn, double magnitude) {
     auto table = std::make_unique<RopeTable>();
-    table->frequencies = rope_frequencies(theta, dim, linear_scale, factors);
+    table->frequencies = rope_frequencies(theta, dim, linear_scale, factors, yarn);
     table->cosines.resize(int64_t{max_tokens_} * (dim / 2));
     table->sines.resize(int64_t{max_tokens_} * (dim / 2));
     table->dim = dim;
     table->interleaved = interleaved;
+    table->magnitude = magnitude;
     ropes_.push_back(std::move(table));
     const int rope = static_cast<int>(ropes_.size()) - 1;
     operations_.push_back(std::make_unique<RopeTableOperation>(*this, rope));
     return rope;
 }
 
-void Program::add_cache_layer(int group, int64_t kv_heads, int64_t head_dim) {
-    const int64_t elements = kv_heads * head_dim * kPageTokens;
+void Program::add_cache_layer(int group, int64_t key_values, int64_t value_values) {
+    const int64_t elements = key_values * kPageTokens;
     cache_layers_.push_back({.group = group, .page_elements = elements, .offset = group_elements_[group]});
-    group_elements_[group] += 2 * elements;
+    group_elements_[group] += elements + value_values * kPageTokens;
+}
+
+int Program::add_routing(const RouterParameters& router) {
+    auto routing = std::make_unique<Routing>();
+    const size_t num_rows = size_t(max_tokens_) * router.num_active;
+    routing->router = router;
+    routing->experts.resize(num_rows);
+    routing->weights.resize(num_rows);
+    routing->rows.resize(num_rows);
+    routing->tokens.resize(num_rows);
+    routing->begins.resize(router.num_experts + 1);
+    routing->next.resize(router.num_experts);
+    routings_.push_back(std::move(routing));
+    return static_cast<int>(routings_.size()) - 1;
 }
 
 void Program::embed(const PackedMatrix& table, float scale, int out) {
@@ -104,12 +151,12 @@ void Program::embed(int descriptor, int64_t offset, Format format, int64_t colum
 }
 
 void Program::rms_norm(int in, int out, const float* weight, int64_t columns, float epsilon, bool quantise) {
-    if (quantise) want_quantised(slot(out), max_tokens_);
+    if (quantise) want_quantised(slot(out));
     operations_.push_back(std::make_unique<NormOperation>(*this, in, out, weight, columns, epsilon, quantise));
 }
 
 void Program::quantise(int index) {
-    want_quantised(slot(index), max_tokens_);
+    want_quantised(slot(index));
     operations_.push_back(std::make_unique<QuantiseOperation>(*this, index));
 }
 
@@ -123,20 +170,65 @@ void Program::prepare_heads(Heads query, Heads key, int value, int layer, int32_
     operations_.push_back(std::make_unique<PrepareHeadsOperation>(*this, query, key, value, layer, head_dim));
 }
 
-void Program::attention(int query, int out, int layer, int32_t num_heads, int32_t num_kv_heads, int32_t head_dim,
-                        float scale, int32_t window, bool quantise) {
-    if (quantise) want_quantised(slot(out), max_tokens_);
-    const int32_t group = num_heads / num_kv_heads;
-    const size_t scratch = kernels_->attention_scratch_bytes(std::max(group, kAttentionQueries), head_dim);
+void Program::want_attention_scratch(int32_t queries, int32_t head_dim) {
+    const size_t scratch = kernels_->attention_scratch_bytes(std::max(queries, kAttentionQueries), head_dim);
     attention_scratch_bytes_ = std::max(attention_scratch_bytes_, scratch);
     attention_scratch_.resize(pool_->num_threads());
     for (auto& memory : attention_scratch_) memory.resize(attention_scratch_bytes_);
+}
+
+void Program::attention(int query, int out, int layer, int32_t num_heads, int32_t num_kv_heads, int32_t head_dim,
+                        float scale, int32_t window, const float* sinks, bool quantise) {
+    if (quantise) want_quantised(slot(out));
+    want_attention_scratch(num_heads / num_kv_heads, head_dim);
     operations_.push_back(std::make_unique<AttentionOperation>(*this, query, out, layer, num_heads, num_kv_heads,
-                                                               head_dim, scale, window, quantise));
+                                                               head_dim, scale, window, sinks, quantise));
+}
+
+void Program::head_norm(int index, const float* weight, int64_t head_dim, float epsilon) {
+    operations_.push_back(std::make_unique<HeadNormOperation>(*this, index, weight, head_dim, epsilon));
+}
+
+void Program::head_linear(int in, int64_t in_stride, const PackedMatrix& stack, int32_t num_heads, int out) {
+    operations_.push_back(std::make_unique<HeadLinearOperation>(*this, in, in_stride, stack, num_heads, out));
+}
+
+void Program::latent_attention(const Latent& latent) {
+    want_attention_scratch(kAttentionQueries, latent.latent_dim + rope(latent.rope).dim);
+    operations_.push_back(std::make_unique<PrepareLatentOperation>(*this, latent));
+    operations_.push_back(std::make_unique<LatentAttentionOperation>(*this, latent));
+}
+
+void Program::delta_net(DeltaNetParameters net) {
+    net.zeros = zeros_.emplace_back(net.channels, 0.0f).data();
+    net.state_offset = state_values_;
+    state_values_ += (net.kernel_size - 1) * net.channels + int64_t{net.num_value_heads} * net.key_dim * net.value_dim;
+    operations_.push_back(std::make_unique<ConvolveOperation>(*this, net));
+    operations_.push_back(std::make_unique<DeltaRuleOperation>(*this, net));
+    operations_.push_back(std::make_unique<KeepInputsOperation>(*this, net));
+}
+
+void Program::choose(int logits, int routing) {
+    operations_.push_back(std::make_unique<ChooseOperation>(*this, logits, routing));
+    operations_.push_back(std::make_unique<ArrangeOperation>(*this, routing));
+}
+
+void Program::dispatch(int in, int routing, int out, bool floats, bool quantise) {
+    if (quantise) want_quantised(slot(out));
+    slot(out).wants_floats = floats;
+    operations_.push_back(std::make_unique<DispatchOperation>(*this, in, routing, out));
+}
+
+void Program::expert_linear(int in, int routing, std::vector<ExpertPart> parts) {
+    operations_.push_back(std::make_unique<ExpertLinearOperation>(*this, in, routing, std::move(parts)));
+}
+
+void Program::combine(int in, int routing, int shared, int shared_gate, int out) {
+    operations_.push_back(std::make_unique<CombineOperation>(*this, in, routing, shared, shared_gate, out));
 }
 
 void Program::gated(int gate, int up, int out, int64_t columns, ActivationKind kind, bool quantise) {
-    if (quantise) want_quantised(slot(out), max_tokens_);
+    if (quantise) want_quantised(slot(out));
     operations_.push_back(std::make_unique<GatedOperation>(*this, gate, up, out, columns, kind, quantise));
 }
 
@@ -150,7 +242,7 @@ void Program::head(int in, const PackedMatrix& matrix, const float* bias) {
     hidden_size_ = columns;
     slots_.push_back(make_slot(columns, kHeadTile));
     Slot& gathered = *slots_.back();
-    if (is_quantised(matrix.format)) want_quantised(gathered, kHeadTile);
+    if (is_quantised(matrix.format)) want_quantised(gathered);
     slots_.push_back(make_slot(matrix.rows, kHeadTile));
     Slot& logits = *slots_.back();
     for (int32_t tile = 0; tile < divide_up(max_tokens_, kHeadTile); ++tile) {
@@ -161,7 +253,7 @@ void Program::head(int in, const PackedMatrix& matrix, const float* bias) {
     }
 }
 
-void Program::allocate_cache(const std::vector<int64_t>& num_pages) {
+void Program::allocate_cache(const std::vector<int64_t>& num_pages, int64_t num_states) {
     if (num_pages.size() != num_pages_.size()) throw std::invalid_argument("one number of pages per cache group");
     std::vector<uint16_t*> groups;
     for (size_t group = 0; group < num_pages.size(); ++group) {
@@ -175,6 +267,8 @@ void Program::allocate_cache(const std::vector<int64_t>& num_pages) {
         layer.values = layer.keys + layer.page_elements;
     }
     num_pages_ = num_pages;
+    num_states_ = state_values_ ? num_states : 0;
+    if (num_states_) states_ = static_cast<float*>(workspace(num_states_ * state_values_ * sizeof(float)));
 }
 
 const std::vector<RowRun>& Program::row_runs(int32_t rows_per_run) {

@@ -16,8 +16,15 @@
 
 namespace abaci {
 
-// Frequencies theta^(-2i/dim) / linear_scale / factor_i for i < dim/2, as float32.
-std::vector<float> rope_frequencies(double theta, int dim, double linear_scale, const float* factors);
+// YaRN's stretching of a context; see abaci/models/spec.py. factor 0: none.
+struct Yarn {
+    double factor = 0, original_context = 0, beta_fast = 0, beta_slow = 0;
+    bool truncate = true;
+};
+
+// Frequencies theta^(-2i/dim) / linear_scale / factor_i for i < dim/2, as float32, stretched by YaRN.
+std::vector<float> rope_frequencies(double theta, int dim, double linear_scale, const float* factors,
+                                    const Yarn& yarn = {});
 
 struct StepInput {
     int32_t num_tokens, num_sequences, num_logit_rows;
@@ -39,6 +46,7 @@ struct StepInput {
     int32_t num_hidden_rows;
     const int32_t* hidden_rows;  // rows of the step whose final hidden states are wanted
     float* hidden_out;           // [hidden rows][hidden size]
+    const int32_t* states;       // [sequences][2]: read (-1: none yet), written
 };
 
 class Program;
@@ -52,10 +60,14 @@ struct Step {
 
 struct Slot {
     int64_t columns = 0, stride = 0;
+    int32_t rows_per_token = 1;  // more in what is dispatched to experts
+    bool wants_floats = false;   // of a dispatched row that is quantised as well
     float* data = nullptr;
     int8_t* values = nullptr;  // null until some matrix wants them
     float* scales = nullptr;
     int32_t* sums = nullptr;
+
+    int64_t num_rows = 0;  // that there is room for
 
     int64_t groups() const { return columns / kGroup; }
     float* row(int64_t r) const { return data + r * stride; }
@@ -73,7 +85,7 @@ class Operation {
 // A page of a cache group holds the keys and values of all the group's layers, so that few tokens touch little memory.
 struct CacheLayer {
     int32_t group;
-    int64_t page_elements;  // of this layer's keys, and of its values
+    int64_t page_elements;  // of this layer's keys
     int64_t offset;         // within a page of the group
     int64_t page_stride = 0;
     uint16_t* keys = nullptr;
@@ -85,6 +97,39 @@ struct RopeTable {
     std::vector<float> cosines, sines;  // [max_tokens][dim / 2]
     int32_t dim;
     bool interleaved;
+    double magnitude;
+};
+
+// How a router chooses; see abaci/models/spec.py.
+struct RouterParameters {
+    int32_t num_experts, num_active;
+    bool sigmoid, normalise;
+    const float* choice_bias;  // null: none
+    int32_t num_groups, top_groups, group_best;
+    float scale;
+};
+
+// What a router chose for the running step. A token has num_active rows, which stand in order of expert.
+struct Routing {
+    RouterParameters router;
+    std::vector<int32_t> experts;  // [tokens][num_active], best first
+    std::vector<float> weights;    // likewise
+    std::vector<int32_t> rows;     // likewise: where it stands
+    std::vector<int32_t> tokens;   // per row: whose it is
+    std::vector<int32_t> begins;   // per expert: its first row; then the number of rows
+    std::vector<int32_t> next;     // scratch of arranging
+};
+
+// A gated delta net; see abaci/models/spec.py. Slots are named by number.
+struct DeltaNetParameters {
+    int in, beta, alpha, convolved, factors, out;
+    const float* kernel;  // [kernel_size][channels]
+    const float* decay;
+    const float* time_bias;
+    const float* zeros;  // channels of them
+    int64_t channels, state_offset;
+    int32_t num_key_heads, num_value_heads, key_dim, value_dim, kernel_size;
+    bool tiled_heads;
 };
 
 // A run of rows of one sequence that attention treats at once.
@@ -99,9 +144,12 @@ class Program {
     ~Program();
 
     // Recording. Slots and ropes are named by the numbers returned.
-    int add_slot(int64_t columns);
-    int add_rope(double theta, int dim, double linear_scale, const float* factors, bool interleaved);
-    void add_cache_layer(int group, int64_t kv_heads, int64_t head_dim);
+    int add_slot(int64_t columns, int32_t rows_per_token = 1);
+    int add_rope(double theta, int dim, double linear_scale, const float* factors, bool interleaved, const Yarn& yarn,
+                 double magnitude);
+    // Layers are numbered as they are added. Values kept per token: of keys and of values.
+    void add_cache_layer(int group, int64_t key_values, int64_t value_values);
+    int add_routing(const RouterParameters& router);
     void embed(const PackedMatrix& table, float scale, int out);
     // The same from rows as stored in a file, which stays open.
     void embed(int descriptor, int64_t offset, Format format, int64_t columns, float scale, int out);
@@ -120,16 +168,39 @@ class Program {
         const float* norm;  // null: none
         float epsilon;
         int rope;  // -1: none
+        double scale_beta = 0;
+        int32_t scale_period = 1;
     };
     void prepare_heads(Heads query, Heads key, int value, int layer, int32_t head_dim);
     void attention(int query, int out, int layer, int32_t num_heads, int32_t num_kv_heads, int32_t head_dim,
-                   float scale, int32_t window, bool quantise);
+                   float scale, int32_t window, const float* sinks, bool quantise);
+    void head_norm(int slot, const float* weight, int64_t head_dim, float epsilon);
+    void head_linear(int in, int64_t in_stride, const PackedMatrix& stack, int32_t num_heads, int out);
+    struct Latent {
+        int query, absorbed, compressed, out, layer, rope;
+        const float* norm;
+        float epsilon, scale;
+        int32_t num_heads, nope_dim, latent_dim;
+    };
+    void latent_attention(const Latent& latent);
+    // Takes a place in every state.
+    void delta_net(DeltaNetParameters net);
+    void choose(int logits, int routing);
+    void dispatch(int in, int routing, int out, bool floats, bool quantise);
+    struct ExpertPart {
+        PackedMatrix stack;  // all experts, one after another
+        int64_t rows;        // of one expert: whole panels
+        int out;
+        const float* biases;  // [experts][rows]; null: none
+    };
+    void expert_linear(int in, int routing, std::vector<ExpertPart> parts);
+    void combine(int in, int routing, int shared, int shared_gate, int out);
     void gated(int gate, int up, int out, int64_t columns, ActivationKind kind, bool quantise);
     void add(int x, int y, int out);
     void head(int in, const PackedMatrix& matrix, const float* bias);
 
     // Running.
-    void allocate_cache(const std::vector<int64_t>& num_pages);
+    void allocate_cache(const std::vector<int64_t>& num_pages, int64_t num_states);
     // Throws std::runtime_error where a row could not be read from its file.
     void step(const StepInput& input);
     void fail(const char* what) { failure_ = what; }  // from any worker, while running
@@ -143,6 +214,10 @@ class Program {
     Slot& slot(int i) { return *slots_[i]; }
     RopeTable& rope(int i) { return *ropes_[i]; }
     CacheLayer& cache_layer(int i) { return cache_layers_[i]; }
+    Routing& routing(int i) { return *routings_[i]; }
+    float* state(int64_t i) { return states_ + i * state_values_; }
+    int64_t state_values() const { return state_values_; }
+    int64_t num_states() const { return num_states_; }
     int num_threads() const { return pool_->num_threads(); }
     const std::vector<RowRun>& row_runs(int32_t rows_per_run);
     uint8_t* attention_scratch(int worker) { return attention_scratch_[worker].data(); }
@@ -151,9 +226,10 @@ class Program {
     int32_t vocab_size() const { return vocab_size_; }
 
   private:
-    void want_quantised(Slot& slot, int64_t rows);
+    void want_quantised(Slot& slot);
     void* workspace(size_t num_bytes);
-    std::unique_ptr<Slot> make_slot(int64_t columns, int64_t rows);
+    std::unique_ptr<Slot> make_slot(int64_t columns, int64_t rows, int32_t rows_per_token = 1);
+    void want_attention_scratch(int32_t queries, int32_t head_dim);
 
     std::shared_ptr<ThreadPool> pool_;
     const KernelTable* kernels_;
@@ -161,6 +237,10 @@ class Program {
     std::vector<std::unique_ptr<Slot>> slots_;
     std::vector<std::unique_ptr<RopeTable>> ropes_;
     std::vector<CacheLayer> cache_layers_;
+    std::vector<std::unique_ptr<Routing>> routings_;
+    std::deque<std::vector<float>> zeros_;
+    float* states_ = nullptr;
+    int64_t state_values_ = 0, num_states_ = 0;
     std::vector<int64_t> num_pages_, group_elements_;
     std::vector<std::unique_ptr<Operation>> operations_;
     std::vector<std::unique_ptr<Operation>> head_operations_;  // per tile of logit rows: gather, linear, sample

@@ -1,6 +1,7 @@
 // The kernel table of one target: included at the end of each targets/*.cpp, after its simd header.
 #include "attention-inl.h"
 #include "ceilings-inl.h"
+#include "delta-inl.h"
 #include "elementwise-inl.h"
 #include "matmul/matmul-inl.h"
 #include "quantise/blocks-inl.h"
@@ -44,6 +45,10 @@ const KernelTable* ABACI_JOIN(ABACI_TARGET, _kernels)() {
         .rope = rope,
         .gated = gated,
         .add = add_rows,
+        .add_scaled = add_scaled,
+        .unit = unit,
+        .convolve = convolve,
+        .delta_rule = delta_rule,
         .store_keys = store_keys,
         .store_values = store_values,
         .attention = attention,

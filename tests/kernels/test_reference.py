@@ -12,9 +12,9 @@ from step_feeding import Chunk, StepFeeder, logit_rows
 from abaci.kernels.batch import BIAS, HISTORY, PAGE_TOKENS, StepBatch
 from abaci.kernels.dequantise import decode
 from abaci.kernels.random_weights import random_blocks
-from abaci.kernels.reference import (
+from abaci.kernels.reference import ReferenceExecutor
+from abaci.kernels.reference_math import (
     ACTIVATION_GROUP,
-    ReferenceExecutor,
     attend,
     gelu_tanh,
     multiply_integers,

@@ -68,11 +68,34 @@ class StepProgram:
     def __init__(
         self, pool: ThreadPool, target: str, max_tokens: int, vocab_size: int, windows: Sequence[int]
     ) -> None: ...
-    def add_slot(self, columns: int) -> int: ...
+    def add_slot(self, columns: int, rows_per_token: int = 1) -> int: ...
     def add_rope(
-        self, theta: float, dim: int, linear_scale: float, factors: NDArray[np.float32] | None, interleaved: bool
+        self,
+        theta: float,
+        dim: int,
+        linear_scale: float,
+        factors: NDArray[np.float32] | None,
+        interleaved: bool,
+        magnitude: float = 1.0,
+        yarn_factor: float = 0.0,
+        yarn_context: float = 0.0,
+        yarn_fast: float = 0.0,
+        yarn_slow: float = 0.0,
+        yarn_truncate: bool = True,
     ) -> int: ...
-    def add_cache_layer(self, group: int, kv_heads: int, head_dim: int) -> None: ...
+    def add_cache_layer(self, group: int, key_values: int, value_values: int) -> int: ...
+    def add_routing(
+        self,
+        num_experts: int,
+        num_active: int,
+        sigmoid: bool,
+        normalise: bool,
+        choice_bias: NDArray[np.float32] | None,
+        num_groups: int,
+        top_groups: int,
+        group_best: int,
+        scale: float,
+    ) -> int: ...
     def embed(self, table: Matrix, scale: float, out: int) -> None: ...
     def embed_from_file(
         self, descriptor: int, offset: int, format: int, columns: int, scale: float, out: int
@@ -103,6 +126,8 @@ class StepProgram:
         value: int,
         layer: int,
         head_dim: int,
+        scale_beta: float = 0.0,
+        scale_period: int = 1,
     ) -> None: ...
     def attention(
         self,
@@ -114,12 +139,60 @@ class StepProgram:
         head_dim: int,
         scale: float,
         window: int,
+        sinks: NDArray[np.float32] | None,
         quantise: bool,
     ) -> None: ...
+    def head_norm(self, slot: int, weight: NDArray[np.float32], epsilon: float) -> None: ...
+    def head_linear(self, x: int, stack: Matrix, num_heads: int, out: int) -> None: ...
+    def latent_attention(
+        self,
+        *,
+        query: int,
+        absorbed: int,
+        compressed: int,
+        out: int,
+        layer: int,
+        rope: int,
+        norm: NDArray[np.float32],
+        epsilon: float,
+        scale: float,
+        num_heads: int,
+        nope_dim: int,
+    ) -> None: ...
+    def delta_net(
+        self,
+        *,
+        x: int,
+        beta: int,
+        alpha: int,
+        convolved: int,
+        factors: int,
+        out: int,
+        kernel: NDArray[np.float32],
+        decay: NDArray[np.float32],
+        time_bias: NDArray[np.float32],
+        num_key_heads: int,
+        num_value_heads: int,
+        key_dim: int,
+        value_dim: int,
+        tiled_heads: bool,
+    ) -> None: ...
+    def choose(self, logits: int, routing: int) -> None: ...
+    def dispatch(self, x: int, routing: int, out: int, floats: bool, quantise: bool) -> None: ...
+    def expert_linear(
+        self,
+        x: int,
+        routing: int,
+        stacks: Sequence[Matrix],
+        outs: Sequence[int],
+        biases: Sequence[NDArray[np.float32] | None],
+    ) -> None: ...
+    def combine(self, x: int, routing: int, shared: int, shared_gate: int, out: int) -> None: ...
     def gated(self, gate: int, up: int, out: int, kind: int, quantise: bool) -> None: ...
     def add(self, x: int, y: int, out: int) -> None: ...
     def head(self, x: int, matrix: Matrix, bias: NDArray[np.float32] | None) -> None: ...
-    def allocate_cache(self, num_pages: Sequence[int]) -> None: ...
+    def allocate_cache(self, num_pages: Sequence[int], num_states: int = 0) -> None: ...
+    def state_bytes(self) -> int: ...
     def page_bytes(self, group: int) -> int: ...
     def workspace_bytes(self) -> int: ...
     def step(
@@ -138,4 +211,5 @@ class StepProgram:
         top_logprobs_out: NDArray[Any],
         hidden_rows: NDArray[Any],
         hidden_out: NDArray[Any],
+        states: NDArray[Any],
     ) -> None: ...

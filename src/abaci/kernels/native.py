@@ -3,16 +3,17 @@
 Numpy only moves data here; every number is computed in csrc.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from abaci.errors import FileFormatError, ResourceError, UsageError
+from abaci.errors import FileFormatError, ResourceError, UnsupportedModelError, UsageError
 from abaci.kernels import _native
 from abaci.kernels.batch import BIAS, HISTORY, LOGIT_ROW, PAGE_TOKENS, StepBatch, StepOutput
 from abaci.kernels.dequantise import dequantise
@@ -20,9 +21,18 @@ from abaci.kernels.packed_store import KeptWeights, PackedDraft, PackedKey
 from abaci.kernels.recording import (
     AddStep,
     AttentionStep,
+    Choice,
+    ChooseStep,
+    CombineStep,
+    DeltaNetStep,
+    DispatchStep,
     EmbedStep,
+    ExpertLinearStep,
     GatedStep,
+    HeadLinearStep,
+    HeadNormStep,
     HeadStep,
+    LatentStep,
     LinearStep,
     NormStep,
     QuantiseStep,
@@ -33,7 +43,16 @@ from abaci.kernels.recording import (
 )
 from abaci.kernels.weights import RawTensor, TensorSource
 from abaci.models import decoder
-from abaci.models.spec import Activation, Embedding, Linear, ModelSpec, Rope, RopeStyle
+from abaci.models.spec import (
+    Activation,
+    DeltaNet,
+    LatentAttention,
+    Linear,
+    ModelSpec,
+    Rope,
+    RopeStyle,
+    Scoring,
+)
 from abaci.tensor import WeightFormat
 
 TARGET_VARIABLE = "ABACI_TARGET"
@@ -46,7 +65,7 @@ _HUGE_PAGE_BYTES = 2 << 20
 _DAMAGED_HINT = "The file is damaged or was converted wrongly; fetch it again or run `abaci verify`."
 
 _FORMAT_NUMBERS = {weight_format: number for number, weight_format in enumerate(WeightFormat)}
-_ACTIVATION_NUMBERS = {Activation.SILU: 0, Activation.GELU_TANH: 1}
+_ACTIVATION_NUMBERS = {activation: number for number, activation in enumerate(Activation)}
 
 ThreadPool = _native.ThreadPool
 
@@ -140,10 +159,15 @@ class NativeExecutor:
         """Whether they are pages of a file, which the system counts as available."""
         return self._weights.are_mapped
 
-    def allocate_cache(self, num_pages: tuple[int, ...]) -> None:
-        """Make room for that many pages per group; once, before the first step."""
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of one sequence's state, all layers that have one together."""
+        return self._running().state_bytes()
+
+    def allocate_cache(self, num_pages: tuple[int, ...], num_states: int = 0) -> None:
+        """Make room for that many pages per group and that many states; once, before the first step."""
         try:
-            self._running().allocate_cache(num_pages)
+            self._running().allocate_cache(num_pages, num_states)
         except MemoryError as error:
             raise _no_memory("the key-value cache", error) from error
 
@@ -179,6 +203,7 @@ class NativeExecutor:
                 top_logprobs,
                 batch.hidden_rows,
                 hidden,
+                batch.states,
             )
         except RuntimeError as error:  # nothing else fails inside a step than reading the file
             raise FileFormatError(str(error), hint=_DAMAGED_HINT) from error
@@ -210,15 +235,16 @@ class _PackedWeights:
         self.vectors: dict[str, NDArray[np.float32]] = {}
         self.embedding_rows: RawTensor | None = None
         """The embedding, where its rows are read from the file as they are needed: untied, and in a file."""
-        names = [name for name, _ in spec.tensors()]
-        raw = {name: source.tensor(name) for name in names}
-        if spec.embedding.weight != spec.head.weight and raw[spec.embedding.weight].file is not None:
-            self.embedding_rows = raw.pop(spec.embedding.weight)
-        self._tensors = {name: tensor for name, tensor in raw.items() if len(tensor.shape) == 2}
+        self._tensors = stored_matrices(spec, source)
+        table = spec.embedding.weight
+        if table != spec.head.weight and self._tensors[table].file is not None:
+            self.embedding_rows = self._tensors.pop(table)
         self.formats = {tensor.format for tensor in self._tensors.values()}
         self.num_bytes = sum(map(_packed_bytes, self._tensors.values()))
-        for name in raw.keys() - self._tensors.keys():
-            self.vectors[name] = _vector(name, raw[name])
+        matrices = {table, *(linear.weight for linear in spec.linears()), *(stack.weight for stack in spec.stacks())}
+        for name, shape in spec.tensors():
+            if name not in matrices:
+                self.vectors[name] = _vector(name, shape, source.tensor(name))
         self.are_mapped = kept is not None and self._map(kept)
         if not self.are_mapped:
             self.are_mapped = self._pack(pool, progress, kept)
@@ -228,6 +254,10 @@ class _PackedWeights:
     def quantised_names(self) -> frozenset[str]:
         formats = list(WeightFormat)
         return frozenset(name for name, matrix in self.matrices.items() if formats[matrix.format].is_quantised)
+
+    def is_quantised(self, name: str) -> bool:
+        """Whether a matrix reads int8 activations."""
+        return list(WeightFormat)[self.matrices[name].format].is_quantised
 
     def clear(self) -> None:
         self.matrices.clear()
@@ -375,25 +405,52 @@ class _Emitter:
         self._spec = spec
         self._weights = weights
         self._ropes: dict[Rope, int] = {}
+        self._cache_layers: dict[int, int] = {}
+        """Numbers of layers in the program, by layer of the model."""
+        self._steps: list[RecordedStep] = []
 
     def emit(self) -> None:
         recorder = Recorder(self._weights.quantised_names())
         decoder.forward(recorder, self._spec)
-        slots = [self._program.add_slot(columns) for columns in assign_slots(recorder.steps)]
+        self._steps = recorder.steps
+        slots = [self._program.add_slot(*shape) for shape in assign_slots(recorder.steps)]
         assert slots == list(range(len(slots)))
-        group_of_layer = {layer: i for i, group in enumerate(self._spec.cache_groups()) for layer in group.layers}
-        for index, layer in enumerate(self._spec.layers):
-            attention = layer.attention
-            self._program.add_cache_layer(group_of_layer[index], attention.num_kv_heads, attention.head_dim)
-            if attention.rope not in self._ropes:
-                self._ropes[attention.rope] = self._add_rope(attention.rope)
+        for group, members in enumerate(self._spec.cache_groups()):
+            for layer in members.layers:
+                self._add_cache_layer(group, layer)
         for step in recorder.steps:
             self._emit_step(step)
 
+    def _add_cache_layer(self, group: int, layer: int) -> None:
+        mixer = self._spec.layers[layer].mixer
+        assert not isinstance(mixer, DeltaNet)
+        if isinstance(mixer, LatentAttention):
+            kept = mixer.key_dim, 0
+        else:
+            kept = mixer.num_kv_heads * mixer.head_dim, mixer.num_kv_heads * mixer.head_dim
+        self._cache_layers[layer] = self._program.add_cache_layer(group, *kept)
+        if mixer.rope is not None and mixer.rope not in self._ropes:
+            self._ropes[mixer.rope] = self._add_rope(mixer.rope)
+
     def _add_rope(self, rope: Rope) -> int:
         factors = None if rope.frequency_factors is None else self._weights.vectors[rope.frequency_factors]
+        is_interleaved, yarn = rope.style is RopeStyle.INTERLEAVED, rope.yarn
+        if yarn is None:
+            return self._program.add_rope(
+                rope.theta, rope.dim, rope.linear_scale, factors, is_interleaved, rope.magnitude
+            )
         return self._program.add_rope(
-            rope.theta, rope.dim, rope.linear_scale, factors, rope.style is RopeStyle.INTERLEAVED
+            rope.theta,
+            rope.dim,
+            rope.linear_scale,
+            factors,
+            is_interleaved,
+            rope.magnitude,
+            yarn.factor,
+            yarn.original_context,
+            yarn.beta_fast,
+            yarn.beta_slow,
+            yarn.truncate,
         )
 
     def _emit_step(self, step: RecordedStep) -> None:
@@ -407,25 +464,107 @@ class _Emitter:
             case QuantiseStep(x=x):
                 program.quantise(_slot(x))
             case LinearStep(x=x, linears=linears, outs=outs, accumulate=accumulate):
-                matrices = [self._matrix(linear) for linear in linears]
-                biases = [self._vector(linear.bias) for linear in linears]
-                if accumulate and biases != [None]:
-                    raise NotImplementedError("a product that starts from a residual has no bias")
+                matrices = [self._matrix(linear.matrix) for linear in linears]
+                biases = [self._bias(linear) for linear in linears]
                 program.linear(_slot(x), matrices, [_slot(out) for out in outs], biases, accumulate)
             case AttentionStep():
                 self._emit_attention(step)
+            case HeadNormStep(x=x, norm=norm):
+                program.head_norm(_slot(x), self._weights.vectors[norm.weight], norm.epsilon)
             case GatedStep(gate=gate, up=up, activation=activation, out=out):
                 number = _ACTIVATION_NUMBERS[activation]
                 program.gated(_slot(gate), _slot(up), _slot(out), number, out.quantised)
-            case AddStep(x=x, y=y, out=out):
-                program.add(_slot(x), _slot(y), _slot(out))
+            case AddStep(x=x, y=y):
+                program.add(_slot(x), _slot(y), _slot(step.out))
             case HeadStep(x=x, head=head):
-                program.head(_slot(x), self._matrix(head), self._vector(head.bias))
+                program.head(_slot(x), self._matrix(head.matrix), self._bias(head))
+            case HeadLinearStep() | LatentStep() | DeltaNetStep():
+                self._emit_mixing(step)
+            case _:
+                self._emit_experts(step)
+
+    def _emit_mixing(self, step: HeadLinearStep | LatentStep | DeltaNetStep) -> None:
+        match step:
+            case HeadLinearStep(x=x, linear=linear, out=out):
+                self._program.head_linear(_slot(x), self._matrix(linear.weight), linear.num_heads, _slot(out))
+            case LatentStep(attention=attention):
+                norm = attention.key_value_norm
+                self._program.latent_attention(
+                    query=_slot(step.query),
+                    absorbed=_slot(step.absorbed),
+                    compressed=_slot(step.compressed),
+                    out=_slot(step.out),
+                    layer=self._cache_layers[step.layer],
+                    rope=self._ropes[attention.rope],
+                    norm=self._weights.vectors[norm.weight],
+                    epsilon=norm.epsilon,
+                    scale=attention.scale,
+                    num_heads=attention.num_heads,
+                    nope_dim=attention.nope_dim,
+                )
+            case DeltaNetStep(net=net):
+                self._program.delta_net(
+                    x=_slot(step.query_key_value),
+                    beta=_slot(step.beta),
+                    alpha=_slot(step.alpha),
+                    convolved=_slot(step.convolved),
+                    factors=_slot(step.factors),
+                    out=_slot(step.out),
+                    kernel=self._weights.vectors[net.convolution],
+                    decay=self._weights.vectors[net.decay],
+                    time_bias=self._weights.vectors[net.time_bias],
+                    num_key_heads=net.num_key_heads,
+                    num_value_heads=net.num_value_heads,
+                    key_dim=net.key_dim,
+                    value_dim=net.value_dim,
+                    tiled_heads=net.tiled_heads,
+                )
+
+    def _emit_experts(self, step: ChooseStep | DispatchStep | ExpertLinearStep | CombineStep) -> None:
+        routing = self._routing(step.choice)
+        match step:
+            case ChooseStep(logits=logits):
+                self._program.choose(_slot(logits), routing)
+            case DispatchStep(x=x, out=out):
+                # Matrices of floats read the rows as floats; integers alone are enough for all others.
+                self._program.dispatch(_slot(x), routing, _slot(out), self._reads_floats(out), out.quantised)
+            case ExpertLinearStep(x=x, linears=linears, outs=outs):
+                stacks = [self._matrix(linear.weight) for linear in linears]
+                biases = [self._vector(linear.bias) for linear in linears]
+                self._program.expert_linear(_slot(x), routing, stacks, [_slot(out) for out in outs], biases)
+            case CombineStep(routed=routed, shared=shared, shared_gate=shared_gate, out=out):
+                own, gate = (-1 if value is None else _slot(value) for value in (shared, shared_gate))
+                self._program.combine(_slot(routed), routing, own, gate, _slot(out))
+
+    def _reads_floats(self, dispatched: Value) -> bool:
+        return any(
+            step.x is dispatched and not self._weights.is_quantised(linear.weight)
+            for step in self._steps
+            if isinstance(step, ExpertLinearStep)
+            for linear in step.linears
+        )
+
+    def _routing(self, choice: Choice) -> int:
+        """Layers run one after another, but each keeps its own choice until its rows are combined."""
+        if choice.number is None:
+            router = choice.router
+            choice.number = self._program.add_routing(
+                router.num_experts,
+                router.num_active,
+                router.scoring is Scoring.SIGMOID,
+                router.normalise,
+                self._vector(router.choice_bias),
+                router.num_groups,
+                router.top_groups,
+                router.group_best,
+                router.scale,
+            )
+        return choice.number
 
     def _emit_embed(self, step: EmbedStep) -> None:
         rows, embedding = self._weights.embedding_rows, step.embedding
         if rows is None or rows.file is None:
-            self._program.embed(self._matrix(embedding), embedding.scale, _slot(step.out))
+            self._program.embed(self._matrix(embedding.weight), embedding.scale, _slot(step.out))
             return
         number = _FORMAT_NUMBERS[rows.format]
         self._program.embed_from_file(
@@ -446,23 +585,30 @@ class _Emitter:
             key_epsilon=key.norm.epsilon if key.norm else 0.0,
             key_rope=self._ropes[key.rope] if key.rope else -1,
             value=_slot(step.value),
-            layer=step.layer,
+            layer=self._cache_layers[step.layer],
             head_dim=attention.head_dim,
+            scale_beta=query.scale.beta if query.scale else 0.0,
+            scale_period=query.scale.period if query.scale else 1,
         )
         self._program.attention(
             _slot(query.value),
             _slot(step.out),
-            step.layer,
+            self._cache_layers[step.layer],
             attention.num_heads,
             attention.num_kv_heads,
             attention.head_dim,
             attention.scale,
             attention.window or 0,
+            self._vector(attention.sinks),
             step.quantises,
         )
 
-    def _matrix(self, part: Embedding | Linear) -> _native.Matrix:
-        return self._weights.matrices[part.weight]
+    def _matrix(self, name: str) -> _native.Matrix:
+        return self._weights.matrices[name]
+
+    def _bias(self, linear: Linear) -> NDArray[np.float32] | None:
+        bias = self._vector(linear.bias)
+        return bias if bias is None or linear.rows is None else bias[linear.rows.chosen(linear.out_features)]
 
     def _vector(self, name: str | None) -> NDArray[np.float32] | None:
         return None if name is None else self._weights.vectors[name]
@@ -473,8 +619,45 @@ def _slot(value: Value) -> int:
     return value.slot
 
 
-def _vector(name: str, tensor: RawTensor) -> NDArray[np.float32]:
-    values = dequantise(tensor.format, tensor.shape, tensor.data)
+def stored_matrices(spec: ModelSpec, source: TensorSource) -> dict[str, RawTensor]:
+    """The model's matrices as rows of blocks, by `Linear.matrix`; a stack of them by its tensor, one below another.
+
+    Raises UnsupportedModelError for stacks whose matrices are not whole panels.
+    """
+    embedding = spec.embedding
+    found = {embedding.weight: source.tensor(embedding.weight)}
+    for linear in spec.linears():
+        if linear.matrix not in found:
+            raw = source.tensor(linear.weight)
+            found[linear.matrix] = replace(raw, shape=(linear.stored_rows, linear.in_features))
+            if linear.rows is not None:
+                found[linear.matrix] = _select(raw, linear)
+    for stack in spec.stacks():
+        raw = source.tensor(stack.weight)
+        if stack.out_features % _PANEL_ROWS:
+            raise UnsupportedModelError(
+                f"tensor {stack.weight} holds matrices of {stack.out_features} rows; "
+                f"only multiples of {_PANEL_ROWS} are supported"
+            )
+        found[stack.weight] = replace(raw, shape=(math.prod(raw.shape[:-1]), stack.in_features), file=None)
+    return found
+
+
+def _select(raw: RawTensor, linear: Linear) -> RawTensor:
+    """The rows of a tensor that are the matrix: a view where they stand together, else a copy."""
+    assert linear.rows is not None
+    rows, shape = linear.rows, (linear.out_features, linear.in_features)
+    data = raw.data.cast("B")
+    row_bytes = data.nbytes // rows.total
+    if rows.period == rows.total:
+        data = data[rows.begin * row_bytes : (rows.begin + linear.out_features) * row_bytes]
+        return RawTensor(raw.format, shape, data, release=raw.release)
+    stored = np.frombuffer(data, np.uint8).reshape(rows.total, row_bytes)
+    return RawTensor(raw.format, shape, memoryview(stored[rows.chosen(linear.out_features)].tobytes()))
+
+
+def _vector(name: str, shape: tuple[int, ...], tensor: RawTensor) -> NDArray[np.float32]:
+    values = dequantise(tensor.format, shape, tensor.data)
     if not np.isfinite(values).all():
         raise _not_finite(name)
     return values

@@ -5,10 +5,23 @@ an addition to the output of a matrix product becomes the product's starting val
 quantised by the operation that makes it; and values whose lives do not overlap share a slot.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
 
-from abaci.models.spec import Activation, Attention, Embedding, Linear, Norm, Rope
+from abaci.models.spec import (
+    Activation,
+    Attention,
+    DeltaNet,
+    Embedding,
+    ExpertLinear,
+    HeadLinear,
+    LatentAttention,
+    Linear,
+    Norm,
+    PositionScale,
+    Rope,
+    Router,
+)
 
 QUANTISATION_GROUP = 32
 """Consecutive activations that share a scale."""
@@ -16,9 +29,13 @@ QUANTISATION_GROUP = 32
 
 @dataclass(eq=False, slots=True)
 class Value:
-    """A (tokens, columns) array of the step. `quantised`: some quantised matrix reads it."""
+    """A (tokens, columns) array of the step. `quantised`: some quantised matrix reads it.
+
+    A dispatched value has `rows_per_token` rows for each token instead of one.
+    """
 
     columns: int
+    rows_per_token: int = 1
     quantised: bool = False
     slot: int | None = None
     """Assigned at emission."""
@@ -35,14 +52,23 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """A value seen as heads, with the norm and rotation that the attention will apply first."""
+    """A value seen as heads, with the norm, rotation and scale that the attention will apply first."""
 
     value: Value
     norm: Norm | None = None
     rope: Rope | None = None
+    scale: PositionScale | None = None
 
 
-Operand = Value | Heads
+@dataclass(eq=False, slots=True)
+class Choice:
+    """Which experts the step's tokens see. `number`: of the routing in the program, assigned at emission."""
+
+    router: Router
+    number: int | None = None
+
+
+Operand = Value | Heads | Choice
 
 
 @dataclass(eq=False, slots=True)
@@ -88,6 +114,82 @@ class AttentionStep:
 
 
 @dataclass(eq=False, slots=True)
+class HeadNormStep:
+    """The norm of each head of `x`, in place."""
+
+    x: Value
+    norm: Norm
+    out: Value
+
+
+@dataclass(eq=False, slots=True)
+class HeadLinearStep:
+    """Each head's part of `x` times its own matrix."""
+
+    x: Value
+    linear: HeadLinear
+    out: Value
+
+
+@dataclass(eq=False, slots=True)
+class LatentStep:
+    """Norm and rotation of the compressed key in place, and of the query; then attention among latents.
+
+    `query` holds the plain and the rotated part of each head, `absorbed` the plain part in latent space.
+    """
+
+    query: Value
+    absorbed: Value
+    compressed: Value
+    attention: LatentAttention
+    layer: int
+    out: Value
+
+
+@dataclass(eq=False, slots=True)
+class DeltaNetStep:
+    query_key_value: Value
+    beta: Value
+    alpha: Value
+    net: DeltaNet
+    layer: int
+    out: Value
+    convolved: Value
+    factors: Value
+    """Of the recurrence: what each state is multiplied by, and the share of each correction."""
+
+
+@dataclass(eq=False, slots=True)
+class ChooseStep:
+    logits: Value
+    choice: Choice
+
+
+@dataclass(eq=False, slots=True)
+class DispatchStep:
+    x: Value
+    choice: Choice
+    out: Value
+
+
+@dataclass(eq=False, slots=True)
+class ExpertLinearStep:
+    x: Value
+    linears: tuple[ExpertLinear, ...]
+    choice: Choice
+    outs: tuple[Value, ...]
+
+
+@dataclass(eq=False, slots=True)
+class CombineStep:
+    routed: Value
+    choice: Choice
+    shared: Value | None
+    shared_gate: Value | None
+    out: Value
+
+
+@dataclass(eq=False, slots=True)
 class GatedStep:
     gate: Value
     up: Value
@@ -108,7 +210,24 @@ class HeadStep:
     head: Linear
 
 
-RecordedStep = EmbedStep | NormStep | QuantiseStep | LinearStep | AttentionStep | GatedStep | AddStep | HeadStep
+RecordedStep = (
+    EmbedStep
+    | NormStep
+    | QuantiseStep
+    | LinearStep
+    | AttentionStep
+    | HeadNormStep
+    | HeadLinearStep
+    | LatentStep
+    | DeltaNetStep
+    | ChooseStep
+    | DispatchStep
+    | ExpertLinearStep
+    | CombineStep
+    | GatedStep
+    | AddStep
+    | HeadStep
+)
 
 
 @dataclass(slots=True)
@@ -126,7 +245,7 @@ class Recorder:
 
     def rms_norm(self, x: Operand, norm: Norm) -> Operand:
         out = Value(norm.size)
-        self.steps.append(NormStep(_plain(x), norm, out))
+        self.steps.append(NormStep(self._plain(x), norm, out))
         return out
 
     def head_norm(self, x: Operand, norm: Norm) -> Operand:
@@ -136,9 +255,9 @@ class Recorder:
         return Heads(heads.value, norm)
 
     def linear(self, x: Operand, linears: Sequence[Linear]) -> tuple[Operand, ...]:
-        source = _plain(x)
+        source = self._plain(x)
         outs = tuple(Value(linear.out_features) for linear in linears)
-        if any(linear.weight in self.is_quantised for linear in linears):
+        if any(linear.matrix in self.is_quantised for linear in linears):
             self._quantise(source)
         self.steps.append(LinearStep(source, tuple(linears), outs))
         return outs
@@ -147,23 +266,80 @@ class Recorder:
         heads = _heads(x)
         if heads.rope is not None:
             raise NotImplementedError("heads are rotated once")
-        return Heads(heads.value, heads.norm, rope)
+        return replace(heads, rope=rope)
+
+    def scale_by_position(self, query: Operand, scale: PositionScale) -> Operand:
+        return replace(_heads(query), scale=scale)
 
     def attention(self, query: Operand, key: Operand, value: Operand, attention: Attention, layer: int) -> Operand:
         out = Value(attention.num_heads * attention.head_dim)
-        self.steps.append(AttentionStep(_heads(query), _heads(key), _plain(value), attention, layer, out))
+        self.steps.append(AttentionStep(_heads(query), _heads(key), self._plain(value), attention, layer, out))
+        return out
+
+    def latent_attention(self, query: Operand, compressed: Operand, attention: LatentAttention, layer: int) -> Operand:
+        heads, key = self._plain(query), self._plain(compressed)
+        absorbed = self._head_linear(heads, attention.key_up)
+        mixed = Value(attention.num_heads * attention.latent_dim)
+        self.steps.append(LatentStep(heads, absorbed, key, attention, layer, mixed))
+        return self._head_linear(mixed, attention.value_up)
+
+    def _head_linear(self, x: Value, linear: HeadLinear) -> Value:
+        out = Value(linear.num_heads * linear.out_features)
+        if linear.weight in self.is_quantised:
+            self._quantise(x)
+        self.steps.append(HeadLinearStep(x, linear, out))
+        return out
+
+    def delta_net(self, query_key_value: Operand, beta: Operand, alpha: Operand, net: DeltaNet, layer: int) -> Operand:
+        out = Value(net.num_value_heads * net.value_dim)
+        values = self._plain(query_key_value), self._plain(beta), self._plain(alpha)
+        convolved, factors = Value(net.channels), Value(2 * net.num_value_heads)
+        self.steps.append(DeltaNetStep(*values, net, layer, out, convolved, factors))
+        return out
+
+    def choose_experts(self, logits: Operand, router: Router) -> Operand:
+        choice = Choice(router)
+        self.steps.append(ChooseStep(self._plain(logits), choice))
+        return choice
+
+    def dispatch(self, x: Operand, choice: Operand) -> Operand:
+        source, routing = self._plain(x), _choice(choice)
+        out = Value(source.columns, routing.router.num_active)
+        self.steps.append(DispatchStep(source, routing, out))
+        return out
+
+    def expert_linear(self, x: Operand, linears: Sequence[ExpertLinear], choice: Operand) -> tuple[Operand, ...]:
+        source, routing = self._plain(x), _choice(choice)
+        outs = tuple(Value(linear.out_features, source.rows_per_token) for linear in linears)
+        if any(linear.weight in self.is_quantised for linear in linears):
+            self._quantise(source)
+        self.steps.append(ExpertLinearStep(source, tuple(linears), routing, outs))
+        return outs
+
+    def combine(self, routed: Operand, choice: Operand, shared: Operand | None, shared_gate: Operand | None) -> Operand:
+        rows = self._plain(routed)
+        out = Value(rows.columns)
+        own = None if shared is None else self._plain(shared)
+        gate = None if shared_gate is None else self._plain(shared_gate)
+        self.steps.append(CombineStep(rows, _choice(choice), own, gate, out))
         return out
 
     def gated(self, gate: Operand, up: Operand, activation: Activation) -> Operand:
-        out = Value(_plain(gate).columns, alias=_plain(gate))
-        self.steps.append(GatedStep(_plain(gate), _plain(up), activation, out))
+        value, other = self._plain(gate), self._plain(up)
+        out = Value(value.columns, value.rows_per_token, alias=value)
+        self.steps.append(GatedStep(value, other, activation, out))
         return out
 
     def add(self, x: Operand, y: Operand) -> Operand:
-        left, right = _plain(x), _plain(y)
+        left, right = self._plain(x), self._plain(y)
         out = Value(left.columns, alias=left)
         last = self.steps[-1]
-        if isinstance(last, LinearStep) and last.outs == (right,) and not last.accumulate:
+        if (
+            isinstance(last, LinearStep)
+            and last.outs == (right,)
+            and not last.accumulate
+            and last.linears[0].bias is None
+        ):
             # The product starts from x instead of zero, in x's own slot.
             last.outs = (out,)
             last.accumulate = True
@@ -172,79 +348,94 @@ class Recorder:
         return out
 
     def logits(self, x: Operand, head: Linear) -> None:
-        self.steps.append(HeadStep(_plain(x), head))
+        self.steps.append(HeadStep(self._plain(x), head))
 
     def _quantise(self, value: Value) -> None:
         if value.quantised:
             return
         value.quantised = True
-        maker = self.steps[-1]
-        made_quantised = (isinstance(maker, NormStep | GatedStep) and maker.out is value) or (
-            isinstance(maker, AttentionStep) and maker.out is value and maker.quantises
-        )
-        if not made_quantised:
-            self.steps.append(QuantiseStep(value))
+        index = next(i for i in reversed(range(len(self.steps))) if value in values_made(self.steps[i]))
+        maker = self.steps[index]
+        if isinstance(maker, DispatchStep):
+            self._quantise(maker.x)
+        elif not (isinstance(maker, NormStep | GatedStep) or (isinstance(maker, AttentionStep) and maker.quantises)):
+            self.steps.insert(index + 1, QuantiseStep(value))
 
-
-def _plain(x: Operand) -> Value:
-    if isinstance(x, Heads):
-        raise NotImplementedError("normed or rotated heads go to attention only")
-    return x
+    def _plain(self, x: Operand) -> Value:
+        """The value itself; normed heads that no attention takes are normed here."""
+        if isinstance(x, Value):
+            return x
+        if isinstance(x, Choice) or x.norm is None or x.rope is not None or x.scale is not None:
+            raise NotImplementedError("rotated heads go to attention only")
+        out = Value(x.value.columns, alias=x.value)
+        self.steps.append(HeadNormStep(x.value, x.norm, out))
+        return out
 
 
 def _heads(x: Operand) -> Heads:
+    if isinstance(x, Choice):
+        raise NotImplementedError("a choice of experts is no value")
     return x if isinstance(x, Heads) else Heads(x)
+
+
+def _choice(x: Operand) -> Choice:
+    if not isinstance(x, Choice):
+        raise NotImplementedError("not a choice of experts")
+    return x
+
+
+_MADE = ("out", "outs", "convolved", "factors")
 
 
 def values_read(step: RecordedStep) -> tuple[Value, ...]:
     """The values a step reads, or writes over."""
-    match step:
-        case EmbedStep():
-            return ()
-        case NormStep(x=x) | QuantiseStep(x=x) | HeadStep(x=x):
-            return (x,)
-        case LinearStep(x=x, outs=outs, accumulate=accumulate):
-            return (x, *outs) if accumulate else (x,)
-        case AttentionStep(query=query, key=key, value=value):
-            return (query.value, key.value, value)
-        case GatedStep(gate=gate, up=up):
-            return (gate, up)
-        case AddStep(x=x, y=y):
-            return (x, y)
+    accumulates = isinstance(step, LinearStep) and step.accumulate
+    return _values(getattr(step, part.name) for part in fields(step) if accumulates or part.name not in _MADE)
 
 
 def values_made(step: RecordedStep) -> tuple[Value, ...]:
     """The values a step writes."""
-    match step:
-        case LinearStep(outs=outs):
-            return outs
-        case QuantiseStep() | HeadStep():
-            return ()
-        case EmbedStep(out=out) | NormStep(out=out) | AttentionStep(out=out) | GatedStep(out=out) | AddStep(out=out):
-            return (out,)
+    return _values(getattr(step, part.name) for part in fields(step) if part.name in _MADE)
 
 
-def assign_slots(steps: Sequence[RecordedStep]) -> list[int]:
-    """Gives every value a slot, shared by values of one width whose lives do not overlap; returns the slots' widths."""
+def _values(parts: Iterable[object]) -> tuple[Value, ...]:
+    """The values among what a step holds."""
+    found: list[Value] = []
+    for part in parts:
+        if isinstance(part, Value):
+            found.append(part)
+        elif isinstance(part, Heads):
+            found.append(part.value)
+        elif isinstance(part, tuple):
+            found.extend(_values(part))
+    return tuple(found)
+
+
+def assign_slots(steps: Sequence[RecordedStep]) -> list[tuple[int, int]]:
+    """Gives every value a slot, shared by values of one shape whose lives do not overlap.
+
+    Returns the slots' columns and rows per token.
+    """
     last_use: dict[int, int] = {}
     for index, step in enumerate(steps):
         for value in (*values_read(step), *values_made(step)):
             last_use[id(value.root())] = index
-    widths: list[int] = []
-    free: dict[int, list[int]] = {}
+    shapes: list[tuple[int, int]] = []
+    free: dict[tuple[int, int], list[int]] = {}
     for index, step in enumerate(steps):
         for value in values_made(step):
             root = value.root()
             if root.slot is None:
-                spare = free.get(root.columns)
+                shape = root.columns, root.rows_per_token
+                spare = free.get(shape)
                 if spare:
                     root.slot = spare.pop()
                 else:
-                    root.slot = len(widths)
-                    widths.append(root.columns)
+                    root.slot = len(shapes)
+                    shapes.append(shape)
             value.slot = root.slot
         touched = {id(value.root()): value.root() for value in (*values_read(step), *values_made(step))}
         for key, root in touched.items():
             if last_use[key] == index and root.slot is not None:
-                free.setdefault(root.columns, []).append(root.slot)
-    return widths
+                free.setdefault((root.columns, root.rows_per_token), []).append(root.slot)
+    return shapes

@@ -48,7 +48,6 @@ from abaci.models.spec import (
     PositionScale,
     Rope,
     Router,
-    Rows,
 )
 
 LOGIT_TILE_ROWS = 32
@@ -351,19 +350,12 @@ class _StepOps:
             self.sampled += [sample_row(logits, self._batch, begin + index) for index, logits in enumerate(tile)]
 
     def _linear(self, x: Floats, linear: Linear) -> Floats:
-        chosen = None if linear.rows is None else chosen_rows(linear.rows, linear.out_features)
+        chosen = None if linear.rows is None else np.array(linear.rows.chosen(linear.out_features))
         y = self._weights.multiply(x, linear.weight, chosen)
         if linear.bias is None:
             return y
         bias = self._weights.floats(linear.bias)
         return y + (bias if chosen is None else bias[chosen])
-
-
-def chosen_rows(rows: Rows, count: int) -> NDArray[np.intp]:
-    """Which rows of the tensor a Linear of `count` outputs takes."""
-    per_period = count * rows.period // rows.total
-    starts = np.arange(rows.begin, rows.total, rows.period)
-    return (starts[:, np.newaxis] + np.arange(per_period)).reshape(-1)
 
 
 def _gather(rows: list[SampledRow], hidden: Floats) -> StepOutput:

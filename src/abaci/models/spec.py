@@ -60,6 +60,11 @@ class Rows:
     period: int
     begin: int
 
+    def chosen(self, count: int) -> list[int]:
+        """The `count` rows in order."""
+        per_period = count * self.period // self.total
+        return [start + i for start in range(self.begin, self.total, self.period) for i in range(per_period)]
+
 
 @dataclass(frozen=True, slots=True)
 class Linear:

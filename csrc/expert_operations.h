@@ -1,0 +1,223 @@
+// Mixtures of experts: which experts see a row, the rows in order of expert, products of each row with its own expert,
+// and the weighted sum. Included by program.cpp only.
+#pragma once
+
+#include "operations.h"
+
+namespace abaci {
+namespace {
+
+// Scores and choice of one row, by selection: experts are few.
+class ChooseOperation final : public RowOperation {
+  public:
+    ChooseOperation(Program& program, int logits, int routing)
+        : RowOperation(program), logits_(logits), routing_(routing), scores_(program.num_threads()) {
+        const RouterParameters& router = program.routing(routing).router;
+        for (auto& scores : scores_) scores.resize(2 * router.num_experts + router.num_groups);
+    }
+    void run_row(int64_t r, int worker) override {
+        Routing& routing = p_.routing(routing_);
+        const RouterParameters& router = routing.router;
+        float* scores = scores_[worker].data();
+        float* choosing = scores + router.num_experts;
+        score(router, p_.slot(logits_).row(r), choosing, scores);
+        for (int32_t e = 0; e < router.num_experts; ++e)
+            choosing[e] = router.choice_bias ? scores[e] + router.choice_bias[e] : scores[e];
+        if (router.num_groups > 1) keep_best_groups(router, choosing, choosing + router.num_experts);
+        int32_t* experts = routing.experts.data() + r * router.num_active;
+        float* weights = routing.weights.data() + r * router.num_active;
+        float sum = 0.0f;
+        for (int32_t rank = 0; rank < router.num_active; ++rank) {
+            experts[rank] = take_best(choosing, router.num_experts);
+            weights[rank] = scores[experts[rank]];
+            sum += weights[rank];
+        }
+        for (int32_t rank = 0; rank < router.num_active; ++rank) {
+            if (router.normalise) weights[rank] /= sum + kNormaliseEpsilon;
+            weights[rank] *= router.scale;
+        }
+    }
+
+  private:
+    static constexpr float kNormaliseEpsilon = 1e-20f;
+
+    void score(const RouterParameters& router, const float* logits, float* scratch, float* scores) {
+        const int32_t n = router.num_experts;
+        if (router.sigmoid) {
+            for (int32_t e = 0; e < n; ++e) scratch[e] = 1.0f;
+            p_.kernels().gated(logits, scratch, n, ActivationKind::Sigmoid, scores);
+            return;
+        }
+        p_.kernels().exp_values(logits, n, p_.kernels().row_max(logits, n), 1.0f, scores);
+        float sum = 0.0f;
+        for (int32_t e = 0; e < n; ++e) sum += scores[e];
+        for (int32_t e = 0; e < n; ++e) scores[e] /= sum;
+    }
+
+    // The first of the greatest; it is not found again. With scores that are not numbers, some expert or other.
+    static int32_t take_best(float* choosing, int32_t n) {
+        int32_t best = -1;
+        for (int32_t e = 0; e < n; ++e)
+            if (choosing[e] != kTaken && (best < 0 || choosing[e] > choosing[best])) best = e;
+        choosing[best] = kTaken;
+        return best;
+    }
+
+    // Experts of other groups come after all others.
+    static void keep_best_groups(const RouterParameters& router, float* choosing, float* group_scores) {
+        const int32_t size = router.num_experts / router.num_groups;
+        for (int32_t g = 0; g < router.num_groups; ++g) {
+            const float* group = choosing + g * size;
+            float first = kTaken, second = kTaken;
+            for (int32_t e = 0; e < size; ++e) {
+                if (group[e] > first) {
+                    second = first;
+                    first = group[e];
+                } else if (group[e] > second) {
+                    second = group[e];
+                }
+            }
+            group_scores[g] = router.group_best > 1 && size > 1 ? first + second : first;
+        }
+        for (int32_t left = router.top_groups; left > 0; --left) take_best(group_scores, router.num_groups);
+        for (int32_t g = 0; g < router.num_groups; ++g)
+            if (group_scores[g] != kTaken) std::fill_n(choosing + g * size, size, kExcluded);
+    }
+
+    static constexpr float kTaken = -__builtin_inff();
+    static constexpr float kExcluded = -3e38f;
+
+    const int logits_, routing_;
+    std::vector<std::vector<float>> scores_;
+};
+
+// Where each token's rows stand when rows are in order of expert, and of token within one.
+class ArrangeOperation final : public Operation {
+  public:
+    ArrangeOperation(Program& program, int routing) : p_(program), routing_(routing) {}
+    uint32_t plan() override { return 1; }
+    void run(uint32_t, int) override {
+        Routing& routing = p_.routing(routing_);
+        const int32_t active = routing.router.num_active;
+        const int32_t num_rows = p_.current().input.num_tokens * active;
+        std::vector<int32_t>& begins = routing.begins;
+        std::fill(begins.begin(), begins.end(), 0);
+        for (int32_t i = 0; i < num_rows; ++i) ++begins[routing.experts[i] + 1];
+        for (size_t e = 1; e < begins.size(); ++e) begins[e] += begins[e - 1];
+        std::copy(begins.begin(), begins.end() - 1, routing.next.begin());
+        for (int32_t i = 0; i < num_rows; ++i) {
+            const int32_t row = routing.next[routing.experts[i]]++;
+            routing.rows[i] = row;
+            routing.tokens[row] = i / active;
+        }
+    }
+
+  private:
+    Program& p_;
+    const int routing_;
+};
+
+// A copy of its token's row, as floats and as integers, for each row.
+class DispatchOperation final : public RowOperation {
+  public:
+    DispatchOperation(Program& program, int in, int routing, int out)
+        : RowOperation(program, program.slot(out).rows_per_token), in_(in), routing_(routing), out_(out) {}
+    void run_row(int64_t r, int) override {
+        const Slot& in = p_.slot(in_);
+        const Slot& out = p_.slot(out_);
+        const int64_t token = p_.routing(routing_).tokens[r];
+        if (!out.values || !in.values) {
+            std::memcpy(out.row(r), in.row(token), in.columns * sizeof(float));
+            if (out.values) p_.kernels().quantise(out.row(r), out.columns, out.quantised(r));
+            return;
+        }
+        const QuantiseTarget from = in.quantised(token), to = out.quantised(r);
+        std::memcpy(to.values, from.values, in.columns);
+        std::memcpy(to.scales, from.scales, in.groups() * sizeof(float));
+        std::memcpy(to.sums, from.sums, 2 * in.groups() * sizeof(int32_t));
+        if (out.wants_floats) std::memcpy(out.row(r), in.row(token), in.columns * sizeof(float));
+    }
+
+  private:
+    const int in_, routing_, out_;
+};
+
+// Each piece is the same panels of every expert that has rows, so pieces are equal however the rows are spread.
+class ExpertLinearOperation final : public Operation {
+  public:
+    ExpertLinearOperation(Program& program, int in, int routing, std::vector<Program::ExpertPart> parts)
+        : p_(program), in_(in), routing_(routing), parts_(std::move(parts)) {
+        for (const Program::ExpertPart& part : parts_) total_panels_ += panels_of(part);
+    }
+    uint32_t plan() override {
+        const int64_t wanted = 8 * p_.num_threads();
+        panels_per_piece_ = std::clamp<int64_t>(total_panels_ / wanted, 1, 16);
+        int64_t pieces = 0;
+        for (const Program::ExpertPart& part : parts_) pieces += divide_up(panels_of(part), panels_per_piece_);
+        return static_cast<uint32_t>(pieces);
+    }
+    void run(uint32_t piece, int) override {
+        int64_t index = piece;
+        size_t i = 0;
+        while (index >= divide_up(panels_of(parts_[i]), panels_per_piece_))
+            index -= divide_up(panels_of(parts_[i++]), panels_per_piece_);
+        const Program::ExpertPart& part = parts_[i];
+        const Routing& routing = p_.routing(routing_);
+        MatmulTask task;
+        task.matrix = part.stack;
+        task.matrix.rows = part.rows;
+        task.input = p_.slot(in_).activations();
+        task.output = p_.slot(part.out).data;
+        task.output_stride = p_.slot(part.out).stride;
+        task.accumulate = false;
+        task.panel_begin = index * panels_per_piece_;
+        task.panel_end = std::min(panels_of(part), task.panel_begin + panels_per_piece_);
+        const auto run = p_.kernels().matmul[static_cast<int>(part.stack.format)];
+        for (int32_t expert = 0; expert < routing.router.num_experts; ++expert) {
+            task.matrix.data = part.stack.data + expert * panels_of(part) * part.stack.panel_bytes;
+            task.bias = part.biases ? part.biases + expert * part.rows : nullptr;
+            const int64_t end = routing.begins[expert + 1];
+            for (task.row_begin = routing.begins[expert]; task.row_begin < end; task.row_begin = task.row_end) {
+                task.row_end = std::min<int64_t>(end, task.row_begin + kMaxTaskRows);
+                run(task);
+            }
+        }
+    }
+
+  private:
+    static int64_t panels_of(const Program::ExpertPart& part) { return part.rows / kPanel; }
+
+    Program& p_;
+    const int in_, routing_;
+    const std::vector<Program::ExpertPart> parts_;
+    int64_t total_panels_ = 0, panels_per_piece_ = 1;
+};
+
+// A token's rows by weight, in the order of choice, then what all tokens share.
+class CombineOperation final : public RowOperation {
+  public:
+    CombineOperation(Program& program, int in, int routing, int shared, int shared_gate, int out)
+        : RowOperation(program), in_(in), routing_(routing), shared_(shared), shared_gate_(shared_gate), out_(out) {}
+    void run_row(int64_t r, int) override {
+        const Routing& routing = p_.routing(routing_);
+        const KernelTable& kernels = p_.kernels();
+        const int32_t active = routing.router.num_active;
+        const int64_t columns = p_.slot(out_).columns;
+        float* out = p_.slot(out_).row(r);
+        std::fill_n(out, columns, 0.0f);
+        for (int32_t rank = 0; rank < active; ++rank) {
+            const int64_t i = r * active + rank;
+            kernels.add_scaled(out, p_.slot(in_).row(routing.rows[i]), routing.weights[i], columns, out);
+        }
+        if (shared_ < 0) return;
+        float share = 1.0f;
+        if (shared_gate_ >= 0) kernels.gated(p_.slot(shared_gate_).row(r), &share, 1, ActivationKind::Sigmoid, &share);
+        kernels.add_scaled(out, p_.slot(shared_).row(r), share, columns, out);
+    }
+
+  private:
+    const int in_, routing_, shared_, shared_gate_, out_;
+};
+
+}  // namespace
+}  // namespace abaci

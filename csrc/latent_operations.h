@@ -1,0 +1,124 @@
+// Latent attention in its absorbed form: a matrix for each head, and attention whose values are a part of its keys.
+// Included by program.cpp only.
+#pragma once
+
+#include "operations.h"
+
+namespace abaci {
+namespace {
+
+// Each head's part of a row times its own matrix. Pieces are heads, for one block of rows.
+class HeadLinearOperation final : public Operation {
+  public:
+    HeadLinearOperation(Program& program, int in, int64_t in_stride, const PackedMatrix& stack, int32_t num_heads,
+                        int out)
+        : p_(program),
+          in_(in),
+          out_(out),
+          in_stride_(in_stride),
+          stack_(stack),
+          num_heads_(num_heads),
+          rows_(stack.rows / num_heads) {}
+    uint32_t plan() override { return num_heads_ * divide_up(p_.current().input.num_tokens, kMaxTaskRows); }
+    void run(uint32_t piece, int) override {
+        const int64_t block = piece / num_heads_, head = piece % num_heads_;
+        const int64_t first = block * kMaxTaskRows;
+        MatmulTask task;
+        task.matrix = stack_;
+        task.matrix.rows = rows_;
+        task.matrix.data = stack_.data + head * (rows_ / kPanel) * stack_.panel_bytes;
+        task.input = p_.slot(in_).activations().at(0, head * in_stride_);
+        task.output = p_.slot(out_).data + head * rows_;
+        task.output_stride = p_.slot(out_).stride;
+        task.bias = nullptr;
+        task.accumulate = false;
+        task.row_begin = first;
+        task.row_end = std::min<int64_t>(p_.current().input.num_tokens, first + kMaxTaskRows);
+        task.panel_begin = 0;
+        task.panel_end = rows_ / kPanel;
+        p_.kernels().matmul[static_cast<int>(stack_.format)](task);
+    }
+
+  private:
+    Program& p_;
+    const int in_, out_;
+    const int64_t in_stride_;
+    const PackedMatrix stack_;
+    const int32_t num_heads_;
+    const int64_t rows_;
+};
+
+// Norm of the latent and rotation of the rest of the key, which then goes into its page; rotation of each query's end.
+class PrepareLatentOperation final : public RowOperation {
+  public:
+    PrepareLatentOperation(Program& program, const Program::Latent& latent)
+        : RowOperation(program), latent_(latent), rotated_(program.rope(latent.rope).dim) {}
+    void run_row(int64_t r, int) override {
+        float* key = p_.slot(latent_.compressed).row(r);
+        p_.kernels().rms_norm({key, key, latent_.norm, latent_.latent_dim, latent_.epsilon, QuantiseTarget{}});
+        rotate(p_, latent_.rope, r, key + latent_.latent_dim);
+        float* query = p_.slot(latent_.query).row(r) + latent_.nope_dim;
+        for (int32_t h = 0; h < latent_.num_heads; ++h) rotate(p_, latent_.rope, r, query + h * head_stride());
+        const CacheLayer& cache = p_.cache_layer(latent_.layer);
+        const PageSlot at = page_slot(p_.current(), cache, r);
+        p_.kernels().store_keys(key, latent_.latent_dim + rotated_, cache.keys + at.page, at.slot);
+    }
+
+  private:
+    int64_t head_stride() const { return latent_.nope_dim + rotated_; }
+
+    const Program::Latent latent_;
+    const int32_t rotated_;
+};
+
+class LatentAttentionOperation final : public Operation {
+  public:
+    LatentAttentionOperation(Program& program, const Program::Latent& latent)
+        : p_(program), latent_(latent), rotated_(program.rope(latent.rope).dim) {}
+    uint32_t plan() override {
+        heads_per_piece_ = std::min(latent_.num_heads, kAttentionQueries);
+        while (latent_.num_heads % heads_per_piece_) --heads_per_piece_;
+        runs_ = &p_.row_runs(std::max(1, kAttentionQueries / heads_per_piece_));
+        return runs_->size() * (latent_.num_heads / heads_per_piece_);
+    }
+    void run(uint32_t piece, int worker) override {
+        const int32_t parts = latent_.num_heads / heads_per_piece_;
+        const RowRun& rows = (*runs_)[runs_->size() - 1 - piece / parts];
+        const int64_t head = piece % parts * heads_per_piece_;
+        const Step& step = p_.current();
+        const CacheLayer& cache = p_.cache_layer(latent_.layer);
+        const int32_t head_dim = latent_.latent_dim + rotated_, plain = latent_.nope_dim + rotated_;
+        AttentionTask task = {};
+        task.query = p_.slot(latent_.absorbed).row(rows.row) + head * latent_.latent_dim;
+        task.query_stride = p_.slot(latent_.absorbed).stride;
+        task.query_head_stride = latent_.latent_dim;
+        task.query_tail = p_.slot(latent_.query).row(rows.row) + head * plain + latent_.nope_dim;
+        task.tail_stride = p_.slot(latent_.query).stride;
+        task.tail_head_stride = plain;
+        task.tail_begin = latent_.latent_dim;
+        task.output = p_.slot(latent_.out).row(rows.row) + head * latent_.latent_dim;
+        task.output_stride = p_.slot(latent_.out).stride;
+        task.keys = cache.keys;
+        task.page_stride = cache.page_stride;
+        task.page_table =
+            step.input.page_tables[cache.group] + rows.sequence * step.input.pages_per_sequence[cache.group];
+        task.first_position = step.positions[rows.row];
+        task.num_rows = rows.num_rows;
+        task.heads_per_group = heads_per_piece_;
+        task.head_dim = head_dim;
+        task.value_dim = latent_.latent_dim;
+        task.scale = latent_.scale;
+        task.scratch = p_.attention_scratch(worker);
+        p_.kernels().attention(task);
+    }
+
+  private:
+    Program& p_;
+    const Program::Latent latent_;
+    const int32_t rotated_;
+    int32_t heads_per_piece_ = 1;
+    const std::vector<RowRun>* runs_ = nullptr;
+};
+
+}  // namespace
+}  // namespace abaci
