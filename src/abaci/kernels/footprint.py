@@ -4,18 +4,21 @@ It counts what `native.py` and csrc/program.cpp will allocate and run, and alloc
 asked about. Tests hold it against a real executor. Must not know any machine's speed.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, assert_never
+from fractions import Fraction
+from typing import Final
 
 from abaci.kernels import _native
 from abaci.kernels.batch import PAGE_TOKENS
 from abaci.kernels.recording import (
     QUANTISATION_GROUP,
-    AddStep,
     AttentionStep,
-    EmbedStep,
+    DispatchStep,
+    ExpertLinearStep,
     GatedStep,
+    HeadLinearStep,
     HeadStep,
     LinearStep,
     NormStep,
@@ -23,9 +26,11 @@ from abaci.kernels.recording import (
     RecordedStep,
     Recorder,
     assign_slots,
+    values_made,
+    values_read,
 )
 from abaci.models import decoder
-from abaci.models.spec import Linear, ModelSpec
+from abaci.models.spec import Attention, DeltaNet, LatentAttention, ModelSpec
 from abaci.tensor import WeightFormat
 
 _PANEL_ROWS: Final = 32
@@ -35,7 +40,7 @@ _FLOAT_BYTES: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A matrix, or several of one format, that every token is multiplied with."""
+    """A matrix, or several of one format, that every token is multiplied with; of experts those that it meets."""
 
     weight_format: WeightFormat
     num_bytes: int
@@ -73,6 +78,8 @@ class Footprint:
     """A page of the KV cache, per cache group."""
     windows: tuple[int | None, ...]
     """Per cache group."""
+    state_bytes: int
+    """What layers with a state of fixed size keep for each sequence."""
     products: tuple[Product, ...]
     attention: tuple[LayerAttention, ...]
     num_operations: int
@@ -92,26 +99,24 @@ def footprint(spec: ModelSpec, formats: Mapping[str, WeightFormat], *, embedding
     """The footprint of a model whose tensors are stored in these formats; an untied embedding is read from its file
     row by row if it is stored as it is needed, else packed. Raises KeyError for a tensor without a format.
     """
-    shapes = dict(spec.tensors())
     reads_rows = embedding_is_stored and spec.embedding.weight != spec.head.weight
-    matrices = {
-        name: shape
-        for name, shape in shapes.items()
-        if len(shape) == 2 and not (reads_rows and name == spec.embedding.weight)
-    }
-    recorder = Recorder(frozenset(name for name in matrices if formats[name].is_quantised))
+    matrices = _matrices(spec, formats, with_embedding=not reads_rows)
+    stored = {part.weight for part in (spec.embedding, *spec.linears(), *spec.stacks())}
+    vectors = [shape for name, shape in spec.tensors() if name not in stored]
+    recorder = Recorder(frozenset(name for name, matrix in matrices.items() if matrix.weight_format.is_quantised))
     decoder.forward(recorder, spec)
-    widths = assign_slots(recorder.steps)
+    shapes = assign_slots(recorder.steps)
     head_bytes = _slot_bytes(spec.head.in_features, formats[spec.head.weight].is_quantised)
     return Footprint(
-        weight_bytes=sum(_packed_bytes(formats[name], *shape) for name, shape in matrices.items()),
-        vector_bytes=_FLOAT_BYTES * sum(shape[0] for shape in shapes.values() if len(shape) == 1),
-        row_bytes=_row_bytes(recorder.steps, widths),
+        weight_bytes=sum(matrix.num_bytes for matrix in matrices.values()),
+        vector_bytes=_FLOAT_BYTES * sum(math.prod(shape) for shape in vectors),
+        row_bytes=_row_bytes(recorder.steps, shapes),
         logit_row_bytes=head_bytes + _slot_bytes(spec.head.out_features, False),
         page_bytes=tuple(_page_bytes(spec, group.layers) for group in spec.cache_groups()),
         windows=tuple(group.window for group in spec.cache_groups()),
-        products=tuple(_products(recorder.steps, formats)),
-        attention=tuple(_layer_attention(spec, index) for index in range(len(spec.layers))),
+        state_bytes=sum(_state_bytes(spec, layer) for layer in spec.state_layers()),
+        products=tuple(_products(recorder.steps, matrices)),
+        attention=tuple(_layer_attention(spec, layer) for group in spec.cache_groups() for layer in group.layers),
         num_operations=len(recorder.steps) + len(spec.layers),  # heads are prepared in an operation of their own
         values_per_token=sum(_values_made(step) for step in recorder.steps),
         vocab_size=spec.vocab_size,
@@ -122,6 +127,33 @@ def footprint(spec: ModelSpec, formats: Mapping[str, WeightFormat], *, embedding
 def workspace_bytes(model: Footprint, max_step_tokens: int, max_logit_rows: int) -> int:
     """Activations of a step of so many tokens, of which so many bring logits."""
     return model.row_bytes * max_step_tokens + model.logit_row_bytes * max_logit_rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Matrix:
+    """Packed; a stack of matrices counts as one."""
+
+    weight_format: WeightFormat
+    rows: int
+    columns: int
+    num_bytes: int
+
+
+def _matrices(spec: ModelSpec, formats: Mapping[str, WeightFormat], *, with_embedding: bool) -> dict[str, _Matrix]:
+    """What is packed, by `Linear.matrix` or the stack's tensor."""
+    sizes: dict[str, tuple[str, int, int]] = {}
+    if with_embedding:
+        table = spec.embedding
+        sizes[table.weight] = table.weight, table.vocab_size, table.hidden_size
+    for linear in spec.linears():
+        sizes[linear.matrix] = linear.weight, linear.out_features, linear.in_features
+    for stack in spec.stacks():
+        rows = math.prod(next(stack.tensors())[1][:-1])
+        sizes[stack.weight] = stack.weight, rows, stack.in_features
+    return {
+        name: _Matrix(formats[tensor], rows, columns, _packed_bytes(formats[tensor], rows, columns))
+        for name, (tensor, rows, columns) in sizes.items()
+    }
 
 
 def _packed_bytes(weight_format: WeightFormat, rows: int, columns: int) -> int:
@@ -135,9 +167,9 @@ def _slot_bytes(columns: int, is_quantised: bool) -> int:
     return floats + (columns + 3 * _FLOAT_BYTES * groups if is_quantised else 0)
 
 
-def _row_bytes(steps: Sequence[RecordedStep], widths: Sequence[int]) -> int:
+def _row_bytes(steps: Sequence[RecordedStep], shapes: Sequence[tuple[int, int]]) -> int:
     quantised = _quantised_slots(steps)
-    return sum(_slot_bytes(columns, slot in quantised) for slot, columns in enumerate(widths))
+    return sum(_slot_bytes(columns, slot in quantised) * rows for slot, (columns, rows) in enumerate(shapes))
 
 
 def _quantised_slots(steps: Sequence[RecordedStep]) -> set[int | None]:
@@ -148,7 +180,7 @@ def _quantised_slots(steps: Sequence[RecordedStep]) -> set[int | None]:
                 slots.add(x.slot)
             case AttentionStep(out=out) if step.quantises:
                 slots.add(out.slot)
-            case NormStep(out=out) | GatedStep(out=out) if out.quantised:
+            case NormStep(out=out) | GatedStep(out=out) | DispatchStep(out=out) if out.quantised:
                 slots.add(out.slot)
     return slots
 
@@ -158,38 +190,56 @@ def _page_bytes(spec: ModelSpec, layers: Iterable[int]) -> int:
 
 
 def _position_bytes(spec: ModelSpec, layer: int) -> int:
-    attention = spec.layers[layer].attention
-    return 2 * attention.num_kv_heads * attention.head_dim * _CACHE_VALUE_BYTES
+    match spec.layers[layer].mixer:
+        case Attention() as attention:
+            return 2 * attention.num_kv_heads * attention.head_dim * _CACHE_VALUE_BYTES
+        case LatentAttention() as attention:
+            return attention.key_dim * _CACHE_VALUE_BYTES
+        case DeltaNet():
+            return 0
+
+
+def _state_bytes(spec: ModelSpec, layer: int) -> int:
+    mixer = spec.layers[layer].mixer
+    return mixer.state_values * _FLOAT_BYTES if isinstance(mixer, DeltaNet) else 0
 
 
 def _layer_attention(spec: ModelSpec, layer: int) -> LayerAttention:
-    attention = spec.layers[layer].attention
-    operations = 4 * attention.num_heads * attention.head_dim
-    return LayerAttention(attention.window, operations, _position_bytes(spec, layer))
+    attention = spec.layers[layer].mixer
+    if isinstance(attention, LatentAttention):
+        per_head = attention.key_dim + attention.latent_dim
+    else:
+        assert isinstance(attention, Attention)
+        per_head = 2 * attention.head_dim
+    return LayerAttention(attention.window, 2 * attention.num_heads * per_head, _position_bytes(spec, layer))
 
 
-def _products(steps: Iterable[RecordedStep], formats: Mapping[str, WeightFormat]) -> Iterable[Product]:
-    def product(linear: Linear, is_head: bool) -> Product:
-        weight_format, rows, columns = formats[linear.weight], linear.out_features, linear.in_features
-        return Product(weight_format, _packed_bytes(weight_format, rows, columns), 2 * rows * columns, is_head)
+def _products(steps: Iterable[RecordedStep], matrices: Mapping[str, _Matrix]) -> Iterable[Product]:
+    def product(name: str, met: Fraction = Fraction(1), *, is_head: bool = False) -> Product:
+        matrix = matrices[name]
+        operations = 2 * matrix.rows * matrix.columns
+        return Product(matrix.weight_format, int(matrix.num_bytes * met), int(operations * met), is_head)
 
     for step in steps:
-        if isinstance(step, LinearStep):
-            yield from (product(linear, False) for linear in step.linears)
-        elif isinstance(step, HeadStep):
-            yield product(step.head, True)
+        match step:
+            case LinearStep(linears=linears):
+                yield from (product(linear.matrix) for linear in linears)
+            case HeadLinearStep(linear=stack):
+                yield product(stack.weight)
+            case ExpertLinearStep(linears=stacks, choice=choice):
+                met = Fraction(choice.router.num_active, choice.router.num_experts)
+                yield from (product(stack.weight, met) for stack in stacks)
+            case HeadStep(head=head):
+                yield product(head.matrix, is_head=True)
 
 
 def _values_made(step: RecordedStep) -> int:
-    """Per token, by an operation that is neither a product nor attention."""
+    """Per token, by an operation that is neither a product nor attention; attention puts its heads into the cache."""
     match step:
-        case EmbedStep(out=out) | NormStep(out=out) | GatedStep(out=out) | AddStep(out=out):
-            return out.columns
-        case QuantiseStep(x=x):
-            return x.columns
-        case AttentionStep(query=query, key=key, value=value):  # normed, rotated and put into the cache
-            return query.value.columns + key.value.columns + value.columns
-        case LinearStep() | HeadStep():
+        case LinearStep() | HeadStep() | HeadLinearStep() | ExpertLinearStep():
             return 0
+        case AttentionStep() | QuantiseStep():
+            touched = values_read(step)
         case _:
-            assert_never(step)
+            touched = values_made(step)
+    return sum(value.columns * value.rows_per_token for value in touched)

@@ -646,14 +646,17 @@ def stored_matrices(spec: ModelSpec, source: TensorSource) -> dict[str, RawTenso
 def _select(raw: RawTensor, linear: Linear) -> RawTensor:
     """The rows of a tensor that are the matrix: a view where they stand together, else a copy."""
     assert linear.rows is not None
-    rows, shape = linear.rows, (linear.out_features, linear.in_features)
-    data = raw.data.cast("B")
-    row_bytes = data.nbytes // rows.total
-    if rows.period == rows.total:
-        data = data[rows.begin * row_bytes : (rows.begin + linear.out_features) * row_bytes]
-        return RawTensor(raw.format, shape, data, release=raw.release)
-    stored = np.frombuffer(data, np.uint8).reshape(rows.total, row_bytes)
-    return RawTensor(raw.format, shape, memoryview(stored[rows.chosen(linear.out_features)].tobytes()))
+    rows = linear.rows
+
+    def chosen() -> memoryview:
+        data = raw.data.cast("B")
+        row_bytes = data.nbytes // rows.total
+        if rows.period == rows.total:
+            return data[rows.begin * row_bytes : (rows.begin + linear.out_features) * row_bytes]
+        stored = np.frombuffer(data, np.uint8).reshape(rows.total, row_bytes)
+        return memoryview(stored[rows.chosen(linear.out_features)].tobytes())
+
+    return RawTensor(raw.format, (linear.out_features, linear.in_features), chosen, release=raw.release)
 
 
 def _vector(name: str, shape: tuple[int, ...], tensor: RawTensor) -> NDArray[np.float32]:

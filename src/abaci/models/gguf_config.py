@@ -258,7 +258,8 @@ class GgufConfig:
         block = f"blk.{layer}."
         if size is None:
             size = self.integer("feed_forward_length", 1, MAX_WIDTH)
-        if not suffix and not self.has_tensor(f"{block}ffn_gate.weight") and self.has_tensor(f"{block}ffn_up.weight"):
+        stored = self._tensors.get(f"{block}ffn_up.weight")
+        if not suffix and not self.has_tensor(f"{block}ffn_gate.weight") and stored and stored.shape[0] == 2 * size:
             gate, up = self.fused(f"{block}ffn_up", self.hidden_size, (size, size))
         else:
             gate = self.linear(f"{block}ffn_gate{suffix}", self.hidden_size, size)

@@ -173,7 +173,11 @@ class _IdleExecutor:
     def page_bytes(self, group: int) -> int:
         return 0
 
-    def allocate_cache(self, num_pages: tuple[int, ...]) -> None:
+    @property
+    def state_bytes(self) -> int:
+        return 0
+
+    def allocate_cache(self, num_pages: tuple[int, ...], num_states: int = 0) -> None:
         """Nothing."""
 
     def close(self) -> None:

@@ -97,7 +97,8 @@ def _formats(spec: ModelSpec, mixture: _Mixture) -> dict[str, WeightFormat]:
         formats[linear.weight] = weight_format
 
     for index, layer in enumerate(spec.layers):
-        attention, mlp = layer.attention, layer.mlp
+        attention, mlp = layer.mixer, layer.mlp
+        assert isinstance(attention, Attention) and isinstance(mlp, GatedMlp)
         for linear in (attention.query, attention.key, attention.output, mlp.gate, mlp.up):
             put(linear, mixture.usual)
         for linear in (attention.value, mlp.down):
