@@ -106,6 +106,7 @@ def run(
         output.top_logprobs,
         batch.hidden_rows,
         output.hidden,
+        batch.states,
     )
     return output
 

@@ -21,6 +21,7 @@ MODEL = Footprint(
     logit_row_bytes=400_000,
     page_bytes=(32 * 12_000,),
     windows=(None,),
+    state_bytes=0,
     products=(
         Product(WeightFormat.Q4_K, 300_000_000, 1_000_000_000),
         Product(WeightFormat.Q8_0, 100_000_000, 200_000_000, is_head=True),
