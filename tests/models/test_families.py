@@ -31,10 +31,7 @@ def description(request: pytest.FixtureRequest) -> Description:
 
 
 def test_llama_rotates_neighbours_and_the_others_halves() -> None:
-    styles = {
-        name: spec_from_gguf(*describe(golden_path(name))).layers[0].mixer.rope.style
-        for name in GGUF_NAMES
-    }
+    styles = {name: spec_from_gguf(*describe(golden_path(name))).layers[0].mixer.rope.style for name in GGUF_NAMES}
     assert styles == {"llama": RopeStyle.INTERLEAVED, "qwen2": RopeStyle.HALF, "gemma3": RopeStyle.HALF}
 
 
