@@ -26,6 +26,7 @@ from abaci.cli.search import search
 from abaci.cli.serve import serve
 from abaci.cli.show import show
 from abaci.cli.stop import stop
+from abaci.cli.synth import synth
 from abaci.cli.terminal import OfflineOption, print_error, print_line
 from abaci.cli.top import top
 from abaci.cli.usage import usage
@@ -97,6 +98,7 @@ app.command()(show)
 app.command()(convert)
 app.command()(fit)
 app.command()(quantize)
+app.command()(synth)
 app.command()(recommend)
 app.command()(rm)
 app.command()(cp)

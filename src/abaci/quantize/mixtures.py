@@ -85,6 +85,7 @@ _ALL: Final = (
     Mixture("Q4_K_S", 14, _F.Q4_K),
     Mixture("Q4_1", 3, _F.Q4_1),
     Mixture("Q4_0", 2, _F.Q4_0),
+    Mixture("MXFP4", 38, _F.MXFP4),
     Mixture("IQ4_NL", 25, _F.IQ4_NL),
     Mixture("IQ4_XS", 30, _F.IQ4_XS),
     Mixture("Q3_K_L", 13, _F.Q3_K),
@@ -155,7 +156,7 @@ def choose_formats(
                 place = _Place(value_ranks[tensor.name], len(value_ranks), facts, has_importance)
             else:
                 place = _Place(_layer(tensor.name), facts.num_layers, facts, has_importance)
-            wanted = _format_of(mixture, role, place, tensor.shape[-1])
+            wanted = _format_of(mixture, role, place, tensor.shape)
         chosen[tensor.name] = _fitting(wanted, tensor.shape[-1])
     return chosen
 
@@ -268,11 +269,13 @@ _RULES: Final[Mapping[tuple[_Role, str], _Rules]] = MappingProxyType(
 _BELOW_FIVE_BITS: Final = frozenset({"Q2_K", "Q3_K_S", "Q3_K_M", "IQ4_NL", "IQ4_XS", "Q4_K_S", "Q4_K_M"})
 
 
-def _format_of(mixture: Mixture, role: _Role, place: _Place, num_columns: int) -> WeightFormat:
+def _format_of(mixture: Mixture, role: _Role, place: _Place, shape: tuple[int, ...]) -> WeightFormat:
     """What the rules want for a matrix, whether or not its rows are whole blocks."""
     base = mixture.base
+    if base is _F.MXFP4:  # for experts only, as it is published
+        return base if len(shape) == 3 else _F.Q8_0
     if role is _Role.OUTPUT:
-        return _F.Q8_0 if base is _F.Q8_0 or num_columns % base.block_size else _F.Q6_K
+        return _F.Q8_0 if base is _F.Q8_0 or shape[-1] % base.block_size else _F.Q6_K
     if place.facts.num_experts == 8:  # attention is small beside eight experts
         if role in (_Role.VALUE, _Role.KEY):
             return _F.Q8_0
