@@ -160,6 +160,16 @@ def test_ids_that_no_token_has_are_unused():
         read(library, vocab_size=count - 1)
 
 
+def test_special_tokens_that_the_model_has_no_row_for_do_not_exist():
+    library = byte_level()
+    count = library.get_vocab_size()
+    library.add_special_tokens(["<image>"])
+    tokenizer = read(library, vocab_size=count)
+    assert tokenizer.vocab_size == count
+    assert "<image>" not in tokenizer.special_tokens
+    assert max(tokenizer.encode("a<image>", allow_special=True)) < count
+
+
 def test_padding_and_truncation_are_the_trainers_business():
     library = byte_level()
     expected = library.encode("hello hello").ids

@@ -143,8 +143,13 @@ def _content(value: Any) -> str | None:
 
 
 def _tokens(library: tokenizers.Tokenizer, vocab_size: int | None) -> tuple[list[str], list[int]]:
-    """Name and type by id. Ids that no token has are unused."""
-    ids = library.get_vocab(with_added_tokens=True)
+    """Name and type by id. Ids that no token has are unused; special tokens that the model has no row for do not exist.
+
+    Gemma 3 for text names a token for images, which only its models for images have.
+    """
+    added = library.get_added_tokens_decoder()
+    beyond = {i for i, token in added.items() if token.special and i >= (vocab_size or MAX_VOCAB_SIZE)}
+    ids = {name: i for name, i in library.get_vocab(with_added_tokens=True).items() if i not in beyond}
     count = max(vocab_size or 0, max(ids.values(), default=-1) + 1)
     if not 0 < count <= MAX_VOCAB_SIZE:
         raise FileFormatError(f"tokenizer.json has token ids up to {count - 1}", hint=_HINT)
@@ -158,9 +163,9 @@ def _tokens(library: tokenizers.Tokenizer, vocab_size: int | None) -> tuple[list
     if getattr(library.model, "byte_fallback", False):
         for i in (ids[name] for name in (f"<0x{byte:02X}>" for byte in range(256)) if name in ids):
             types[i] = TokenType.BYTE
-    for i, token in library.get_added_tokens_decoder().items():
-        tokens[i] = token.content
-        types[i] = TokenType.CONTROL if token.special else TokenType.USER_DEFINED
+    for i in added.keys() - beyond:
+        tokens[i] = added[i].content
+        types[i] = TokenType.CONTROL if added[i].special else TokenType.USER_DEFINED
     return tokens, types
 
 
