@@ -11,7 +11,7 @@ from abaci.errors import FileFormatError, ModelNotFoundError
 from abaci.formats.arranging import ArrangedTensor, arrange
 from abaci.formats.checkpoint import MetadataValue
 from abaci.formats.huggingface_files import open_files, published_tensors
-from abaci.formats.huggingface_text import TextFiles
+from abaci.formats.huggingface_text import TextFiles, pooling_metadata
 from abaci.formats.json_file import read_object
 from abaci.formats.published_model import PublishedModel
 from abaci.formats.safetensors import SafetensorsFile
@@ -65,6 +65,7 @@ class HuggingFaceCheckpoint:
                 raise type(error)(_in_folder(folder, error.message), hint=error.hint) from error
             text = TextFiles.read(folder, {**model.values, **values})
             metadata = _metadata(folder, model, arranged) | text.metadata()
+            metadata |= pooling_metadata(folder, model.mapping.architecture)
             opened.pop_all()
         return cls(_Contents(config, tuple(files), MappingProxyType(metadata), arranged, text, tuple(model.notes)))
 

@@ -27,6 +27,16 @@ SAMPLING_KEYS: Final = {
 }
 """Of `generation_config.json`, and what GGUF calls them."""
 
+_POOLINGS: Final = {
+    "pooling_mode_mean_tokens": 1,
+    "pooling_mode_lasttoken": 3,
+    "pooling_mode_cls_token": None,
+    "pooling_mode_max_tokens": None,
+    "pooling_mode_mean_sqrt_len_tokens": None,
+    "pooling_mode_weightedmean_tokens": None,
+}
+"""Of `sentence-transformers`, and GGUF's numbers for those we have."""
+
 _RANDOMNESS: Final = frozenset({"temperature", "top_k", "top_p", "min_p"})
 """Without effect where `do_sample` is false."""
 
@@ -112,6 +122,23 @@ def _configured_templates(folder: Path, tokenizer_config: Mapping[str, Any]) -> 
     if not pairs or not all(isinstance(name, str) and isinstance(text, str) for name, text in pairs):
         raise FileFormatError(f"{folder / 'tokenizer_config.json'}: chat_template is neither text nor named texts")
     return {str(name): str(text) for name, text in pairs}
+
+
+def pooling_metadata(folder: Path, architecture: str) -> dict[str, MetadataValue]:
+    """How a model for embeddings pools its hidden states, as `sentence-transformers` keeps it beside the weights.
+
+    Raises UnsupportedModelError for another way than the mean or the last token.
+    """
+    path = folder / "1_Pooling" / "config.json"
+    modes = {name for name, is_used in (read_object(path) or {}).items() if name in _POOLINGS and is_used is True}
+    if not modes:
+        return {}
+    kinds = [_POOLINGS[name] for name in modes]
+    if len(kinds) > 1 or kinds[0] is None:
+        raise UnsupportedModelError(
+            f"{path}: {', '.join(sorted(modes))} is not supported", hint="Choose another model."
+        )
+    return {f"{architecture}.pooling_type": kinds[0]}
 
 
 def sampling_metadata(folder: Path, generation_config: Mapping[str, Any]) -> dict[str, MetadataValue]:
