@@ -18,7 +18,7 @@ from abaci.generation import SamplingParams
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> ScriptedModel:
     scripted = ScriptedModel([["Hel", "lo", "."]])
-    monkeypatch.setattr("abaci.cli.run._fetch", lambda name: None)
+    monkeypatch.setattr("abaci.cli.run._fetch", lambda name, gate: None)
     monkeypatch.setattr("abaci.cli.run._open", lambda name, threads, context: scripted)
     return scripted
 
@@ -113,7 +113,7 @@ def test_the_environment_stands_for_flags_of_the_machine(monkeypatch: pytest.Mon
         opened.append(arguments)
         return ScriptedModel([["Hello."]])
 
-    monkeypatch.setattr("abaci.cli.run._fetch", lambda name: None)
+    monkeypatch.setattr("abaci.cli.run._fetch", lambda name, gate: None)
     monkeypatch.setattr("abaci.cli.run._open", open_scripted)
     monkeypatch.setenv("ABACI_THREADS", "1")
     monkeypatch.setenv("ABACI_CONTEXT", "512")
@@ -143,6 +143,6 @@ def test_a_remark_of_the_loader_is_a_line(monkeypatch: pytest.MonkeyPatch, smoll
 
 
 def test_a_download_is_no_part_of_the_load(model: ScriptedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("abaci.cli.run._fetch", lambda name: time.sleep(0.5))
+    monkeypatch.setattr("abaci.cli.run._fetch", lambda name, gate: time.sleep(0.5))
     result = run("Hi", "--json")
     assert json.loads(result.stdout)["figures"]["load_seconds"] < 0.5

@@ -25,6 +25,9 @@ from scripted_server import (
 from abaci import hub
 from abaci.errors import DownloadError
 from abaci.generation import ConstraintKind
+from abaci.hub.references import StoredModel
+from abaci.hub.store import stored_file
+from abaci.hub.wanted import WantedFile
 from abaci.server.ollama.names import duration_seconds
 from abaci.server.wire import ParameterError
 
@@ -434,11 +437,13 @@ def test_delete_removes_the_file(any_model: ScriptedServer, monkeypatch: pytest.
     store = hub.Store()
     partial = store.partial_path("cd" * 32)
     partial.write_bytes(b"weights")
-    stored = store.adopt("stored:1b", partial, sha256="cd" * 32, source="test", licence="MIT")
+    path = store.adopt(WantedFile("stored.gguf", 7, None), partial, "cd" * 32)
+    file = stored_file("stored.gguf", path, "cd" * 32, is_ours=True)
+    store.refer(StoredModel("stored:1b", path, (file,), source="test", licence="MIT"))
     any_model.services.pool.only_stored.add("stored:1b")
     with ollama.Client(any_model.url) as client:
         assert client.delete("stored:1b").status == "success"
-        assert not stored.path.exists() and store.get("stored:1b") is None
+        assert not path.exists() and store.get("stored:1b") is None
         with pytest.raises(ollama.ResponseError) as caught:
             client.delete("nothing")
         assert caught.value.status_code == 404
