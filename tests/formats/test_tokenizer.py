@@ -280,6 +280,31 @@ def test_sentence_piece_begins_text_unless_told_otherwise():
     assert pieces(Tokenizer.from_gguf(sentence_piece(add_bos_token=None)), "a") == ["<s>", "a"]
 
 
+def test_phi_3_swallows_white_space_behind_special_tokens():
+    tokenizer = Tokenizer.from_gguf({"general.architecture": "phi3", **sentence_piece()})
+    assert pieces(tokenizer, "€ \n abc€\n", allow_special=True) == ["€", "abc", "€"]
+    assert pieces(tokenizer, "<s> abc", allow_special=True) == ["<s>", "▁abc"]
+    assert pieces(Tokenizer.from_gguf(sentence_piece()), "€ abc", allow_special=True) == ["€", "▁abc"]
+
+
+def with_listed_merges(**changes):
+    """As Gemma 4's files: the vocabulary of SentencePiece, the merges of byte-level ones."""
+    merges = ["b c", "a bc", "▁ abc", "▁ ▁"]
+    metadata = sentence_piece(model="gemma4", scores=None, add_space_prefix=None)
+    names = metadata["tokenizer.ggml.tokens"] + ["▁▁"]
+    types = metadata["tokenizer.ggml.token_type"] + [USER_DEFINED]
+    return metadata | keyed({"merges": merges, "tokens": names, "token_type": types} | changes)
+
+
+def test_listed_merges_count_where_there_are_no_scores():
+    tokenizer = Tokenizer.from_gguf(with_listed_merges())
+    assert pieces(tokenizer, "ab abc") == ["a", "b", "▁abc"]
+    assert pieces(tokenizer, "a  <b>\n\né日") == ["a", "▁▁", "<b>", "\n", "\n", "é", "<0xE6>", "<0x97>", "<0xA5>"]
+    assert tokenizer.decode(tokenizer.encode(" ab  abc\n é日")) == " ab  abc\n é日"
+    with pytest.raises(FileFormatError, match="merges"):
+        Tokenizer.from_gguf(with_listed_merges(merges=["no such"])).prepare()
+
+
 # Decoding
 
 

@@ -123,8 +123,9 @@ class SentencePiece:
     def with_merges(cls, keys: "_Keys", vocabulary: Vocabulary, by_type: "_ByType") -> Self:
         """Of a vocabulary that lists its merges. Raises FileFormatError."""
         listed = keys.texts("merges")
-        mergeable = by_type[TokenType.NORMAL] | by_type[TokenType.USER_DEFINED]
-        whole_tokens = {name: i for name, i in by_type[TokenType.USER_DEFINED].items() if name.strip(SPACE)}
+        blanks = {name.replace(" ", SPACE): i for name, i in by_type[TokenType.USER_DEFINED].items() if name.isspace()}
+        mergeable = blanks | by_type[TokenType.NORMAL] | by_type[TokenType.USER_DEFINED]
+        whole_tokens = {name: i for name, i in by_type[TokenType.USER_DEFINED].items() if name.strip(f" {SPACE}")}
         merger = _falling_back(keys, vocabulary, by_type, ListedMerges(mergeable, listed), mergeable)
         return cls(merger, whole_tokens, keys.flag("add_space_prefix", default=False))
 

@@ -129,24 +129,27 @@ class Tokenizer:
         return (self.bos_token_id,), ()
 
     def _parts(self, pieces: Iterable[str | int]) -> Iterator[str | int]:
-        """Whole tokens and the text between them, without the white space that tokens swallow."""
+        """Whole tokens and the text between them."""
+        for piece in self._stripped(pieces):
+            if isinstance(piece, int):
+                yield piece
+            else:
+                yield from self._text_cutter.cut(_checked(piece))
+
+    def _stripped(self, pieces: Iterable[str | int]) -> Iterator[str | int]:
+        """The pieces without the white space that special tokens swallow."""
         left_greedy, right_greedy = self._vocabulary.left_greedy, self._vocabulary.right_greedy
-        parts: Iterable[str | int] = itertools.chain.from_iterable(
-            [piece] if isinstance(piece, int) else self._text_cutter.cut(_checked(piece)) for piece in pieces
-        )
         if not left_greedy and not right_greedy:
-            yield from parts
+            yield from pieces
             return
         before: int | None = None
-        for part, behind in itertools.pairwise([*parts, None]):
-            if isinstance(part, str):
-                text = part.lstrip(_WHITE_SPACE) if before in right_greedy else part
-                text = text.rstrip(_WHITE_SPACE) if behind in left_greedy else text
-                if text:
-                    yield text
-            elif part is not None:
-                yield part
-            before = part if isinstance(part, int) else None
+        for piece, behind in itertools.pairwise([*pieces, None]):
+            if isinstance(piece, str):
+                text = piece.lstrip(_WHITE_SPACE) if before in right_greedy else piece
+                yield text.rstrip(_WHITE_SPACE) if behind in left_greedy else text
+            elif piece is not None:
+                yield piece
+            before = piece if isinstance(piece, int) else None
 
     def split_special(self, text: str) -> list[str | int]:
         """Cut `text` at the names of special tokens: text between them, ids in their place."""
