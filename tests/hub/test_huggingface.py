@@ -19,7 +19,7 @@ from abaci.errors import DownloadError, IntegrityError, OfflineError, UsageError
 from abaci.formats.opening import open_checkpoint
 from abaci.hub.download import fetch
 from abaci.hub.huggingface import HuggingFaceSource, list_repository, token
-from abaci.hub.huggingface_cache import cached_file
+from abaci.hub.huggingface_cache import cache_folder, cached_file
 from abaci.hub.network import Network
 from abaci.hub.reach import SourceUnavailableError
 from abaci.hub.references import StoredModel
@@ -155,6 +155,17 @@ def test_what_we_fetched_into_the_cache_goes_with_its_last_name(hub: HubServer, 
     assert store.remove(model) == sum(file.num_bytes for file in model.files)
     assert cached_file(REPOSITORY, "main", "config.json") is None
     assert not any(file.location.exists() for file in model.files)
+    assert not list(cache_folder().glob("models--*"))
+
+
+def test_what_another_tool_fetched_beside_it_stays(hub: HubServer, store: Store) -> None:
+    client(hub, f"hub.hf_hub_download({REPOSITORY!r}, 'onnx/model.onnx')")
+    model = pull(store)
+    store.remove(model)
+    found = cached_file(REPOSITORY, "main", "onnx/model.onnx")
+    assert found is not None
+    assert found.read_bytes() == FOLDER["onnx/model.onnx"]
+    assert cached_file(REPOSITORY, "main", "config.json") is None
 
 
 def test_what_was_fetched_stays_known_as_such(hub: HubServer, store: Store) -> None:

@@ -126,7 +126,21 @@ def delete_blob(blob: Path) -> int:
                 pointer.unlink(missing_ok=True)
         freed_bytes = blob.stat().st_size
         blob.unlink()
+    _remove_empty(folder)
     return freed_bytes
+
+
+def _remove_empty(folder: Path) -> None:
+    """Take away the folders of a repository that hold nothing more; with the last blob also what its branches were."""
+    if not any((folder / "blobs").iterdir()):
+        for reference in (folder / "refs").rglob("*"):
+            if reference.is_file():
+                reference.unlink(missing_ok=True)
+    for parent, _, _ in os.walk(folder, topdown=False):
+        try:
+            Path(parent).rmdir()
+        except OSError:  # not empty, or filled again by another process
+            continue
 
 
 def _folder(repository: str) -> Path:

@@ -154,10 +154,8 @@ def repair(
 
 
 def _sources(store: Store, model: StoredModel, network: Network) -> dict[str, tuple[Source, ...]]:
-    """Per SHA-256, where the model's names say that it comes from."""
-    found: dict[str, tuple[Source, ...]] = {
-        entry.sha256: entry.sources for entry in pinned_entries(load_catalog()) if entry.sha256 == model.sha256
-    }
+    """Per SHA-256, where the model's names say that it comes from; then where the catalog does."""
+    found: dict[str, list[Source]] = {file.sha256: [] for file in model.files}
     for other in store.all():
         if other.sha256 != model.sha256:
             continue
@@ -169,8 +167,11 @@ def _sources(store: Store, model: StoredModel, network: Network) -> dict[str, tu
         for file in model.files:
             planned = by_path.get(file.path) or (files[0] if len(files) == 1 else None)
             if planned is not None:
-                found.setdefault(file.sha256, planned.sources)
-    return found
+                found[file.sha256] += planned.sources
+    for entry in pinned_entries(load_catalog()):
+        if entry.sha256 in found:
+            found[entry.sha256] += entry.sources
+    return {sha256: tuple(dict.fromkeys(sources)) for sha256, sources in found.items()}
 
 
 def _children(folder: Path) -> list[Path]:
