@@ -2,7 +2,7 @@
 
 import pytest
 
-from abaci.engine.memory import available_memory_bytes, size_cache, total_memory_bytes
+from abaci.engine.memory import available_memory_bytes, check_weights, size_cache, total_memory_bytes
 from abaci.errors import ResourceError, UsageError
 
 GIB = 1 << 30
@@ -113,3 +113,9 @@ def test_total_memory_is_the_smallest_of_machine_and_groups(tmp_path, files, exp
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text + "\n")
     assert total_memory_bytes(tmp_path) == expected
+
+
+def test_weights_beyond_memory_are_refused_with_the_numbers() -> None:
+    check_weights(1_000, 1_000)
+    with pytest.raises(ResourceError, match="1,500 bytes of memory; 1,000 bytes are available, 500 too few"):
+        check_weights(1_500, 1_000)

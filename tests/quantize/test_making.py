@@ -12,9 +12,9 @@ from abaci.cli.app import app
 from abaci.errors import AbaciError, FileFormatError, UsageError
 from abaci.formats.gguf import GgufCheckpoint, write_gguf
 from abaci.kernels.dequantise import dequantise
+from abaci.models.mixtures import MIXTURES, mixture_named
 from abaci.quantize.importance import Importance
 from abaci.quantize.making import Made, Order, Text, make_quantised
-from abaci.quantize.mixtures import MIXTURES, mixture_named
 from abaci.quantize.quality import Quality
 from abaci.quantize.quantising import IMPORTANCE_KEY
 from abaci.tensor import WeightFormat

@@ -14,8 +14,8 @@ from abaci.errors import UsageError
 from abaci.formats.gguf import GgufCheckpoint
 from abaci.kernels.native import NativeExecutor, thread_pool
 from abaci.models.families import spec_from_gguf
+from abaci.models.mixtures import mixture_named
 from abaci.quantize.measuring import log_probabilities
-from abaci.quantize.mixtures import mixture_named
 from abaci.quantize.shapes import Shape, known_sizes, shape_named
 from abaci.quantize.synthesis import Synthesis, synthesise
 

@@ -45,8 +45,8 @@ def quantize(
 
     from abaci import hub
     from abaci.formats.opening import open_checkpoint
+    from abaci.models.mixtures import mixture_named
     from abaci.quantize.making import Order, make_quantised
-    from abaci.quantize.mixtures import mixture_named
 
     mixture = mixture_named(type_name)
     if destination.exists() and not force:

@@ -18,6 +18,7 @@ from abaci.cli.terminal import (
     JsonOption,
     ModelArgument,
     OfflineOption,
+    QuantizeOption,
     dimmed,
     print_error,
     print_json,
@@ -56,6 +57,7 @@ def run(
     context: Annotated[
         int | None, typer.Option(envvar="ABACI_CONTEXT", help="Tokens of context; else the model's.")
     ] = None,
+    quantize: QuantizeOption = None,
     accept_licence: AcceptOption = False,
     offline: OfflineOption = False,
     as_json: JsonOption = False,
@@ -76,7 +78,7 @@ def run(
     _check_params(params)
     _fetch(model, licence_gate(accept=accept_licence))
     started = time.perf_counter()
-    with _open(model, threads, context) as llm:
+    with _open(model, threads, context, quantize) as llm:
         load_seconds = time.perf_counter() - started
         print_line(dimmed(_introduction(llm.info)))
         if question is None:
@@ -127,11 +129,11 @@ def _fetch(model: str, gate: Gate) -> None:
     gate.check_file(resolved)
 
 
-def _open(model: str, threads: int | None, context: int | None) -> "LLM":
+def _open(model: str, threads: int | None, context: int | None, quantize: str | None) -> "LLM":
     from abaci.runtime.llm import LLM
 
     with warnings.catch_warnings(record=True, action="always") as remarks:
-        llm = LLM(model, threads=threads, context=context)
+        llm = LLM(model, threads=threads, context=context, quantize=quantize)
     for remark in remarks:
         print_line(f"warning: {remark.message}")
     return llm

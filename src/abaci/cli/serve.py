@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from abaci.cli.licence_gate import AcceptOption, Gate, licence_gate
-from abaci.cli.terminal import OfflineOption, print_line
+from abaci.cli.terminal import OfflineOption, QuantizeOption, print_line
 from abaci.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def serve(
     api_key: Annotated[str | None, typer.Option(help="A key that clients must send.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file with further settings.")] = None,
     context: Annotated[int | None, typer.Option(help="Tokens of context per model.")] = None,
+    quantize: QuantizeOption = None,
     threads: Annotated[int | None, typer.Option(help="Threads; else all cores this process may use.")] = None,
     state_dir: Annotated[Path | None, typer.Option(help="Folder of the server's database and files.")] = None,
     keep_alive_seconds: Annotated[float | None, typer.Option(help="Unload a model unused for so long.")] = None,
@@ -50,6 +51,7 @@ def serve(
         "port": port,
         "api_key": api_key,
         "context": context,
+        "quantize": quantize,
         "threads": threads,
         "state_dir": state_dir,
         "keep_alive_seconds": keep_alive_seconds,
@@ -137,7 +139,13 @@ def _make_pool(config: "ServerConfig", gate: Gate):  # type: ignore[no-untyped-d
     if unknown:
         raise UsageError(f"aliases: {', '.join(sorted(unknown))} is not served", hint="Name it among the models.")
     models = tuple(
-        PooledModel(name, names=(own_names[name], *_aliases_of(name, config)), context=config.context) for name in names
+        PooledModel(
+            name,
+            names=(own_names[name], *_aliases_of(name, config)),
+            context=config.context,
+            quantize=config.quantize,
+        )
+        for name in names
     )
     return EnginePool(
         PoolConfig(

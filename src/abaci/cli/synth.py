@@ -25,7 +25,7 @@ def synth(
     as_json: JsonOption = False,
 ) -> None:
     """Write a model file of a published shape with random values: for measuring speed and memory, not for answers."""
-    from abaci.quantize.mixtures import mixture_named
+    from abaci.models.mixtures import mixture_named
     from abaci.quantize.shapes import shape_named
     from abaci.quantize.synthesis import Synthesis, synthesise
 

@@ -16,6 +16,9 @@ _BAR_STEP_PERCENT = 10
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A catalog name, a .gguf file, or a folder.")]
+QuantizeOption = Annotated[
+    str | None, typer.Option(metavar="TYPE", help="Quantise float weights while loading, e.g. to q8_0 or q4_k_m.")
+]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A name of the catalog: see `abaci search`.")]
 
 

@@ -5,10 +5,12 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from abaci.engine.engine import Engine, EngineConfig
 from abaci.engine.grammar import Vocabulary
-from abaci.engine.memory import CacheSize, available_memory_bytes, size_cache
+from abaci.engine.memory import CacheSize, available_memory_bytes, check_weights, size_cache
+from abaci.engine.quantised import QuantisedCheckpoint
 from abaci.engine.threads import ThreadPlan, plan_threads
 from abaci.errors import FileFormatError
 from abaci.formats.checkpoint import Checkpoint, MetadataValue
@@ -17,6 +19,7 @@ from abaci.kernels.packed_store import KeptWeights, packed_store
 from abaci.kernels.reference import ReferenceExecutor
 from abaci.kernels.weights import FileRange, RawTensor
 from abaci.models.families import spec_from_gguf
+from abaci.models.mixtures import mixture_named
 from abaci.models.spec import ModelSpec
 
 
@@ -30,6 +33,8 @@ class LoadOptions:
     max_step_tokens: int = 512
     cache_bytes: int | None = None
     """For the KV cache, at most."""
+    quantize: str | None = None
+    """Name of a mixture, such as q4_k_m, that float weights are quantised to as they are loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +79,28 @@ def native_backend(spec: ModelSpec, checkpoint: Checkpoint, options: LoadOptions
     """The compiled kernels."""
     # Imported here, so that other backends work where the extension was not built.
     native = importlib.import_module("abaci.kernels.native")
-    pool = native.thread_pool(threads.num_threads, threads.cores if threads.is_pinned else ())
+    pool = _native_pool(threads)
+    check_weights(_weight_bytes(spec, checkpoint), available_memory_bytes())
     tensors = CheckpointTensors(checkpoint)
     store = packed_store()
     kept = None if store is None else KeptWeights(store, _identity(checkpoint))
     executor = native.NativeExecutor(spec, tensors, max_step_tokens=options.max_step_tokens, pool=pool, kept=kept)
     mapped_bytes = executor.weight_bytes if executor.weights_are_mapped else 0
     return Backend(executor, executor.kernels(), executor.weight_bytes, mapped_bytes)
+
+
+def _native_pool(threads: ThreadPlan) -> Any:
+    native = importlib.import_module("abaci.kernels.native")
+    return native.thread_pool(threads.num_threads, threads.cores if threads.is_pinned else ())
+
+
+def _weight_bytes(spec: ModelSpec, checkpoint: Checkpoint) -> int:
+    """That will be in memory: all tensors, but for an embedding whose rows are read from the file."""
+    tensors = {name: checkpoint.tensors[name] for name, _ in spec.tensors()}
+    embedding = tensors[spec.embedding.weight]
+    if spec.embedding.weight != spec.head.weight and checkpoint.is_stored(embedding):
+        del tensors[embedding.name]
+    return sum(tensor.num_bytes for tensor in tensors.values())
 
 
 def _identity(checkpoint: Checkpoint) -> str:
@@ -123,6 +143,8 @@ def load(checkpoint: Checkpoint, options: LoadOptions, backend: BackendFactory =
     """
     try:
         threads = plan_threads(options.num_threads)
+        if options.quantize is not None:
+            checkpoint = QuantisedCheckpoint(checkpoint, mixture_named(options.quantize), _native_pool(threads))
         with _naming_file(checkpoint):
             spec = spec_from_gguf(checkpoint.metadata, checkpoint.tensors)
             built = backend(spec, checkpoint, options, threads)

@@ -91,6 +91,16 @@ def size_cache(
     return CacheSize(min(context, fitting * page_tokens), pages_of(fitting), bytes_of(fitting))
 
 
+def check_weights(weight_bytes: int, available_bytes: int) -> None:
+    """Raise ResourceError for weights that memory cannot hold, before any is read."""
+    if weight_bytes > available_bytes:
+        raise ResourceError(
+            f"the weights take {weight_bytes:,} bytes of memory; {available_bytes:,} bytes are available, "
+            f"{weight_bytes - available_bytes:,} too few",
+            hint="Use a smaller model or a file of fewer bits; float weights can be loaded with --quantize q4_k_m.",
+        )
+
+
 def available_memory_bytes(root: Path = _ROOT) -> int:
     """Memory that can be had without swapping: the machine's, or what control groups leave of it."""
     machine = _fields(root / "proc/meminfo").get("MemAvailable:", _UNLIMITED_BYTES >> 10) << 10

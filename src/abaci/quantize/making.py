@@ -18,9 +18,9 @@ from abaci.errors import AbaciError, ResourceError, UnsupportedModelError, Usage
 from abaci.formats.checkpoint import Checkpoint, MetadataValue
 from abaci.formats.gguf import GgufCheckpoint
 from abaci.kernels.native import thread_pool
+from abaci.models.mixtures import Mixture
 from abaci.quantize.importance import Importance
 from abaci.quantize.measuring import ReferencePredictions
-from abaci.quantize.mixtures import Mixture
 from abaci.quantize.quality import MeasuredText, Quality
 from abaci.quantize.quantising import Plan, plan_quantisation, write_quantised
 

@@ -10,15 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
-from abaci.errors import FileFormatError, UsageError
+from abaci.engine.quantised import quantised_pieces
+from abaci.errors import UsageError
 from abaci.formats.checkpoint import Checkpoint, MetadataValue
 from abaci.formats.gguf import TensorSource, write_gguf
-from abaci.kernels.dequantise import dequantise
-from abaci.kernels.quantise import Floats, quantise
+from abaci.models.mixtures import Mixture, ModelFacts, choose_formats, is_quantisable
 from abaci.quantize.importance import Importance
-from abaci.quantize.mixtures import Mixture, ModelFacts, choose_formats, is_quantisable
 from abaci.tensor import TensorInfo, WeightFormat
 
 IMPORTANCE_KEY: Final = "abaci.quantize.importance"
@@ -26,9 +23,6 @@ IMPORTANCE_KEY: Final = "abaci.quantize.importance"
 
 _QUANTISATION_VERSION: Final = 2
 """`general.quantization_version`: of the block layouts, as of all files since 2023."""
-
-_ROWS_BYTES: Final = 1 << 26
-"""Of the float values that are in memory at a time, about."""
 
 _SPLIT_PREFIX: Final = "split."
 _LOW_BITS: Final = 8
@@ -69,7 +63,7 @@ def plan_quantisation(
         has_importance=importance is not None,
         is_pure=is_pure,
     )
-    metadata = {key: value for key, value in checkpoint.metadata.items() if not key.startswith(_SPLIT_PREFIX)}
+    metadata = {key: value for key, value in checkpoint.gguf_metadata().items() if not key.startswith(_SPLIT_PREFIX)}
     metadata = {key: value for key, value in metadata.items() if not key.startswith("abaci.")}
     metadata |= {"general.file_type": mixture.file_type, "general.quantization_version": _QUANTISATION_VERSION}
     missing: tuple[str, ...] = ()
@@ -102,7 +96,7 @@ def write_quantised(
     def pieces(tensor: TensorInfo) -> Iterator[bytes | memoryview]:
         nonlocal done_bytes
         weights = None if importance is None else importance.of(tensor)
-        yield from _convert(checkpoint, tensor, plan.formats[tensor.name], weights, pool)
+        yield from quantised_pieces(checkpoint, tensor, plan.formats[tensor.name], weights, pool)
         checkpoint.release(tensor)
         done_bytes += tensor.num_bytes
         progress(done_bytes, total_bytes)
@@ -111,35 +105,6 @@ def write_quantised(
         (name, plan.formats[name], tensor.shape, partial(pieces, tensor)) for name, tensor in checkpoint.tensors.items()
     ]
     write_gguf(destination, {**plan.metadata, **extra_metadata}, sources, examine=examine)
-
-
-def _convert(
-    checkpoint: Checkpoint, tensor: TensorInfo, wanted: WeightFormat, weights: Floats | None, pool: Any
-) -> Iterator[bytes | memoryview]:
-    """A tensor's bytes in another format, some rows at a time."""
-    data = checkpoint.data(tensor)
-    if tensor.format is wanted:
-        yield data
-        return
-    num_columns = tensor.shape[-1]
-    num_matrices = tensor.shape[0] if len(tensor.shape) == 3 else 1
-    rows_per_matrix = math.prod(tensor.shape[:-1]) // num_matrices
-    row_bytes = tensor.num_bytes // (num_matrices * rows_per_matrix)
-    step = max(1, _ROWS_BYTES // (4 * num_columns))
-    for matrix in range(num_matrices):
-        for begin in range(0, rows_per_matrix, step):
-            count = min(step, rows_per_matrix - begin)
-            first = matrix * rows_per_matrix + begin
-            stored = data[first * row_bytes : (first + count) * row_bytes]
-            values = dequantise(tensor.format, (count, num_columns), stored)
-            try:
-                blocks = quantise(values, wanted, None if weights is None else weights[matrix], pool=pool)
-            except ValueError as error:
-                raise FileFormatError(
-                    f"{checkpoint.paths[0]}: tensor {tensor.name} from row {first}: {error}",
-                    hint="The file is damaged, or its values need a wider type such as bf16.",
-                ) from error
-            yield np.ascontiguousarray(blocks).data.cast("B")
 
 
 def _refuse_few_bits(checkpoint: Checkpoint, mixture: Mixture) -> None:

@@ -20,7 +20,7 @@ from abaci.formats.chat_template import CHATML
 from abaci.formats.checkpoint import MetadataValue
 from abaci.formats.gguf import TensorSource, write_gguf
 from abaci.kernels.quantise import quantise
-from abaci.quantize.mixtures import Mixture, ModelFacts, choose_formats
+from abaci.models.mixtures import Mixture, ModelFacts, choose_formats
 from abaci.quantize.shapes import Shape
 from abaci.tensor import TensorInfo, WeightFormat
 

@@ -46,6 +46,7 @@ class LLM:
     max_sequences    that run at a time; more wait.
     max_step_tokens  most tokens computed together; longer prompts are computed in pieces.
     chat_template    Jinja source to use instead of the model's.
+    quantize         a mixture such as "q4_k_m" that float weights are quantised to as they are loaded.
     loader           how an open file becomes a running engine, for other backends than the compiled one.
 
     Raises ModelNotFoundError, DownloadError, FileFormatError, UnsupportedModelError, ResourceError, UsageError.
@@ -60,9 +61,10 @@ class LLM:
         max_sequences: int = 64,
         max_step_tokens: int = 512,
         chat_template: str | None = None,
+        quantize: str | None = None,
         loader: Loader = load,
     ) -> None:
-        options = LoadOptions(context, threads, max_sequences, max_step_tokens)
+        options = LoadOptions(context, threads, max_sequences, max_step_tokens, quantize=quantize)
         journal = Journal.of_this_user()
         resolved = hub.resolve(str(model), download=True)
         self._model = open_model(resolved, options, template=chat_template, loader=loader)

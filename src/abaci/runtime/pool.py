@@ -44,6 +44,7 @@ class PooledModel:
     cache_bytes    for its KV cache; None: its share of the budget.
     context        tokens; None: the model's own, or what the cache holds.
     chat_template  Jinja source to use instead of the model's.
+    quantize       a mixture such as "q4_k_m" that float weights are quantised to as they are loaded.
     """
 
     model: str
@@ -51,6 +52,7 @@ class PooledModel:
     cache_bytes: int | None = None
     context: int | None = None
     chat_template: str | None = None
+    quantize: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +273,12 @@ class EnginePool:
         if cache_bytes is None:
             cache_bytes = self._cache_share(entry)
         return LoadOptions(
-            entry.model.context, config.threads, config.max_sequences, config.max_step_tokens, cache_bytes
+            entry.model.context,
+            config.threads,
+            config.max_sequences,
+            config.max_step_tokens,
+            cache_bytes,
+            entry.model.quantize,
         )
 
     def _cache_share(self, entry: "_Entry") -> int:

@@ -58,6 +58,8 @@ class ServerConfig(BaseModel):
 
     context: int | None = Field(default=None, ge=1)
     """Tokens of context per model; None: the model's own, or what memory allows."""
+    quantize: str | None = None
+    """Quantise float weights to a mixture such as `q4_k_m` as they are loaded; None: keep them."""
     threads: int | None = Field(default=None, ge=1)
     """That compute; None: the physical cores this process may use."""
     memory_bytes: int | None = Field(default=None, ge=1)

@@ -3,7 +3,7 @@
 import pytest
 
 from abaci.errors import UsageError
-from abaci.quantize.mixtures import MIXTURES, ModelFacts, choose_formats, mixture_named
+from abaci.models.mixtures import MIXTURES, ModelFacts, choose_formats, mixture_named
 from abaci.tensor import TensorInfo, WeightFormat
 
 WIDE = 1024
