@@ -26,7 +26,7 @@ def pytest_configure() -> None:
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuse every connection that leaves this machine."""
-    connect = socket.socket.connect
+    connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
 
     def connect_here(self: socket.socket, address: Any) -> None:
         if self.family in (socket.AF_INET, socket.AF_INET6) and not _is_loopback(address[0]):
@@ -34,7 +34,14 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
             raise AssertionError(f"a test reached for {address}")
         connect(self, address)
 
+    def connect_ex_here(self: socket.socket, address: Any) -> int:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not _is_loopback(address[0]):
+            self.close()
+            raise AssertionError(f"a test reached for {address}")
+        return connect_ex(self, address)
+
     monkeypatch.setattr(socket.socket, "connect", connect_here)
+    monkeypatch.setattr(socket.socket, "connect_ex", connect_ex_here)
 
 
 def _is_loopback(host: str) -> bool:

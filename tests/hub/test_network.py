@@ -190,6 +190,27 @@ def test_a_name_is_looked_up_once_and_that_number_is_used(hub: HubServer, monkey
     assert asked == ["name.example"]
 
 
+def test_an_address_that_is_silent_holds_nobody_up(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first address takes no connections any more, the second one refuses, the third is the server."""
+    port = urlsplit(hub.hub_url).port or 0
+    with socket.socket() as silent, socket.socket() as filler, socket.socket() as closed:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(0)
+        fillers = [filler, *(socket.socket() for _ in range(3))]
+        for one in fillers:
+            one.setblocking(False)
+            one.connect_ex(silent.getsockname())
+        closed.bind(("127.0.0.1", 0))
+        ports = (silent.getsockname()[1], closed.getsockname()[1], port)
+        addresses = tuple(CheckedAddress(socket.AF_INET, "127.0.0.1", one, is_private=True) for one in ports)
+        monkeypatch.setattr(network, "look_up", lambda *_, **__: addresses)
+        started = time.monotonic()
+        assert read(Request(f"{hub.hub_url}/maker/model/resolve/main/small.json")) == b"{}"
+        assert time.monotonic() - started < 2
+        for one in fillers:
+            one.close()
+
+
 def test_no_way_leads_from_https_to_http() -> None:
     with pytest.raises(SourceUnavailableError, match="without encryption"):
         network._next_url(urlsplit("https://hub.example/x"), "http://hub.example/y")

@@ -6,11 +6,14 @@ the program to see that nothing else opens a connection.
 """
 
 import contextlib
+import errno
 import http.client
 import os
+import selectors
 import socket
 import ssl
 import threading
+import time
 import urllib.request
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +31,7 @@ OFFLINE_VARIABLES: Final = ("ABACI_OFFLINE", "HF_HUB_OFFLINE")
 RATE_VARIABLE: Final = "ABACI_LIMIT_RATE"
 CONNECT_SECONDS: Final = 4.0
 STALL_SECONDS: Final = 30.0
+_HEAD_START_SECONDS: Final = 0.25
 _MAX_REDIRECTS: Final = 10
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
@@ -323,21 +327,44 @@ def _offline_because() -> str | None:
 
 
 def _dial(addresses: tuple[CheckedAddress, ...], stall_seconds: float) -> socket.socket:
-    """The first address that answers."""
-    failure: OSError | None = None
-    for address in addresses:
-        connection = socket.socket(address.family, socket.SOCK_STREAM)
-        connection.settimeout(CONNECT_SECONDS)
+    """The first address that answers; each gets a head start over the next (RFC 8305). Raises OSError."""
+    waiting, failure = list(addresses), OSError("no address")
+    deadline_seconds = time.monotonic() + CONNECT_SECONDS
+    with selectors.DefaultSelector() as begun:
         try:
-            connection.connect((address.host, address.port))
-        except OSError as error:
-            connection.close()
-            failure = error
-            continue
-        connection.settimeout(stall_seconds)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return connection
-    raise failure or OSError("no address")
+            while waiting or begun.get_map():
+                if waiting:
+                    failure = _begin(waiting.pop(0), begun) or failure
+                left = deadline_seconds - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                for key, _ in begun.select(min(_HEAD_START_SECONDS, left) if waiting else left):
+                    connection = begun.unregister(key.fileobj).fileobj
+                    assert isinstance(connection, socket.socket)
+                    code = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                    if code == 0:
+                        connection.settimeout(stall_seconds)
+                        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                        return connection
+                    connection.close()
+                    failure = OSError(code, os.strerror(code))
+            raise failure
+        finally:
+            for key in list(begun.get_map().values()):
+                if isinstance(key.fileobj, socket.socket):
+                    key.fileobj.close()
+
+
+def _begin(address: CheckedAddress, begun: selectors.BaseSelector) -> OSError | None:
+    """Start to connect to an address; what speaks against it at once."""
+    connection = socket.socket(address.family, socket.SOCK_STREAM)
+    connection.setblocking(False)
+    code = connection.connect_ex((address.host, address.port))
+    if code in (0, errno.EINPROGRESS):
+        begun.register(connection, selectors.EVENT_WRITE)
+        return None
+    connection.close()
+    return OSError(code, os.strerror(code))
 
 
 def _checked_url(text: str) -> SplitResult:

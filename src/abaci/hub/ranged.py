@@ -85,6 +85,7 @@ class _Line:
     request: Request
     resolved_url: str | None = None
     """Where redirects led: asked directly until it runs out."""
+    began_seconds: float = field(default_factory=time.monotonic)
     is_proven: bool = False
     """It has sent a range: further connections may come."""
     ignores_ranges: bool = False
@@ -251,8 +252,8 @@ class _Download:
                     raise
                 asked_seconds, failure = error.retry_after_seconds, error
             except SourceUnavailableError as error:
-                if not line.is_proven:
-                    raise
+                if not line.is_proven and (num_failures or time.monotonic() - line.began_seconds >= REACH_SECONDS):
+                    raise  # nothing of it has been seen yet: one quick second try
                 failure = error  # type: ignore[assignment]
             num_failures = 1 if flight.position > position else num_failures + 1
             if num_failures >= patience.num_attempts or (asked_seconds or 0.0) > MOST_PATIENCE_SECONDS:
