@@ -129,12 +129,19 @@ class PagedFake:
         self.num_steps = 0
         self.is_closed = False
         self._memory: list[list[list[int | None]]] = []
+        self._states: list[tuple[int, int] | None] = []
+        """Positions seen and the key of the last one, which is a hash of all of them."""
 
     def page_bytes(self, group: int) -> int:
         return PAGE_TOKENS * 8
 
-    def allocate_cache(self, num_pages: tuple[int, ...]) -> None:
+    @property
+    def state_bytes(self) -> int:
+        return 8
+
+    def allocate_cache(self, num_pages: tuple[int, ...], num_states: int = 0) -> None:
         self._memory = [[[None] * PAGE_TOKENS for _ in range(count)] for count in num_pages]
+        self._states = [None] * num_states
 
     def close(self) -> None:
         self.is_closed = True
@@ -146,11 +153,15 @@ class PagedFake:
         self.num_steps += 1
         self._check_writers(batch)
         keys: list[int] = []
+        if self._states:
+            self._check_states(batch)
         for index in range(len(batch.first_positions)):
             begin, end = batch.sequence_offsets[index : index + 2].tolist()
             first = int(batch.first_positions[index])
             for row in range(begin, end):
                 keys.append(self._write(batch, index, int(batch.token_ids[row]), first + row - begin))
+            if self._states:
+                self._states[batch.states[index, 1]] = first + end - begin, keys[-1]
         return self._sample(batch, keys)
 
     def _check_writers(self, batch: StepBatch) -> None:
@@ -167,6 +178,24 @@ class PagedFake:
                 assert all(0 <= page < len(self._memory[group]) for page in pages)
                 written.extend(pages)
             assert len(set(written)) == len(written), "two sequences write to one page"
+
+    def _check_states(self, batch: StepBatch) -> None:
+        """Each sequence continues the state after just what is in its pages, and writes where nobody else reads."""
+        reads, writes = batch.states.T.tolist()
+        assert len(reads) == len(batch.first_positions) and len(set(writes)) == len(writes)
+        for index, (read, write) in enumerate(zip(reads, writes, strict=True)):
+            assert 0 <= write < len(self._states)
+            assert all(other == index or reads[other] != write for other in range(len(reads)))
+            first = int(batch.first_positions[index])
+            if read < 0:
+                assert first == 0, "a state is missing"
+                continue
+            state = self._states[read]
+            assert state is not None and state[0] == first, "a state of other positions"
+            last = first - 1
+            page = batch.page_tables[0][index, last // PAGE_TOKENS]
+            if page >= 0:
+                assert self._memory[0][page][last % PAGE_TOKENS] == state[1], "a state of other tokens"
 
     def _write(self, batch: StepBatch, index: int, token_id: int, position: int) -> int:
         seen: list[list[int]] = []

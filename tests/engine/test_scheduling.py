@@ -23,12 +23,12 @@ WINDOWED = (40,)
 class Bench:
     """The parts of an engine without its thread; checks integrity after every step."""
 
-    def __init__(self, windows=FULL, num_pages=64, max_sequences=8, max_step_tokens=64):
+    def __init__(self, windows=FULL, num_pages=64, max_sequences=8, max_step_tokens=64, num_states=0):
         pools = (num_pages,) * len(windows)
         self.windows = windows
         self.executor = PagedFake(windows)
-        self.executor.allocate_cache(pools)
-        self.cache = KVCache(windows, pools, PAGE_TOKENS)
+        self.executor.allocate_cache(pools, num_states)
+        self.cache = KVCache(windows, pools, PAGE_TOKENS, num_states)
         config = SchedulerConfig(CONTEXT, VOCAB_SIZE, max_sequences, max_step_tokens)
         self.seconds = 1000.0
         self.scheduler = Scheduler(config, self.cache, clock=lambda: self.seconds)
@@ -39,6 +39,7 @@ class Bench:
             context_length=CONTEXT,
             max_sequences=max_sequences,
             max_step_tokens=max_step_tokens,
+            has_states=num_states > 0,
         )
         self.events: list[TokenEvent] = []
         self.plans = []
@@ -128,6 +129,52 @@ def test_generated_tokens_are_found_again_as_a_prefix():
     bench.submit(second)
     bench.finish().assert_as_expected(first, second)
     assert bench.first("b").num_cached_tokens == 2 * PAGE_TOKENS
+
+
+def test_a_conversation_sent_again_goes_on_from_the_last_whole_page_of_its_answer():
+    bench = Bench(num_states=8)
+    first = a_request("a", range(50), max_tokens=90)
+    bench.submit(first)
+    bench.finish()
+    second = a_request("b", (*first.prompt_token_ids, *bench.tokens("a"), 1, 2))
+    bench.submit(second)
+    bench.finish().assert_as_expected(first, second)
+    assert bench.first("b").num_cached_tokens == (50 + 90 - 1) // PAGE_TOKENS * PAGE_TOKENS
+
+
+def test_a_prompt_leaves_a_state_at_its_last_whole_page():
+    bench = Bench(num_states=8)
+    for request_id in "ab":
+        request = a_request(request_id, range(100))
+        bench.submit(request)
+        bench.finish().assert_as_expected(request)
+    assert bench.first("b").num_cached_tokens == 3 * PAGE_TOKENS
+
+
+def test_what_two_prompts_share_has_a_state_from_the_second_on():
+    """Nobody knows where prompts will differ before two of them do; then it is remembered."""
+    bench = Bench(num_states=16, max_step_tokens=100)
+    for request_id in "abc":
+        request = a_request(request_id, [*range(70), *range(ord(request_id), ord(request_id) + 80)])
+        bench.submit(request)
+        bench.finish().assert_as_expected(request)
+    assert [bench.first(request_id).num_cached_tokens for request_id in "abc"] == [0, 0, 2 * PAGE_TOKENS]
+
+
+def test_samples_of_a_request_share_its_state():
+    bench = Bench(num_states=16)
+    request = a_request("a", range(3 * PAGE_TOKENS + 5), max_tokens=8, num_samples=4)
+    bench.submit(request)
+    bench.finish().assert_as_expected(request)
+    assert [bench.first("a", index).num_cached_tokens for index in range(1, 4)] == [3 * PAGE_TOKENS] * 3
+
+
+def test_states_that_run_out_delay_and_do_not_fail():
+    bench = Bench(num_states=2)
+    requests = [a_request(request_id, range(ord(request_id), ord(request_id) + 40)) for request_id in "abcdef"]
+    for request in requests:
+        bench.submit(request)
+    bench.finish().assert_as_expected(*requests)
 
 
 def test_a_window_hit_needs_its_window_resident():
@@ -395,9 +442,12 @@ def some_requests(draw):
     num_pages=st.integers(5, 14),
     max_sequences=st.integers(1, 6),
     max_step_tokens=st.sampled_from([6, 7, 31, 64, 100]),
+    num_states=st.sampled_from([0, 2, 3, 9]),
 )
-def test_every_request_gets_what_it_gets_alone(timeline, windows, num_pages, max_sequences, max_step_tokens):
-    bench = Bench(windows, num_pages, max_sequences, max_step_tokens)
+def test_every_request_gets_what_it_gets_alone(
+    timeline, windows, num_pages, max_sequences, max_step_tokens, num_states
+):
+    bench = Bench(windows, num_pages, max_sequences, max_step_tokens, num_states)
     pending = sorted(timeline, key=lambda entry: entry[0])
     cancelled = set()
     for now in range(10_000):

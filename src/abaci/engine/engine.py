@@ -24,7 +24,8 @@ from abaci.kernels.batch import PAGE_TOKENS, Executor
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """Sizes of one engine. `windows` and `num_pages` run parallel to the model's cache groups."""
+    """Sizes of one engine. `windows` and `num_pages` run parallel to the model's cache groups; `num_states` counts
+    recurrent states, for models that have them."""
 
     vocab_size: int
     context_length: int
@@ -32,6 +33,7 @@ class EngineConfig:
     num_pages: tuple[int, ...]
     max_sequences: int = 64
     max_step_tokens: int = 512
+    num_states: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,7 @@ class _Loop:
         self._grammars = grammars
         self._vocab_size = config.vocab_size
         self._executor = executor
-        self._cache = KVCache(config.windows, config.num_pages, PAGE_TOKENS)
+        self._cache = KVCache(config.windows, config.num_pages, PAGE_TOKENS, config.num_states)
         self._scheduler = Scheduler(
             SchedulerConfig(
                 context_length=config.context_length,
@@ -152,6 +154,7 @@ class _Loop:
             context_length=config.context_length,
             max_sequences=config.max_sequences,
             max_step_tokens=config.max_step_tokens,
+            has_states=config.num_states > 0,
         )
         self._lock = threading.Lock()
         self._inbox: deque[Callable[[], None]] = deque()

@@ -18,10 +18,18 @@ are still there.
     window 5, pages of 4, next position 9 sees 5..9      page   0        1        2
                                                                 0 1 2 3  4 5 6 7  8 9
                                                                 let go   held     held
+
+Models whose layers keep a recurrent state beside pages continue a prefix only where its state was kept
+(`state_pool`): a hit ends at a node that has a snapshot, and prompts stop at places that deserve one.
 """
 
 from collections import OrderedDict
 from collections.abc import Sequence
+
+from abaci.engine.state_pool import NO_STATE, StatePool
+
+STATE_INTERVAL_TOKENS = 1024
+"""Prompts leave a snapshot of their state every so many tokens, beside those at their end and where others branched."""
 
 NO_PAGE = -1
 """Entry of a page table (also on the kernels' side) for a page that no position of the window can see any more."""
@@ -34,7 +42,7 @@ class _Node:
     others it equals `num_holders`.
     """
 
-    __slots__ = ("children", "key", "num_holders", "page_holders", "pages", "parent")
+    __slots__ = ("children", "key", "num_holders", "num_state_readers", "page_holders", "pages", "parent", "state")
 
     def __init__(self, parent: "_Node | None", key: tuple[int, ...] | str, pages: list[int]) -> None:
         self.parent = parent
@@ -43,6 +51,8 @@ class _Node:
         self.page_holders = [0] * len(pages)
         self.num_holders = 0
         self.children: dict[tuple[int, ...], _Node] = {}
+        self.state = NO_STATE
+        self.num_state_readers = 0
 
 
 class PageTable:
@@ -50,10 +60,24 @@ class PageTable:
 
     pages[group][i] holds positions [i * page_tokens, (i + 1) * page_tokens), or is NO_PAGE below first_page[group].
     `version` grows with every change of `pages`. `capacity` and `next_boundary` count tokens: how many positions have
-    pages, and how many must be computed before the next page is full.
+    pages, and how many must be computed before the next page is full. `state_read` and `state_write` are the slots that
+    the next step reads and writes, NO_STATE where there is none.
     """
 
-    __slots__ = ("_nodes", "capacity", "first_page", "next_boundary", "num_hit_tokens", "pages", "version")
+    __slots__ = (
+        "_last_snapshot",
+        "_nodes",
+        "_read_node",
+        "branch_tokens",
+        "capacity",
+        "first_page",
+        "next_boundary",
+        "num_hit_tokens",
+        "pages",
+        "state_read",
+        "state_write",
+        "version",
+    )
 
     def __init__(self, path: list[_Node], num_groups: int, page_tokens: int) -> None:
         num_pages = len(path) - 1
@@ -64,6 +88,13 @@ class PageTable:
         self.capacity = self.num_hit_tokens
         self.next_boundary = self.capacity + page_tokens
         self.version = 0
+        self.branch_tokens = 0
+        """Where tokens that others computed as well end, if a snapshot there would have made the hit longer."""
+        self.state_read = self.state_write = NO_STATE
+        self._read_node: _Node | None = None
+        """Whose snapshot `state_read` is."""
+        self._last_snapshot: _Node | None = None
+        """Of a stream: further ones make it worthless."""
 
 
 class KVCache:
@@ -72,13 +103,17 @@ class KVCache:
     windows      per cache group: None for full attention, else how many positions a position sees, itself included.
     num_pages    per cache group.
     page_tokens  positions per page.
+    num_states   slots for recurrent states; 0 where the model has none.
     """
 
-    def __init__(self, windows: Sequence[int | None], num_pages: Sequence[int], page_tokens: int) -> None:
+    def __init__(
+        self, windows: Sequence[int | None], num_pages: Sequence[int], page_tokens: int, num_states: int = 0
+    ) -> None:
         if len(windows) != len(num_pages) or not windows:
             raise ValueError(f"{len(windows)} cache groups, {len(num_pages)} page pools")
         self.page_tokens = page_tokens
         self.num_pages = tuple(num_pages)
+        self._states = StatePool(num_states) if num_states else None
         self._windows = tuple(windows)
         self._windowed = tuple((group, window) for group, window in enumerate(windows) if window is not None)
         self._free = [list(range(count - 1, -1, -1)) for count in num_pages]
@@ -119,9 +154,8 @@ class KVCache:
         if root is None:
             root = self._roots[salt] = _Node(None, salt, [])
         root.num_holders += 1
-        table = PageTable(
-            [root, *self._longest_hit(root, token_ids, max_hit_tokens)], len(self._windows), self.page_tokens
-        )
+        path, num_known = self._longest_hit(root, token_ids, max_hit_tokens)
+        table = PageTable([root, *path], len(self._windows), self.page_tokens)
         for group, window in self._windowed:
             first = self._first_visible_page(table.num_hit_tokens, window)
             table.first_page[group] = first
@@ -131,8 +165,64 @@ class KVCache:
             for group, _ in self._windowed:
                 if index >= table.first_page[group]:
                     self._hold_page(node, group)
+        if self._states is not None:
+            table.branch_tokens = num_known * self.page_tokens
+            if path:
+                self._read_snapshot(table, path[-1])
+            self.claim_state(table)
         self._tables.add(table)
         return table
+
+    def claim_state(self, table: PageTable) -> bool:
+        """See that `table` has a slot to write, if the model needs one; False where none can be had."""
+        if self._states is None or table.state_write != NO_STATE:
+            return True
+        if self._states.num_available == 0:
+            return False
+        table.state_write = self._states.take()
+        return True
+
+    def next_stop(self, table: PageTable, start: int, num_known: int) -> int:
+        """Where a prompt of `num_known` tokens that goes on from `start` should end its step at the latest, so that a
+        snapshot can be taken there: at its last whole page, where others branched off, and every now and then."""
+        if self._states is None:
+            return num_known
+        interval = (start // STATE_INTERVAL_TOKENS + 1) * STATE_INTERVAL_TOKENS
+        last = (num_known - 1) // self.page_tokens * self.page_tokens
+        return min(stop for stop in (interval, last, table.branch_tokens, num_known) if stop > start)
+
+    def advance_state(self, table: PageTable, num_computed: int, *, is_stream: bool) -> None:
+        """A step has brought the state to `num_computed` tokens; at the end of a page that is kept, if there is room.
+
+        After `advance`. Of a stream only the latest snapshot is worth keeping.
+        """
+        if self._states is None:
+            return
+        self._stop_reading(table)
+        table.state_read = table.state_write
+        node = table._nodes[-1]
+        is_whole = num_computed % self.page_tokens == 0 and node.parent is not None
+        if not is_whole or node.state != NO_STATE or self._states.num_available == 0:
+            return
+        slot = self._states.take()
+        self._states.keep(node, table.state_write)
+        self._read_snapshot(table, node)
+        table.state_write = slot
+        if is_stream and table._last_snapshot is not None:
+            self._states.drop(table._last_snapshot)
+        table._last_snapshot = node if is_stream else None
+
+    def _read_snapshot(self, table: PageTable, node: _Node) -> None:
+        assert self._states is not None
+        self._states.hold(node)
+        table._read_node = node
+        table.state_read = node.state
+
+    def _stop_reading(self, table: PageTable) -> None:
+        if table._read_node is not None:
+            assert self._states is not None
+            self._states.release(table._read_node)
+            table._read_node = None
 
     def ends_where(self, table: PageTable | None, other: PageTable) -> bool:
         """Whether both have the same full pages, so that the next one may be the same as well."""
@@ -169,6 +259,11 @@ class KVCache:
     def release(self, table: PageTable) -> None:
         """Let go of everything; full pages stay in the tree until their room is needed. The table is dead then."""
         self._tables.remove(table)
+        if self._states is not None:
+            self._stop_reading(table)
+            if table.state_write != NO_STATE:
+                self._states.give_back(table.state_write)
+            table.state_read = table.state_write = NO_STATE
         num_cached = len(table._nodes) - 1
         for group, pages in enumerate(table.pages):
             self._free[group].extend(reversed(pages[num_cached:]))
@@ -188,9 +283,10 @@ class KVCache:
     def _first_visible_page(self, position: int, window: int) -> int:
         return max(0, position - window + 1) // self.page_tokens
 
-    def _longest_hit(self, root: _Node, token_ids: Sequence[int], max_hit_tokens: int) -> list[_Node]:
+    def _longest_hit(self, root: _Node, token_ids: Sequence[int], max_hit_tokens: int) -> tuple[list[_Node], int]:
+        """The nodes of the longest prefix that can be continued, and how many would do if their state had been kept."""
         path: list[_Node] = []
-        num_hit_pages = 0
+        num_hit_pages = num_known_pages = 0
         resident_runs = [0] * len(self._windows)
         node: _Node | None = root
         for end in range(self.page_tokens, max_hit_tokens + 1, self.page_tokens):
@@ -205,8 +301,10 @@ class KVCache:
                 if resident_runs[group] < len(path) - self._first_visible_page(end, window):
                     complete = False
             if complete:
-                num_hit_pages = len(path)
-        return path[:num_hit_pages]
+                num_known_pages = len(path)
+                if self._states is None or node.state != NO_STATE:
+                    num_hit_pages = len(path)
+        return path[:num_hit_pages], num_known_pages
 
     def _enter(self, table: PageTable, key: tuple[int, ...]) -> None:
         """Move the table's next page into the tree, or take the tree's page where an equal one is there already.
@@ -273,6 +371,8 @@ class KVCache:
         assert not node.children, "a child outlives its parent in the eviction order"
         assert node.parent is not None
         del self._unheld[node]
+        if self._states is not None:
+            self._states.drop(node)
         for group, page in enumerate(node.pages):
             if page != NO_PAGE:
                 self._free[group].append(page)
@@ -307,6 +407,12 @@ class KVCache:
             assert (node in self._unheld) == (count == 0), "unheld nodes are exactly the queued ones"
             assert node.parent is not None and node.parent.num_holders >= count
         self._check_eviction_order()
+        if self._states is not None:
+            own = [table.state_write for table in self._tables if table.state_write != NO_STATE]
+            self._states.check_integrity(list(nodes), own)
+            readers = [table._read_node for table in self._tables if table._read_node is not None]
+            for node in nodes:
+                assert node.num_state_readers == sum(other is node for other in readers)
         for group in range(len(self._windows)):
             self._check_group(group, nodes)
 

@@ -4,12 +4,12 @@ import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from abaci.engine.engine import Engine, EngineConfig
 from abaci.engine.grammar import Vocabulary
-from abaci.engine.memory import CacheSize, available_memory_bytes, check_weights, size_cache
+from abaci.engine.memory import CacheSize, available_memory_bytes, check_weights, count_states, size_cache
 from abaci.engine.quantised import QuantisedCheckpoint
 from abaci.engine.threads import ThreadPlan, plan_threads
 from abaci.errors import FileFormatError
@@ -146,7 +146,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions, backend: BackendFactory =
         if options.quantize is not None:
             checkpoint = QuantisedCheckpoint(checkpoint, mixture_named(options.quantize), _native_pool(threads))
         with _naming_file(checkpoint):
-            spec = spec_from_gguf(checkpoint.metadata, checkpoint.tensors)
+            spec = spec_from_gguf(checkpoint.metadata, checkpoint.tensors, options.context_length)
             built = backend(spec, checkpoint, options, threads)
         try:
             cache = _allocate_cache(spec, built, options)
@@ -159,6 +159,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions, backend: BackendFactory =
                     num_pages=cache.num_pages,
                     max_sequences=options.max_sequences,
                     max_step_tokens=options.max_step_tokens,
+                    num_states=cache.num_states,
                 ),
                 on_thread_start=lambda: threads.pin_current_thread(0),
                 vocabulary=lambda: Vocabulary.from_tokenizer(checkpoint.tokenizer()),
@@ -184,6 +185,9 @@ def _naming_file(checkpoint: Checkpoint) -> Iterator[None]:
 def _allocate_cache(spec: ModelSpec, built: Backend, options: LoadOptions) -> CacheSize:
     executor = built.executor
     groups = spec.cache_groups()
+    available_bytes = available_memory_bytes() - built.mapped_bytes
+    num_states = count_states(executor.state_bytes, options.max_sequences, available_bytes, options.cache_bytes)
+    states_bytes = num_states * executor.state_bytes
     cache = size_cache(
         windows=[group.window for group in groups],
         page_bytes=[executor.page_bytes(index) for index in range(len(groups))],
@@ -192,8 +196,8 @@ def _allocate_cache(spec: ModelSpec, built: Backend, options: LoadOptions) -> Ca
         requested_context=options.context_length,
         max_sequences=options.max_sequences,
         max_step_tokens=options.max_step_tokens,
-        available_bytes=available_memory_bytes() - built.mapped_bytes,
-        cache_bytes=options.cache_bytes,
+        available_bytes=available_bytes - states_bytes,
+        cache_bytes=None if options.cache_bytes is None else options.cache_bytes - states_bytes,
     )
-    executor.allocate_cache(cache.num_pages)
-    return cache
+    executor.allocate_cache(cache.num_pages, num_states)
+    return replace(cache, num_bytes=cache.num_bytes + states_bytes, num_states=num_states)

@@ -27,6 +27,8 @@ class CacheSize:
     num_pages: tuple[int, ...]
     num_bytes: int
     """When all pages are in use; untouched ones take no memory."""
+    num_states: int = 0
+    """Slots for recurrent states, beside the pages."""
 
 
 def size_cache(
@@ -99,6 +101,23 @@ def check_weights(weight_bytes: int, available_bytes: int) -> None:
             f"{weight_bytes - available_bytes:,} too few",
             hint="Use a smaller model or a file of fewer bits; float weights can be loaded with --quantize q4_k_m.",
         )
+
+
+def count_states(state_bytes: int, max_sequences: int, available_bytes: int, cache_bytes: int | None = None) -> int:
+    """Slots for recurrent states: two for each sequence that may run and as many snapshots again, within half of what
+    the cache may take. 0 for a model that has none; ResourceError where not even two fit.
+    """
+    if state_bytes == 0:
+        return 0
+    limit_bytes = int((available_bytes * DEFAULT_SHARE if cache_bytes is None else cache_bytes) / 2)
+    num_states = min(4 * max_sequences, limit_bytes // state_bytes)
+    if num_states < 2:
+        raise ResourceError(
+            f"no memory for recurrent states: a sequence takes {state_bytes:,} bytes, two of them must fit into "
+            f"{limit_bytes:,}",
+            hint="Close other programs, or give the cache more memory.",
+        )
+    return num_states
 
 
 def available_memory_bytes(root: Path = _ROOT) -> int:

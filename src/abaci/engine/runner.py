@@ -84,6 +84,7 @@ class Runner:
         context_length: int,
         max_sequences: int,
         max_step_tokens: int,
+        has_states: bool = False,
     ) -> None:
         self.step_seconds = 0.0
         """Time spent inside the executor, in all."""
@@ -92,6 +93,7 @@ class Runner:
         self._token_ids = np.zeros(max_step_tokens, np.int32)
         self._offsets = np.zeros(max_sequences + 1, np.int32)
         self._positions = np.zeros(max_sequences, np.int32)
+        self._state_slots = np.zeros((max_sequences if has_states else 0, 2), np.int32)
         self._page_tables = tuple(np.full((max_sequences, width), NO_PAGE, np.int32) for _ in range(num_groups))
         self._logit_rows = np.zeros(max_step_tokens, LOGIT_ROW)
         self._row_of_step = self._logit_rows["row"]
@@ -179,6 +181,8 @@ class Runner:
 
     def _copy_pages(self, index: int, table: PageTable | None) -> None:
         assert table is not None
+        if len(self._state_slots):
+            self._state_slots[index] = table.state_read, table.state_write
         is_same = self._tables[index] is table
         if is_same and self._table_versions[index] == table.version:
             return
@@ -277,6 +281,7 @@ class Runner:
             bias=np.concatenate(biases) if biases else self._no_bias,
             masks=self._masks[:num_masks],
             hidden_rows=np.array(hidden_rows, np.int32) if hidden_rows else self._no_rows,
+            states=self._state_slots[:num_sequences],
         )
         self._batch = batch if is_plain else None
         self._shape = shape

@@ -198,6 +198,7 @@ class Scheduler:
             if num_computed >= table.next_boundary:
                 self._cache.advance(table, sequence.token_ids, num_computed)
                 self._is_blocked = False
+            self._cache.advance_state(table, num_computed, is_stream=plan.counts[index] == 1)
             if sequence.dependants:
                 self._release_dependants(sequence, num_computed)
             if sequence.prompt_logprobs is not None and result.prompt_logprobs:
@@ -270,7 +271,9 @@ class Scheduler:
             lane.take(sequence)
             self._park(sequence, *leader)
             return True
-        while not all(self._fits(sequence, group) for group in range(self._num_groups)):
+        while not (
+            self._cache.claim_state(table) and all(self._fits(sequence, group) for group in range(self._num_groups))
+        ):
             if not self._somebody_gives_way(sequence.tenant):
                 self._release_pages(sequence)
                 self._is_blocked = True
@@ -451,7 +454,8 @@ class Scheduler:
         """
         table = sequence.table
         assert table is not None
-        end = sequence.num_computed + count
+        stop = self._cache.next_stop(table, sequence.num_computed, len(sequence.token_ids))
+        end = min(sequence.num_computed + count, stop)
         while self._cache.room_tokens(table) < end and self._background.running and not sequence.request.is_background:
             self._preempt(self._background.latest_of_largest())
         end = min(end, self._cache.room_tokens(table))
@@ -469,7 +473,7 @@ class Scheduler:
         streams, prompts = self._streams_and_prompts(lane)
         for sequence in sorted((*streams, *prompts), key=lambda sequence: sequence.arrival):
             count = min(budget, _num_missing(sequence))
-            if count > 0 and sequence.num_computed + count > sequence.table.capacity:  # type: ignore[union-attr]
+            if count > 1 or (count and sequence.num_computed + count > sequence.table.capacity):  # type: ignore[union-attr]
                 count = self._take_pages(sequence, count)
             if count > 0:
                 sequences.append(sequence)
