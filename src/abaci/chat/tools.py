@@ -13,7 +13,8 @@ from abaci.chat.messages import Message, Role, ToolCall
 from abaci.errors import UsageError
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:/-]{1,64}")
-_TOOLS_VARIABLE: Final = re.compile(r"\btools\b")
+_TOOLS_VARIABLE: Final = re.compile(r"""(?<![\w'".])tools(?![\w'"])""")
+"""The variable, and not a key of messages, in which Phi-4-mini expects them."""
 
 
 @dataclass(frozen=True, slots=True)
