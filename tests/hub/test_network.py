@@ -286,6 +286,15 @@ def _hello(self: BaseHTTPRequestHandler) -> None:
     self.wfile.write(b"hello")
 
 
+def test_what_a_server_says_is_one_plain_line(hub: HubServer) -> None:
+    hub.faults.hub_statuses = [(400, {"X-Error-Message": "no\x1b[2Jway \x9b31m" + "!" * 900})]
+    with pytest.raises(SourceUnavailableError) as caught:
+        read(Request(f"{hub.hub_url}/x"))
+    assert str(caught.value).isprintable()
+    assert "no [2Jway" in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
 def test_redirects_end(hub: HubServer) -> None:
     hub.faults.hub_statuses = [(302, {"Location": "/again"})] * 50
     with pytest.raises(SourceUnavailableError, match="without end"):

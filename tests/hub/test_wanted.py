@@ -58,7 +58,21 @@ def test_a_path_stays_in_its_folder(path: str) -> None:
             "a\nb",
             ".hidden",
         ),
-        *("a/.b", "x" * 201, "/".join("a" * 9), "a ", "a.", "a?", "a*", 'a"', "a|b", "<a>"),
+        *(
+            "a/.b",
+            "x" * 201,
+            "/".join("a" * 9),
+            "a ",
+            "a.",
+            "a?",
+            "a*",
+            'a"',
+            "a|b",
+            "<a>",
+            "a\x1b[2Jb",
+            "a\u202eb",
+            "a\x85b",
+        ),
     ],
 )
 def test_paths_that_are_refused(path: str) -> None:

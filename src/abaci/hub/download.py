@@ -189,7 +189,7 @@ class _Fetching:
     def _from_sources(self, file: WantedFile) -> tuple[StoredFile, str]:
         path = self.store.partial_path(file.key)
         try:
-            with PartialFile(path) as partial:
+            with PartialFile(path, self.show(file, "what has arrived")) as partial:
                 if file.digest is None:
                     partial.truncate(0)  # nothing would tell if the file is another one by now
                 self._check_space(file, partial)

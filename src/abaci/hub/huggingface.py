@@ -17,7 +17,7 @@ from urllib.parse import quote, urljoin, urlsplit
 from abaci.errors import OfflineError, UsageError
 from abaci.hub import huggingface_cache
 from abaci.hub.http_source import checked_http_url, read_json
-from abaci.hub.network import Credential, HttpStatusError, Network, Request, origin_of
+from abaci.hub.network import Credential, HttpStatusError, Network, Request, one_line, origin_of
 from abaci.hub.ranged import fetch_ranges
 from abaci.hub.reach import SourceUnavailableError
 from abaci.hub.repositories import ListedFile, Listing, is_sound_path
@@ -208,4 +208,4 @@ def _first_text(value: Any) -> str:
 
 def _texts(value: Any) -> tuple[str, ...]:
     values = value if isinstance(value, list) else [value]
-    return tuple(text[:300] for text in values[:1000] if isinstance(text, str))
+    return tuple(one_line(text) for text in values[:1000] if isinstance(text, str))

@@ -307,6 +307,11 @@ def origin_of(url: SplitResult) -> tuple[str, str, int | None]:
     return url.scheme, (url.hostname or "").lower(), url.port or _PORTS.get(url.scheme)
 
 
+def one_line(text: str) -> str:
+    """What a server says, fit for a terminal: no control characters, one line, not long."""
+    return "".join(character if character.isprintable() else " " for character in " ".join(text.split()))[:300]
+
+
 def host_of(url: str) -> str:
     """The host of a URL, for messages."""
     return urlsplit(url).hostname or url
@@ -409,7 +414,7 @@ def _check_answer(
     url: SplitResult, request: Request, response: http.client.HTTPResponse, headers: Mapping[str, str]
 ) -> None:
     if response.status not in (200, 206):
-        told = " ".join((headers.get("x-error-message") or response.reason or "no reason given").split())[:300]
+        told = one_line(headers.get("x-error-message") or response.reason or "no reason given")
         refusal = HttpStatusError(f"{url.hostname} answered {response.status}: {told}", response.status, headers)
         better = None if request.explain is None else request.explain(refusal)
         raise refusal if better is None else HttpStatusError(better, response.status, headers)
@@ -428,4 +433,4 @@ def _told(url: SplitResult) -> Iterator[None]:
         raise SourceUnavailableError(f"{url.hostname} does not answer") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise SourceUnavailableError(f"{url.hostname}: {' '.join(str(reason).split())[:300]}") from error
+        raise SourceUnavailableError(f"{url.hostname}: {one_line(str(reason))}") from error

@@ -42,10 +42,14 @@ def disk_full(path: Path) -> ResourceError:
 
 
 class PartialFile:
-    """Opens or continues `path`; bytes already there are hashed again, so that a resumed file is checked as a whole."""
+    """Opens or continues `path`; bytes already there are hashed again, so that a resumed file is checked as a whole.
 
-    def __init__(self, path: Path) -> None:
+    `show_bytes` is told how many of them have been.
+    """
+
+    def __init__(self, path: Path, show_bytes: Callable[[int], None] | None = None) -> None:
         self.path = path
+        self._show_bytes = show_bytes
         self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "a+b", 0)
         self._rehash()
 
@@ -106,4 +110,6 @@ class PartialFile:
         self._digest = hashlib.sha256()
         while chunk := self._file.read(_READ_CHUNK_BYTES):
             self._digest.update(chunk)
+            if self._show_bytes is not None:
+                self._show_bytes(self._file.tell())
         self._num_bytes = self._file.tell()

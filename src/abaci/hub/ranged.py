@@ -22,6 +22,7 @@ _PIECE_BYTES: Final = 1 << 18
 _CHUNKS_PER_FILE: Final = 64
 _LEAST_CHUNK_BYTES: Final = 1 << 20
 _MOST_CHUNK_BYTES: Final = 8 << 20
+_MOST_CONNECTIONS: Final = 8
 _LOOK_AGAIN_SECONDS: Final = 0.1
 _STALE: Final = frozenset({401, 403, 404, 410})
 """What a server answers where a signed address has run out."""
@@ -133,7 +134,8 @@ class _Download:
         self._flights: dict[int, list[_Flight]] = {}
         self._ready: dict[int, bytearray] = {}
         self._num_live = 0
-        self._lines: list[_Line] = []
+        self._window = 0
+        """How many chunks, from the first byte missing on, may be on their way or waiting in memory."""
         self._failure: BaseException | None = None
         self._has_ended = False
         self._chunk_seconds: float | None = None
@@ -146,8 +148,9 @@ class _Download:
 
     def run(self, lines: list[_Line]) -> None:
         """Work until the file is complete or no source is left. Raises what stopped the writing."""
-        connections = min(self.parallelism.connections_per_source, max(1, self._num_chunks))
-        self._lines = lines
+        share = max(1, _MOST_CONNECTIONS // max(1, len(lines)))
+        connections = min(self.parallelism.connections_per_source, share, max(1, self._num_chunks))
+        self._window = 2 * connections * len(lines)
         self._num_live = len(lines)
         threads = [
             threading.Thread(target=self._serve, args=(line, number), daemon=True)
@@ -226,10 +229,6 @@ class _Download:
     def _head(self) -> int:
         """The chunk that holds the first byte missing."""
         return (self._partial.num_bytes - self._start) // self._chunk_bytes
-
-    @property
-    def _window(self) -> int:
-        return 2 * self.parallelism.connections_per_source * max(1, self._num_live)
 
     def _bounds(self, index: int) -> tuple[int, int]:
         begin = self._start + index * self._chunk_bytes

@@ -22,7 +22,7 @@ _MAX_PATH_BYTES: Final = 512
 _MAX_PART_BYTES: Final = 200
 _MAX_PARTS: Final = 8
 _MAX_NAME_CHARACTERS: Final = 2000
-_FORBIDDEN: Final = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]|[\ud800-\udfff]')
+_FORBIDDEN: Final = re.compile(r'[\\:*?"<>|]')
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _SHA1: Final = re.compile(r"[0-9a-f]{40}")
 
@@ -133,6 +133,7 @@ def checked_path(path: str) -> str:
     parts = path.split("/")
     sound = (
         len(parts) <= _MAX_PARTS
+        and path.isprintable()
         and not _FORBIDDEN.search(path)
         and len(path.encode()) <= _MAX_PATH_BYTES
         and all(part and not part.startswith(".") and not part.endswith((".", " ")) for part in parts)
