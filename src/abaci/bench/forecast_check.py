@@ -4,11 +4,12 @@ Rates and workloads are measured in turns, so that a machine that is slow for a 
 compares a forecast from its own rates with its own measurement. What counts is the median of the rounds.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from statistics import median
+from types import MappingProxyType
 from typing import Final
 
 from abaci.bench.process import ContenderProcess, MemoryWatch, Neighbours
@@ -17,7 +18,7 @@ from abaci.engine.threads import plan_threads
 from abaci.kernels.footprint import Footprint
 from abaci.kernels.native import choose_target
 from abaci.runtime.describing import describe_file
-from abaci.runtime.fit import Memory, decode_seconds, forecast_memory, prefill_seconds
+from abaci.runtime.fit import Memory, StepSeconds, decode_seconds, forecast_memory, prefill_seconds
 from abaci.runtime.machine_rates import MachineRates, measure_rates
 
 NUM_ROUNDS: Final = 5
@@ -26,6 +27,20 @@ SPEED_TOLERANCE: Final = 0.20
 _MEMORY_CONTEXT: Final = 2048
 _DECODE_PROMPT: Final = 128
 _DECODE_TOKENS: Final = 64
+
+
+_WORKLOADS: Final = (Prefill(512), Prefill(2048), Decode(1, _DECODE_TOKENS))
+_FORECASTS: Final[Mapping[str, tuple[int, Callable[[Footprint, MachineRates], StepSeconds]]]] = MappingProxyType(
+    {
+        "prefill 512": (512, lambda model, rates: prefill_seconds(model, rates, 512)),
+        "prefill 2048": (2048, lambda model, rates: prefill_seconds(model, rates, 2048)),
+        "decode, 1 stream": (
+            1,
+            lambda model, rates: decode_seconds(model, rates, _DECODE_PROMPT + _DECODE_TOKENS // 2),
+        ),
+    }
+)
+"""Tokens, and the seconds they take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +79,10 @@ class ForecastCheck:
     model: str
     num_threads: int
     figures: tuple[CheckedFigure, ...]
+    parts: Mapping[str, StepSeconds]
+    """Of each speed, what the forecast of the median round is made of."""
+    rates: tuple[MachineRates, ...]
+    """Of each round."""
     neighbours_share: float
 
 
@@ -83,19 +102,18 @@ def check_forecast(
         for number in range(num_rounds):
             tell(f"round {number + 1} of {num_rounds}")
             rates.append(measure_rates(formats, threads, choose_target(), None, lambda line: None))
-            for workload in (Prefill(512), Prefill(2048), Decode(1, _DECODE_TOKENS)):
-                if workload.step_tokens < footprint.context_length:
+            for workload in _WORKLOADS:
+                if max(workload.step_tokens, _DECODE_PROMPT + _DECODE_TOKENS) < footprint.context_length:
                     timing = workload.run(process, workload.prompts(tokens))
                     speeds.setdefault(workload.name, []).append(timing.tokens_per_second)
-    forecasts: dict[str, Callable[[MachineRates], float]] = {
-        "prefill 512": lambda one: 512 / prefill_seconds(footprint, one, 512),
-        "prefill 2048": lambda one: 2048 / prefill_seconds(footprint, one, 2048),
-        "decode, 1 stream": lambda one: 1 / decode_seconds(footprint, one, _DECODE_PROMPT + _DECODE_TOKENS // 2),
-    }
+    parts: dict[str, StepSeconds] = {}
     for name, measured in speeds.items():
-        forecast = tuple(forecasts[name](one) for one in rates)
-        figures.append(CheckedFigure(name, "tokens/s", forecast, tuple(measured), SPEED_TOLERANCE))
-    return ForecastCheck(model, threads.num_threads, tuple(figures), neighbours.share())
+        num_tokens, forecast = _FORECASTS[name]
+        rounds = [forecast(footprint, one) for one in rates]
+        forecasts = tuple(num_tokens / seconds.total for seconds in rounds)
+        figures.append(CheckedFigure(name, "tokens/s", forecasts, tuple(measured), SPEED_TOLERANCE))
+        parts[name] = sorted(rounds, key=lambda seconds: seconds.total)[len(rounds) // 2]
+    return ForecastCheck(model, threads.num_threads, tuple(figures), parts, tuple(rates), neighbours.share())
 
 
 def _check_memory(path: Path, footprint: Footprint, num_threads: int) -> CheckedFigure:

@@ -1,6 +1,6 @@
 """`abaci fit`: will a model run here, and how fast? Before anything is fetched."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,11 +18,14 @@ from abaci.cli.terminal import (
 )
 
 if TYPE_CHECKING:
+    from abaci.bench.forecast_check import ForecastCheck
     from abaci.runtime.describing import DescribedModel
     from abaci.runtime.fit import MemoryForecast, SpeedForecast
     from abaci.runtime.machine_rates import MachineRates
 
 _SECONDS_PER_DAY = 86400.0
+_MOST_DISTURBED = 0.05
+_BUSY_LOAD = 0.5
 
 
 def fit(
@@ -71,14 +74,29 @@ def _check(model: str, threads: int | None, as_json: bool) -> None:
         resolved.path, resolved.name, num_threads=threads, tell=lambda line: print_line(dimmed(line))
     )
     if as_json:
-        print_json(asdict(checked))
+        print_json(_check_as_json(checked))
         return
     rows: list[tuple[str, ...]] = [("", "FORECAST", "MEASURED", "", "FORECAST / MEASURED", "")]
     for one in checked.figures:
         within = f"within {one.tolerance:.0%}" if one.holds else f"off by more than {one.tolerance:.0%}"
         rows.append((one.name, f"{one.forecast:,.1f}", f"{one.measured:,.1f}", one.unit, f"{one.ratio:.2f}", within))
     print_text(aligned(rows))
+    for name, parts in checked.parts.items():
+        shares = ", ".join(f"{part} {seconds * 1e3:,.2f} ms" for part, seconds in asdict(parts).items())
+        print_line(dimmed(f"{name}, forecast: {shares}"))
     print_line(dimmed(f"others had {checked.neighbours_share:.0%} of the processors' time"))
+    if checked.neighbours_share > _MOST_DISTURBED:
+        print_line("warning: the machine was busy; figures of a disturbed run say little")
+
+
+def _check_as_json(checked: "ForecastCheck") -> dict[str, Any]:
+    rates = [
+        {**asdict(replace(one, formats={})), "formats": {key.label: asdict(rate) for key, rate in one.formats.items()}}
+        for one in checked.rates
+    ]
+    figures = [{**asdict(one), "ratio": one.ratio, "holds": one.holds} for one in checked.figures]
+    parts = {name: asdict(one) for name, one in checked.parts.items()}
+    return {**asdict(replace(checked, rates=())), "figures": figures, "parts": parts, "rates": rates}
 
 
 def _as_json(
@@ -143,7 +161,8 @@ def _verdict(memory: "MemoryForecast") -> str:
 def _measured(rates: "MachineRates") -> str:
     days = rates.age_seconds / _SECONDS_PER_DAY
     age = "today" if days < 1 else f"{days:.0f} days ago"
+    busy = ", while others were busy" if rates.load_average > _BUSY_LOAD else ""
     return (
-        f"{age}: memory {rates.ceilings.read_bytes_per_second / 1e9:,.1f} GB/s, "
+        f"{age}{busy}: memory {rates.ceilings.read_bytes_per_second / 1e9:,.1f} GB/s, "
         f"int8 {rates.ceilings.int8_operations_per_second / 1e9:,.0f} GOPS (--measure does it again)"
     )

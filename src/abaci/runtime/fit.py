@@ -14,7 +14,7 @@ from abaci.engine.loader import LoadOptions
 from abaci.engine.memory import REQUESTED_SHARE, available_memory_bytes, total_memory_bytes, window_pages
 from abaci.errors import UsageError
 from abaci.kernels.batch import PAGE_TOKENS
-from abaci.kernels.footprint import Footprint, workspace_bytes
+from abaci.kernels.footprint import Footprint, Product, workspace_bytes
 from abaci.kernels.rates import STEP_TOKENS
 from abaci.runtime.machine_rates import MachineRates
 
@@ -129,17 +129,43 @@ def forecast_speed(model: Footprint, rates: MachineRates, context_length: int) -
     prompt_tokens = min(PROMPT_TOKENS, context_length)
     return SpeedForecast(
         prompt_tokens=prompt_tokens,
-        prefill_tokens_per_second=prompt_tokens / prefill_seconds(model, rates, prompt_tokens),
-        decode_tokens_per_second=1 / decode_seconds(model, rates, min(DECODE_POSITION, context_length - 1)),
-        decode_at_end_tokens_per_second=1 / decode_seconds(model, rates, context_length - 1),
+        prefill_tokens_per_second=prompt_tokens / prefill_seconds(model, rates, prompt_tokens).total,
+        decode_tokens_per_second=1 / decode_seconds(model, rates, min(DECODE_POSITION, context_length - 1)).total,
+        decode_at_end_tokens_per_second=1 / decode_seconds(model, rates, context_length - 1).total,
     )
 
 
-def decode_seconds(model: Footprint, rates: MachineRates, position: int) -> float:
+@dataclass(frozen=True, slots=True)
+class StepSeconds:
+    """What takes the time of a step, or of several."""
+
+    products: float = 0.0
+    attention: float = 0.0
+    operations: float = 0.0
+    """For the threads to begin and end each operation together."""
+    values: float = 0.0
+    """Of norms, gates, rotation and quantisation."""
+    engine: float = 0.0
+    """In Python."""
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.products + self.attention + self.operations + self.values + self.engine
+
+    def __add__(self, other: "StepSeconds") -> "StepSeconds":
+        return StepSeconds(
+            self.products + other.products,
+            self.attention + other.attention,
+            self.operations + other.operations,
+            self.values + other.values,
+            self.engine + other.engine,
+        )
+
+
+def decode_seconds(model: Footprint, rates: MachineRates, position: int) -> StepSeconds:
     """For the token at `position` (counted from 0) of one conversation."""
-    reading = sum(
-        product.num_bytes / rates.formats[product.weight_format].stream_bytes_per_second for product in model.products
-    )
+    reading = sum(_reading_seconds(product, rates) for product in model.products)
     attending = 0.0
     for layer in model.attention:
         seen = _positions_seen(position, 1, layer.window)
@@ -147,43 +173,46 @@ def decode_seconds(model: Footprint, rates: MachineRates, position: int) -> floa
             seen * layer.operations / rates.step.decode_attention_per_second,
             seen * layer.cache_bytes / rates.ceilings.read_bytes_per_second,
         )
-    return reading / rates.step.reading_share + attending + _other_seconds(model, rates, 1)
+    return StepSeconds(products=reading, attention=attending) + _other_seconds(model, rates, 1)
 
 
-def prefill_seconds(model: Footprint, rates: MachineRates, num_tokens: int) -> float:
+def prefill_seconds(model: Footprint, rates: MachineRates, num_tokens: int) -> StepSeconds:
     """For a prompt of so many tokens, in steps of STEP_TOKENS, up to its first token."""
-    return sum(
-        _chunk_seconds(model, rates, first, min(STEP_TOKENS, num_tokens - first))
-        for first in range(0, num_tokens, STEP_TOKENS)
-    ) + sum(
-        product.num_bytes / rates.formats[product.weight_format].stream_bytes_per_second
-        for product in model.products
-        if product.is_head
-    )
+    total = StepSeconds(products=sum(_reading_seconds(product, rates) for product in model.products if product.is_head))
+    for first_position in range(0, num_tokens, STEP_TOKENS):
+        total += _chunk_seconds(model, rates, first_position, min(STEP_TOKENS, num_tokens - first_position))
+    return total
 
 
-def _chunk_seconds(model: Footprint, rates: MachineRates, first_position: int, num_tokens: int) -> float:
+def _chunk_seconds(model: Footprint, rates: MachineRates, first_position: int, num_tokens: int) -> StepSeconds:
     """A step of a prompt: products take what the slower of reading and computing takes."""
-    multiplying = 0.0
-    for product in model.products:
-        if not product.is_head:
-            of_format = rates.formats[product.weight_format]
-            multiplying += max(
-                num_tokens * product.operations / of_format.operations_per_second,
-                product.num_bytes / of_format.stream_bytes_per_second,
-            )
+    multiplying = sum(
+        max(
+            num_tokens * product.operations / rates.formats[product.weight_format].operations_per_second,
+            _reading_seconds(product, rates),
+        )
+        for product in model.products
+        if not product.is_head
+    )
     attending = sum(
         _positions_seen(first_position, num_tokens, layer.window) * layer.operations for layer in model.attention
     )
-    return multiplying + attending / rates.step.prefill_attention_per_second + _other_seconds(model, rates, num_tokens)
+    return StepSeconds(
+        products=multiplying, attention=attending / rates.step.prefill_attention_per_second
+    ) + _other_seconds(model, rates, num_tokens)
 
 
-def _other_seconds(model: Footprint, rates: MachineRates, num_tokens: int) -> float:
+def _reading_seconds(product: Product, rates: MachineRates) -> float:
+    rate = rates.formats[product.weight_format].stream_bytes_per_second
+    return product.num_bytes / (rate * rates.step.reading_share)
+
+
+def _other_seconds(model: Footprint, rates: MachineRates, num_tokens: int) -> StepSeconds:
     """Of a step, without products and attention."""
-    return (
-        model.num_operations * rates.step.operation_seconds
-        + num_tokens * model.values_per_token * rates.step.value_seconds
-        + rates.engine_seconds
+    return StepSeconds(
+        operations=model.num_operations * rates.step.operation_seconds,
+        values=num_tokens * model.values_per_token * rates.step.value_seconds,
+        engine=rates.engine_seconds,
     )
 
 
