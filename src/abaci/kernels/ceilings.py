@@ -35,9 +35,9 @@ def estimate_read_bandwidth(pool: _native.ThreadPool, target: str) -> float:
     return _native.read_bandwidth(pool, target, _QUICK_READ_BYTES, 2)
 
 
-def measure_ceilings(pool: _native.ThreadPool, target: str) -> Ceilings:
-    """The better of a few attempts each, in about a second. Raises MemoryError where 1 GiB cannot be had."""
+def measure_ceilings(pool: _native.ThreadPool, target: str, read_bytes: int = READ_BYTES) -> Ceilings:
+    """The better of a few attempts each, in about a second. Raises MemoryError where `read_bytes` cannot be had."""
     return Ceilings(
-        read_bytes_per_second=_native.read_bandwidth(pool, target, READ_BYTES, _READ_REPEATS),
+        read_bytes_per_second=_native.read_bandwidth(pool, target, read_bytes, _READ_REPEATS),
         int8_operations_per_second=_native.int8_peak(pool, target, _PEAK_REPEATS),
     )

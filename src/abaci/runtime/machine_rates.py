@@ -24,12 +24,13 @@ from typing import Any, Final
 import numpy as np
 
 from abaci.engine.engine import Engine, EngineConfig
+from abaci.engine.memory import available_memory_bytes
 from abaci.engine.threads import ThreadPlan, plan_threads
 from abaci.errors import ResourceError
 from abaci.generation import GenerationRequest, TokenEvent
 from abaci.kernels import _native
 from abaci.kernels.batch import PAGE_TOKENS, StepBatch, StepOutput
-from abaci.kernels.ceilings import Ceilings, measure_ceilings
+from abaci.kernels.ceilings import READ_BYTES, Ceilings, measure_ceilings
 from abaci.kernels.native import ThreadPool, choose_target
 from abaci.kernels.packed_store import cache_folder
 from abaci.kernels.rates import PROBE_FORMAT, FormatRates, StepRates, measure_format, measure_step
@@ -40,6 +41,7 @@ from abaci.version import __version__
 _FILE_VERSION: Final = 2
 _MAX_FILE_BYTES: Final = 1 << 20
 _ENGINE_STEPS: Final = 200
+_LEAST_READ_BYTES: Final = 1 << 26
 
 Tell = Callable[[str], None]
 """Shows a line to whoever waits."""
@@ -134,11 +136,17 @@ def _measure_machine(pool: ThreadPool, target: str) -> MachineRates:
     return MachineRates(
         measured_seconds=time.time(),
         load_average=load_average,
-        ceilings=measure_ceilings(pool, target),
+        ceilings=measure_ceilings(pool, target, _read_bytes()),
         engine_seconds=_measure_engine(),
         step=measure_step(pool, target, probe),
         formats={PROBE_FORMAT: probe},
     )
+
+
+def _read_bytes() -> int:
+    """As much memory as the ceiling is measured on, or a quarter of what is available where that is less."""
+    pieces = max(1, available_memory_bytes() // 4 // _LEAST_READ_BYTES)
+    return min(READ_BYTES, pieces * _LEAST_READ_BYTES)
 
 
 def _measure_engine() -> float:
