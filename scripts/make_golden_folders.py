@@ -142,6 +142,26 @@ FAMILIES: dict[str, tuple[type, PreTrainedConfig]] = {
             )
         ),
     ),
+    "deepseek_v2": (
+        hf.DeepseekV2ForCausalLM,
+        hf.DeepseekV2Config(
+            **_sizes(
+                **ROUTED_EXPERTS,
+                num_key_value_heads=4,
+                num_hidden_layers=3,
+                first_k_dense_replace=1,
+                n_shared_experts=2,
+                topk_method="group_limited_greedy",
+                n_group=4,
+                topk_group=2,
+                q_lora_rank=None,
+                kv_lora_rank=32,
+                qk_rope_head_dim=8,
+                qk_nope_head_dim=16,
+                v_head_dim=16,
+            )
+        ),
+    ),
     "mixtral": (hf.MixtralForCausalLM, hf.MixtralConfig(**_sizes(num_local_experts=4, num_experts_per_tok=2))),
     "glm4_moe": (
         hf.Glm4MoeForCausalLM,

@@ -6,7 +6,7 @@ import numpy as np
 from golden_models import GOLDEN, GoldenSequence
 
 FOLDERS = GOLDEN / "folders"
-FOLDER_NAMES = ("llama", "llama-biased", "qwen2", "gemma3_text")
+FOLDER_NAMES = tuple(sorted(path.name for path in FOLDERS.iterdir()))
 
 
 def golden_folder(name: str) -> Path:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from abaci.kernels.batch import BIAS, HISTORY, LOGIT_ROW, PAGE_TOKENS, SAMPLE, Executor, StepBatch, StepOutput
+from abaci.kernels.batch import BIAS, HISTORY, LOGIT_ROW, NO_STATE, PAGE_TOKENS, SAMPLE, Executor, StepBatch, StepOutput
 from abaci.models.spec import ModelSpec
 
 
@@ -38,7 +38,8 @@ class StepFeeder:
         self._windows = [group.window for group in spec.cache_groups()]
         pages_each = -(-max_tokens // PAGE_TOKENS)
         num_pages = num_sequences * pages_each
-        executor.allocate_cache((num_pages,) * len(self._windows))
+        self._has_states = bool(spec.state_layers())
+        executor.allocate_cache((num_pages,) * len(self._windows), num_sequences if self._has_states else 0)
         self._tables = [
             np.random.default_rng(group).permutation(num_pages).astype(np.int32).reshape(num_sequences, pages_each)
             for group in range(len(self._windows))
@@ -63,8 +64,14 @@ class StepFeeder:
                 bias=np.empty(0, BIAS),
                 masks=np.empty((0, -(-self.vocab_size // 32)), np.uint32),
                 hidden_rows=np.array(hidden_rows, np.int32),
+                states=self._states(chunks),
             )
         )
+
+    def _states(self, chunks: Sequence[Chunk]) -> NDArray[np.int32]:
+        """A sequence continues its own state, and at its beginning none."""
+        pairs = [(chunk.sequence if chunk.first_position else NO_STATE, chunk.sequence) for chunk in chunks]
+        return np.array(pairs if self._has_states else [], np.int32).reshape(-1, 2)
 
     def logprobs(self, token_ids: Sequence[int], chunk_sizes: Sequence[int] | None = None) -> NDArray[np.float32]:
         """Log-probabilities after each token of sequence 0, (tokens, vocab), fed in chunks of the given sizes."""

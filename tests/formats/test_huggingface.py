@@ -17,9 +17,12 @@ from abaci.errors import FileFormatError, ModelNotFoundError, UnsupportedModelEr
 from abaci.formats.huggingface import HuggingFaceCheckpoint
 from abaci.kernels.reference import ReferenceExecutor
 from abaci.models.families import spec_from_gguf
+from abaci.models.huggingface import known_model_types
 from abaci.tensor import WeightFormat
 
 TOLERANCE = 3e-5
+HYBRID_TOLERANCE = 3e-4
+"""Delta nets amplify rounding: the original in float32 is as far from itself in float64."""
 
 
 @pytest.mark.parametrize("name", FOLDER_NAMES)
@@ -31,8 +34,14 @@ def test_logits_are_the_originals(name: str) -> None:
         feeder = StepFeeder(executor, spec, num_sequences=1, max_tokens=64)
         for sequence in sequences:
             logprobs = feeder.logprobs(sequence.token_ids)
-            np.testing.assert_allclose(logprobs, log_softmax(sequence.logits), atol=TOLERANCE, rtol=0)
+            tolerance = HYBRID_TOLERANCE if spec.state_layers() else TOLERANCE
+            np.testing.assert_allclose(logprobs, log_softmax(sequence.logits), atol=tolerance, rtol=0)
         executor.close()
+
+
+def test_every_model_type_has_a_golden_folder() -> None:
+    types = {json.loads((golden_folder(name) / "config.json").read_text())["model_type"] for name in FOLDER_NAMES}
+    assert types == set(known_model_types())
 
 
 @pytest.fixture

@@ -40,9 +40,10 @@ _DESCRIPTIVE = frozenset(
         "pooling_type",
         "rope.scaling.original_context_length",
         "rope.scaling.finetuned",
+        "rope.dimension_sections",
     }
 )
-"""Keys that describe the file without changing the mathematics."""
+"""Keys that describe the file without changing the mathematics; sections of a rotation matter to images only."""
 
 MAX_LAYERS = 1024
 MAX_WIDTH = 1 << 20
@@ -125,6 +126,21 @@ class GgufConfig:
 
     def has_tensor(self, name: str) -> bool:
         return name in self._tensors
+
+    def has(self, key: str) -> bool:
+        """Whether the file has the setting."""
+        return f"{self.architecture}.{key}" in self._metadata
+
+    def windowed_layers(self, default_period: int) -> tuple[bool, ...]:
+        """For each layer whether it has a sliding window: as the file lists them, or in all but every n-th."""
+        key = "attention.sliding_window_pattern"
+        listed = self._read(key, default_period)
+        if isinstance(listed, list):
+            if len(listed) < self.num_layers or not all(isinstance(item, bool) for item in listed):
+                raise self.invalid(key, "is not a truth value for each layer")
+            return tuple(listed[: self.num_layers])
+        period = self.integer(key, 1, MAX_LAYERS, default=default_period)
+        return tuple((layer + 1) % period != 0 for layer in range(self.num_layers))
 
     def leave(self, name: str) -> None:
         """The tensor `name` may be in the file and is not needed."""
@@ -279,9 +295,9 @@ class GgufConfig:
         """The mixture of one layer; `scoring` and `normalise` are the family's where the file does not say."""
         block = f"blk.{layer}."
         num_experts = self.integer("expert_count", 1, MAX_EXPERTS)
-        size = self.integer(
-            "expert_feed_forward_length", 1, MAX_WIDTH, default=self.integer("feed_forward_length", 1, MAX_WIDTH)
-        )
+        key, dense_key = "expert_feed_forward_length", "feed_forward_length"
+        self._keys_read.add(dense_key)
+        size = self.integer(key if self.has(key) else dense_key, 1, MAX_WIDTH)
         bias = f"{block}exp_probs_b.bias"
         num_groups = self.integer("expert_group_count", 0, num_experts, default=1) or 1
         if num_experts % num_groups:

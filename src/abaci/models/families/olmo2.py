@@ -16,6 +16,7 @@ def spec_from_config(config: GgufConfig) -> ModelSpec:
     rope = config.rope(RopeStyle.HALF)
     local_rope = replace(rope, yarn=None, magnitude=1.0)
     window = config.window()
+    windowed = config.windowed_layers(_FULL_ATTENTION_PERIOD)
 
     def attention(layer: int, rope: Rope, window: int | None) -> Attention:
         plain = config.attention(layer, rope, window=window)
@@ -26,7 +27,7 @@ def spec_from_config(config: GgufConfig) -> ModelSpec:
         )
 
     def build_layer(layer: int) -> Layer:
-        is_full = window is None or (layer + 1) % _FULL_ATTENTION_PERIOD == 0
+        is_full = window is None or not windowed[layer]
         return Layer(
             mixer_norm=None,
             mixer=attention(layer, rope, None) if is_full else attention(layer, local_rope, window),
