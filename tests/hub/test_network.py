@@ -29,6 +29,7 @@ OPENING = {"aiohttp", "ftplib", "http.client", "httpx", "huggingface_hub", "requ
 OPENING |= {"urllib.request", "urllib3", "websockets", "xmlrpc.client"}
 DOORS = {
     "hub/network.py": "the door itself",
+    "hub/connections.py": "connects for the door",
     "hub/addresses.py": "looks names up for the door",
     "server/listening.py": "listens",
     "cli/server_client.py": "asks a server of ours, and calls check_reach first",
@@ -68,6 +69,11 @@ def test_there_is_one_door(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     for call in ("open_connection(", "create_connection(", "sock_connect(", "urlopen("):
         assert call not in text or name in DOORS, f"{name} calls {call}"
+
+
+def test_only_the_door_has_connections() -> None:
+    users = {path.name for path in SOURCES.rglob("*.py") if "abaci.hub.connections" in imported(path)}
+    assert users == {"network.py"}
 
 
 @pytest.fixture

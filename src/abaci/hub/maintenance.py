@@ -7,13 +7,14 @@ from pathlib import Path
 
 from abaci.errors import AbaciError, IntegrityError, ModelNotFoundError, UsageError
 from abaci.hub.catalog import load_catalog, pinned_entries
+from abaci.hub.disk import delete_file, remove_tree
 from abaci.hub.download import DownloadListener, fetch
 from abaci.hub.names import LocalPath, parse_name
 from abaci.hub.network import Network
 from abaci.hub.planning import plan
 from abaci.hub.references import StoredFile, StoredModel
 from abaci.hub.sources import Source
-from abaci.hub.store import Store, delete_file, remove_tree
+from abaci.hub.store import Store
 from abaci.hub.wanted import Digest, WantedFile, WantedModel
 
 

@@ -6,14 +6,8 @@ the program to see that nothing else opens a connection.
 """
 
 import contextlib
-import errno
 import http.client
 import os
-import selectors
-import socket
-import ssl
-import threading
-import time
 import urllib.request
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
@@ -22,16 +16,15 @@ from typing import Final
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from abaci.errors import OfflineError
-from abaci.hub.addresses import CheckedAddress, is_loopback, is_private_host, look_up
+from abaci.hub.addresses import is_loopback, is_private_host, look_up
+from abaci.hub.connections import CONNECT_SECONDS, DirectConnection, DirectTlsConnection, TlsContext, dial
 from abaci.hub.pace import RateLimit, read_rate, retry_after_seconds
 from abaci.hub.reach import REACH_SECONDS, SourceUnavailableError, within
 from abaci.version import __version__
 
 OFFLINE_VARIABLES: Final = ("ABACI_OFFLINE", "HF_HUB_OFFLINE")
 RATE_VARIABLE: Final = "ABACI_LIMIT_RATE"
-CONNECT_SECONDS: Final = 4.0
 STALL_SECONDS: Final = 30.0
-_HEAD_START_SECONDS: Final = 0.25
 _MAX_REDIRECTS: Final = 10
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
@@ -133,7 +126,7 @@ class Network:
         self._offline_because = offline_because
         self.rate = rate or RateLimit(None)
         self._proxies = dict(proxies or {})
-        self._tls = _TlsContext()
+        self._tls = TlsContext()
 
     @classmethod
     def from_environment(cls, limit_rate: str | None = None) -> "Network":
@@ -162,7 +155,7 @@ class Network:
         """See whether a host listens, for programs that take long to find out. Raises what `open` raises."""
         self.check(host)
         try:
-            within(REACH_SECONDS, lambda: _dial(look_up(host, port, private_allowed=True), CONNECT_SECONDS).close())
+            within(REACH_SECONDS, lambda: dial(look_up(host, port, private_allowed=True), CONNECT_SECONDS).close())
         except OSError as error:
             raise SourceUnavailableError(f"{host} cannot be reached: {error}") from error
 
@@ -211,9 +204,9 @@ class Network:
         if proxy is None:
             addresses = look_up(host, port, private_allowed=private_allowed)
             connection: http.client.HTTPConnection = (
-                _DirectTls(addresses, host, port, stall_seconds, self._tls.get())
+                DirectTlsConnection(addresses, host, port, stall_seconds, self._tls.get())
                 if url.scheme == "https"
-                else _Direct(addresses, host, port, stall_seconds)
+                else DirectConnection(addresses, host, port, stall_seconds)
             )
             return connection, target, addresses[0].is_private
         if not private_allowed and is_private_host(host):
@@ -251,57 +244,6 @@ class Network:
         return read
 
 
-class _Direct(http.client.HTTPConnection):
-    """Connects to an address that was checked, whatever the name leads to by now."""
-
-    def __init__(self, addresses: tuple[CheckedAddress, ...], host: str, port: int, stall_seconds: float) -> None:
-        super().__init__(host, port, timeout=stall_seconds)
-        self._addresses = addresses
-        self._stall_seconds = stall_seconds
-
-    def connect(self) -> None:
-        """Called by the base class."""
-        self.sock = _dial(self._addresses, self._stall_seconds)
-
-
-class _DirectTls(_Direct):
-    """The same with TLS, for the name."""
-
-    default_port = 443
-
-    def __init__(
-        self,
-        addresses: tuple[CheckedAddress, ...],
-        host: str,
-        port: int,
-        stall_seconds: float,
-        context: ssl.SSLContext,
-    ) -> None:
-        super().__init__(addresses, host, port, stall_seconds)
-        self._context = context
-
-    def connect(self) -> None:
-        """Called by the base class."""
-        super().connect()
-        self.sock.settimeout(CONNECT_SECONDS)
-        self.sock = self._context.wrap_socket(self.sock, server_hostname=self.host)
-        self.sock.settimeout(self._stall_seconds)
-
-
-class _TlsContext:
-    """The system's certificates, read when first needed. `SSL_CERT_FILE` and `SSL_CERT_DIR` name others."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._context: ssl.SSLContext | None = None
-
-    def get(self) -> ssl.SSLContext:
-        with self._lock:
-            if self._context is None:
-                self._context = ssl.create_default_context()
-            return self._context
-
-
 def origin_of(url: SplitResult) -> tuple[str, str, int | None]:
     """Scheme, host and port: what a token belongs to."""
     return url.scheme, (url.hostname or "").lower(), url.port or _PORTS.get(url.scheme)
@@ -329,47 +271,6 @@ def check_reach(url: str) -> None:
 
 def _offline_because() -> str | None:
     return next((name for name in OFFLINE_VARIABLES if os.environ.get(name, "").strip().lower() in _TRUE), None)
-
-
-def _dial(addresses: tuple[CheckedAddress, ...], stall_seconds: float) -> socket.socket:
-    """The first address that answers; each gets a head start over the next (RFC 8305). Raises OSError."""
-    waiting, failure = list(addresses), OSError("no address")
-    deadline_seconds = time.monotonic() + CONNECT_SECONDS
-    with selectors.DefaultSelector() as begun:
-        try:
-            while waiting or begun.get_map():
-                if waiting:
-                    failure = _begin(waiting.pop(0), begun) or failure
-                left = deadline_seconds - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError
-                for key, _ in begun.select(min(_HEAD_START_SECONDS, left) if waiting else left):
-                    connection = begun.unregister(key.fileobj).fileobj
-                    assert isinstance(connection, socket.socket)
-                    code = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                    if code == 0:
-                        connection.settimeout(stall_seconds)
-                        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                        return connection
-                    connection.close()
-                    failure = OSError(code, os.strerror(code))
-            raise failure
-        finally:
-            for key in list(begun.get_map().values()):
-                if isinstance(key.fileobj, socket.socket):
-                    key.fileobj.close()
-
-
-def _begin(address: CheckedAddress, begun: selectors.BaseSelector) -> OSError | None:
-    """Start to connect to an address; what speaks against it at once."""
-    connection = socket.socket(address.family, socket.SOCK_STREAM)
-    connection.setblocking(False)
-    code = connection.connect_ex((address.host, address.port))
-    if code in (0, errno.EINPROGRESS):
-        begun.register(connection, selectors.EVENT_WRITE)
-        return None
-    connection.close()
-    return OSError(code, os.strerror(code))
 
 
 def _checked_url(text: str) -> SplitResult:

@@ -16,7 +16,6 @@ and a reference goes before what it named. What a stopped process leaves is a be
 nothing names, which `prune` finds.
 """
 
-import errno
 import fcntl
 import hashlib
 import os
@@ -29,6 +28,7 @@ from pathlib import Path
 
 from abaci.errors import IntegrityError, ResourceError
 from abaci.hub import huggingface_cache
+from abaci.hub.disk import delete_file, make_folders, remove_tree, sync_folder, write_whole
 from abaci.hub.partial import sha256_of
 from abaci.hub.references import (
     StoredFile,
@@ -127,7 +127,7 @@ class Store:
         digest = Digest.sha256(sha256)
         path = self._folder("files") / f"{digest.value}{'.gguf' if file.path.endswith('.gguf') else ''}"
         partial_path.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         return path
 
     def link_folder(self, name: str, files: tuple[StoredFile, ...]) -> Path:
@@ -141,7 +141,7 @@ class Store:
             return folder
         for file in files:
             link = folder / checked_path(file.path)
-            _make_folders(link.parent, self.home)
+            make_folders(link.parent, self.home)
             unfinished = link.with_name(f".{link.name}.{os.getpid()}")
             unfinished.unlink(missing_ok=True)
             unfinished.symlink_to(self._link_target(link, file.location))
@@ -153,9 +153,9 @@ class Store:
         reference = self._reference_path(checked_name(model.name))
         unfinished = self._folder("models") / f".{os.getpid()}.{os.urandom(4).hex()}"
         try:
-            _write_whole(unfinished, written_reference(model, self.home))
+            write_whole(unfinished, written_reference(model, self.home))
             unfinished.replace(reference)
-            _sync_folder(reference.parent)
+            sync_folder(reference.parent)
         except OSError as error:
             unfinished.unlink(missing_ok=True)
             raise ResourceError(
@@ -171,7 +171,7 @@ class Store:
         with self.changing():
             reference = self._reference_path(model.name)
             reference.unlink(missing_ok=True)
-            _sync_folder(reference.parent)
+            sync_folder(reference.parent)
             others = [other for other in self.all() if other.name != model.name]
             needed = {file.location for other in others for file in other.files}
             folder = self.folder_of(model.path)
@@ -289,61 +289,8 @@ def stored_file(path: str, location: Path, sha256: str, *, is_ours: bool) -> Sto
     return StoredFile(path, location, status.st_size, status.st_mtime_ns, sha256, is_ours)
 
 
-def remove_tree(folder: Path) -> None:
-    """Delete a folder of links; what they point to stays."""
-    for parent, folders, names in os.walk(folder, topdown=False):
-        for name in (*names, *folders):
-            path = Path(parent) / name
-            if path.is_symlink() or not path.is_dir():
-                path.unlink(missing_ok=True)
-            else:
-                path.rmdir()
-    if folder.is_dir():
-        folder.rmdir()
-
-
-def _make_folders(folder: Path, base: Path) -> None:
-    """All folders from `base` down, each for its owner only: `mkdir` would give its mode to the last one alone."""
-    for part in folder.relative_to(base).parts:
-        base /= part
-        base.mkdir(mode=0o700, exist_ok=True)
-
-
 def _with_time(file: StoredFile) -> StoredFile:
     return replace(file, modified_nanoseconds=file.location.stat().st_mtime_ns)
-
-
-def delete_file(path: Path) -> int:
-    """Delete a file, if it is there. Returns the bytes freed."""
-    try:
-        freed_bytes = path.stat().st_size
-        path.unlink()
-    except FileNotFoundError:
-        return 0
-    return freed_bytes
-
-
-def _write_whole(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring a folder's names to the disk, where the file system can."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _not_writable(folder: Path, reason: str | None) -> ResourceError:
