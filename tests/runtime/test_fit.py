@@ -156,3 +156,20 @@ def test_pages_behind_a_window_are_limited_by_what_the_cache_gives_them():
     windowed = replace(MODEL, windows=(512,), context_length=1 << 20)
     near, far = (forecast_memory(windowed, tokens, ROOMY).cache_bytes for tokens in (1 << 19, 1 << 20))
     assert near == far < forecast_memory(replace(MODEL, context_length=1 << 20), 1 << 19, ROOMY).cache_bytes
+
+
+def test_a_prompt_meets_more_experts_than_a_token():
+    """Two of eight for one token; of 512 tokens nearly none is left out, and reading them all may take longest."""
+    met = Product(WeightFormat.Q4_K, 250_000_000, 1_000_000, unmet_bytes=750_000_000)
+    sparse = replace(MODEL, products=(met,), attention=())
+    one, whole = 0.25e9 / 15e9 / 0.8, 1e9 / 15e9 / 0.8
+    assert decode_seconds(sparse, RATES, 0).products == pytest.approx(one)
+    assert prefill_seconds(sparse, RATES, 1).products == pytest.approx(one)
+    assert prefill_seconds(sparse, RATES, 2).products == pytest.approx(whole * (1 - 0.75**2))
+    assert prefill_seconds(sparse, RATES, 512).products == pytest.approx(whole)
+
+
+def test_states_of_fixed_size_belong_to_a_conversation():
+    with_states = replace(MODEL, state_bytes=5_000_000)
+    added = forecast_memory(with_states, 4096, ROOMY).cache_bytes - forecast_memory(MODEL, 4096, ROOMY).cache_bytes
+    assert added == 5_000_000

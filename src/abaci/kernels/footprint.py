@@ -49,6 +49,8 @@ class Product:
     """For one token; a multiplication and an addition count as two."""
     is_head: bool = False
     """Only tokens whose logits are wanted are multiplied with it."""
+    unmet_bytes: int = 0
+    """Packed, of the experts that a single token does not meet: many tokens together meet most of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +220,8 @@ def _products(steps: Iterable[RecordedStep], matrices: Mapping[str, _Matrix]) ->
     def product(name: str, met: Fraction = Fraction(1), *, is_head: bool = False) -> Product:
         matrix = matrices[name]
         operations = 2 * matrix.rows * matrix.columns
-        return Product(matrix.weight_format, int(matrix.num_bytes * met), int(operations * met), is_head)
+        met_bytes = int(matrix.num_bytes * met)
+        return Product(matrix.weight_format, met_bytes, int(operations * met), is_head, matrix.num_bytes - met_bytes)
 
     for step in steps:
         match step:

@@ -189,7 +189,7 @@ def _chunk_seconds(model: Footprint, rates: MachineRates, first_position: int, n
     multiplying = sum(
         max(
             num_tokens * product.operations / rates.formats[product.weight_format].operations_per_second,
-            _reading_seconds(product, rates),
+            _reading_seconds(product, rates, num_tokens),
         )
         for product in model.products
         if not product.is_head
@@ -202,9 +202,12 @@ def _chunk_seconds(model: Footprint, rates: MachineRates, first_position: int, n
     ) + _other_seconds(model, rates, num_tokens)
 
 
-def _reading_seconds(product: Product, rates: MachineRates) -> float:
+def _reading_seconds(product: Product, rates: MachineRates, num_tokens: int = 1) -> float:
+    """Of what so many tokens together meet of it, if each chooses its experts for itself."""
     rate = rates.formats[product.weight_format].stream_bytes_per_second
-    return product.num_bytes / (rate * rates.step.reading_share)
+    whole_bytes = product.num_bytes + product.unmet_bytes
+    missed_share = (product.unmet_bytes / whole_bytes) ** num_tokens if whole_bytes else 0.0
+    return whole_bytes * (1 - missed_share) / (rate * rates.step.reading_share)
 
 
 def _other_seconds(model: Footprint, rates: MachineRates, num_tokens: int) -> StepSeconds:
@@ -239,10 +242,10 @@ def _process_bytes(model: Footprint) -> int:
 
 
 def _cache_bytes(model: Footprint, context_length: int) -> int:
-    """Of pages that a conversation of so many tokens touches; those behind a window are kept while there is room."""
+    """Of a state, and of the pages that so many tokens touch; those behind a window are kept while there is room."""
     options = LoadOptions()
     needed = -(-context_length // PAGE_TOKENS)
-    total = 0
+    total = model.state_bytes
     for window, page_bytes in zip(model.windows, model.page_bytes, strict=True):
         limit = window_pages(window, PAGE_TOKENS, options.max_sequences, options.max_step_tokens)
         total += page_bytes * (needed if limit is None else min(needed, limit))
