@@ -518,6 +518,21 @@ class StepProgram {
                              channels, 0, num_key_heads, num_value_heads, key_dim, value_dim,
                              static_cast<int32_t>(kernel_size), tiled_heads});
     }
+    int observe(int slot, int routing) {
+        check_slot(slot, -1);
+        if (routing >= 0) check_dispatched(slot, routing);
+        observations_.push_back(&program_->observe(slot, routing));
+        return static_cast<int>(observations_.size()) - 1;
+    }
+    auto observed(int index) const {
+        require(index >= 0 && index < static_cast<int>(observations_.size()), "no such observation");
+        const Observation& observation = *observations_[index];
+        auto sums = new_array<double>({observation.counts.size(), static_cast<size_t>(observation.columns)});
+        auto counts = new_array<int64_t>({observation.counts.size()});
+        std::copy(observation.sums.begin(), observation.sums.end(), sums.data());
+        std::copy(observation.counts.begin(), observation.counts.end(), counts.data());
+        return std::make_tuple(sums, counts);
+    }
     void choose(int logits, int routing) {
         check_slot(logits, routing_at(routing).num_experts);
         program_->choose(logits, routing);
@@ -779,6 +794,7 @@ class StepProgram {
     std::vector<Experts> routings_;
     std::vector<std::shared_ptr<WeightArena>> arenas_;
     std::deque<std::vector<float>> floats_;
+    std::vector<const Observation*> observations_;
     std::unique_ptr<Program> program_;
 };
 
@@ -885,6 +901,8 @@ NB_MODULE(_native, m) {
         .def("delta_net", &StepProgram::delta_net, "x"_a, "beta"_a, "alpha"_a, "convolved"_a, "factors"_a, "out"_a,
              "kernel"_a, "decay"_a, "time_bias"_a, "num_key_heads"_a, "num_value_heads"_a, "key_dim"_a, "value_dim"_a,
              "tiled_heads"_a)
+        .def("observe", &StepProgram::observe, "slot"_a, "routing"_a)
+        .def("observed", &StepProgram::observed, "index"_a)
         .def("choose", &StepProgram::choose, "logits"_a, "routing"_a)
         .def("dispatch", &StepProgram::dispatch, "x"_a, "routing"_a, "out"_a, "floats"_a, "quantise"_a)
         .def("expert_linear", &StepProgram::expert_linear, "x"_a, "routing"_a, "stacks"_a, "outs"_a, "biases"_a)

@@ -20,6 +20,7 @@ constexpr int32_t kHeadTile = 64;           // logit rows that are computed and 
 constexpr int32_t kAttentionQueries = 128;  // query rows (tokens x heads of a group) of one attention piece, about
 constexpr int64_t kGatedColumns = 1024;     // columns of one piece of the gated activation
 constexpr int64_t kSmallPieceBytes = 24 * 1024;
+constexpr int64_t kObservedColumns = 256;
 
 int64_t divide_up(int64_t a, int64_t b) {
     return (a + b - 1) / b;
@@ -402,6 +403,36 @@ class AddOperation final : public RowOperation {
 
   private:
     const int x_, y_, out_;
+};
+
+// Adds up the squares of every column of a slot, of dispatched rows for each expert by itself. Work is split over
+// columns, so that every sum has one order.
+class ObserveOperation final : public Operation {
+  public:
+    ObserveOperation(Program& program, int slot, int routing, Observation& observation)
+        : p_(program), slot_(slot), routing_(routing), observation_(observation) {}
+    uint32_t plan() override { return divide_up(observation_.columns, kObservedColumns); }
+    void run(uint32_t piece, int) override {
+        const int64_t begin = piece * kObservedColumns, end = std::min(observation_.columns, begin + kObservedColumns);
+        if (routing_ < 0) return add_rows(0, 0, p_.current().input.num_tokens, begin, end);
+        const Routing& routing = p_.routing(routing_);
+        for (int32_t expert = 0; expert < routing.router.num_experts; ++expert)
+            add_rows(expert, routing.begins[expert], routing.begins[expert + 1], begin, end);
+    }
+
+  private:
+    void add_rows(int64_t expert, int64_t row_begin, int64_t row_end, int64_t begin, int64_t end) {
+        if (begin == 0) observation_.counts[expert] += row_end - row_begin;
+        double* sums = observation_.sums.data() + expert * observation_.columns;
+        for (int64_t r = row_begin; r < row_end; ++r) {
+            const float* x = p_.slot(slot_).row(r);
+            for (int64_t c = begin; c < end; ++c) sums[c] += static_cast<double>(x[c]) * x[c];
+        }
+    }
+
+    Program& p_;
+    const int slot_, routing_;
+    Observation& observation_;
 };
 
 // Hands out rows of what the head reads.

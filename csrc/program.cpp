@@ -155,6 +155,14 @@ void Program::rms_norm(int in, int out, const float* weight, int64_t columns, fl
     operations_.push_back(std::make_unique<NormOperation>(*this, in, out, weight, columns, epsilon, quantise));
 }
 
+const Observation& Program::observe(int index, int routing_index) {
+    const int64_t columns = slot(index).columns;
+    const int64_t experts = routing_index < 0 ? 1 : routing(routing_index).router.num_experts;
+    observations_.push_back({columns, std::vector<double>(experts * columns), std::vector<int64_t>(experts)});
+    operations_.push_back(std::make_unique<ObserveOperation>(*this, index, routing_index, observations_.back()));
+    return observations_.back();
+}
+
 void Program::quantise(int index) {
     want_quantised(slot(index));
     operations_.push_back(std::make_unique<QuantiseOperation>(*this, index));

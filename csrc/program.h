@@ -132,6 +132,13 @@ struct DeltaNetParameters {
     bool tiled_heads;
 };
 
+// Sums of squares of a slot's columns over all steps, for each expert where rows are dispatched.
+struct Observation {
+    int64_t columns;
+    std::vector<double> sums;     // [experts][columns]
+    std::vector<int64_t> counts;  // [experts], of rows
+};
+
 // A run of rows of one sequence that attention treats at once.
 struct RowRun {
     int32_t sequence, row, num_rows;
@@ -197,6 +204,8 @@ class Program {
     void combine(int in, int routing, int shared, int shared_gate, int out);
     void gated(int gate, int up, int out, int64_t columns, ActivationKind kind, bool quantise);
     void add(int x, int y, int out);
+    // What stands in a slot at this place of the program; `routing` of dispatched rows, else -1.
+    const Observation& observe(int slot, int routing);
     void head(int in, const PackedMatrix& matrix, const float* bias);
 
     // Running.
@@ -239,6 +248,7 @@ class Program {
     std::vector<CacheLayer> cache_layers_;
     std::vector<std::unique_ptr<Routing>> routings_;
     std::deque<std::vector<float>> zeros_;
+    std::deque<Observation> observations_;
     float* states_ = nullptr;
     int64_t state_values_ = 0, num_states_ = 0;
     std::vector<int64_t> num_pages_, group_elements_;

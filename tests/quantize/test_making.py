@@ -205,3 +205,9 @@ def test_command_line(float_model: Path, tmp_path: Path) -> None:
     again = run.invoke(app, ["quantize", str(float_model), made, "--type", "q4_0", "--no-measure"])
     assert again.exit_code == UsageError.exit_code
     assert "exists" in again.stderr
+
+
+def test_others_may_read_the_file_as_the_system_has_it(float_model: Path, tmp_path: Path) -> None:
+    make(float_model, tmp_path / "made.gguf", order("q4_0"))
+    (tmp_path / "plain").write_bytes(b"")
+    assert (tmp_path / "made.gguf").stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -16,6 +16,7 @@ from abaci.kernels.native import NativeExecutor, thread_pool
 from abaci.models.families import spec_from_gguf
 from abaci.models.mixtures import mixture_named
 from abaci.quantize.measuring import log_probabilities
+from abaci.quantize.running import make_room
 from abaci.quantize.shapes import Shape, known_sizes, shape_named
 from abaci.quantize.synthesis import Synthesis, synthesise
 
@@ -87,6 +88,7 @@ def test_a_file_runs_and_its_logits_differ(name: str, tmp_path: Path) -> None:
         token_ids = checkpoint.tokenizer().encode("ab hello")
         tensors = CheckpointTensors(checkpoint)
         executor = NativeExecutor(spec, tensors, max_step_tokens=64, pool=thread_pool(1))
+        make_room(executor, spec, len(token_ids))
         logits = np.concatenate(list(log_probabilities(executor, spec, token_ids)))
         executor.close()
     assert logits.shape == (len(token_ids), SMALL.vocab_size)

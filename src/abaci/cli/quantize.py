@@ -22,6 +22,12 @@ def quantize(
     imatrix: Annotated[
         Path | None, typer.Option(help="Importance of inputs, as llama.cpp's imatrix tool writes it.")
     ] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(metavar="TEXT", help="Measure the importance of inputs on this file.")
+    ] = None,
+    save_imatrix: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep the measured importance, in llama.cpp's form.")
+    ] = None,
     measure: Annotated[
         Path | None,
         typer.Option("--measure", metavar="TEXT", help="Measure the loss on this file, not the built-in text."),
@@ -46,16 +52,20 @@ def quantize(
     from abaci import hub
     from abaci.formats.opening import open_checkpoint
     from abaci.models.mixtures import mixture_named
+    from abaci.quantize.importance import write_importance
     from abaci.quantize.making import Order, make_quantised
 
     mixture = mixture_named(type_name)
     if destination.exists() and not force:
         raise UsageError(f"{destination} exists", hint="Choose another name, or say --force.")
+    if save_imatrix is not None and calibrate is None:
+        raise UsageError("--save-imatrix needs --calibrate")
     if measure is not None and no_measure:
         raise UsageError("--measure and --no-measure exclude each other")
     order = Order(
         mixture,
         importance=_importance(imatrix),
+        calibration=None if calibrate is None else _text(calibrate),
         text=None if no_measure else _text(measure),
         max_kl=max_kl,
         is_pure=pure,
@@ -65,6 +75,8 @@ def quantize(
     source = hub.resolve(model, download=False)
     with closing(open_checkpoint(source.path)) as checkpoint, StageProgress() as progress:
         made = make_quantised(checkpoint, destination, order, progress)
+    if save_imatrix is not None and made.importance is not None:
+        write_importance(save_imatrix, made.importance)
     if as_json:
         print_json(_as_json(destination, made))
     else:

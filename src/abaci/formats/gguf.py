@@ -11,8 +11,8 @@ import math
 import mmap
 import os
 import re
+import secrets
 import struct
-import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -651,8 +651,8 @@ def write_gguf(
         head += _pack_string(key) + _pack_value(key, value)
         value_ends[key] = len(head)
     head += _pack_tensor_infos(tensors, alignment)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
-        temporary = Path(file.name)
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    with temporary.open("xb") as file:
         try:
             file.write(head)
             for tensor in tensors:

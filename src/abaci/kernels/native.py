@@ -5,7 +5,7 @@ Numpy only moves data here; every number is computed in csrc.
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -101,6 +101,7 @@ class NativeExecutor:
 
     Packs every tensor that `spec` names, one after another, letting go of the source's pages as it goes;
     `progress(bytes packed, bytes in all)` is called after each. With `kept`, what was packed once is mapped.
+    With `observes`, squares of every matrix's inputs are added up.
     Raises FileFormatError for scales that are not finite, ResourceError where memory is short.
     """
 
@@ -114,6 +115,7 @@ class NativeExecutor:
         target: str | None = None,
         progress: Callable[[int, int], None] | None = None,
         kept: KeptWeights | None = None,
+        observes: bool = False,
     ) -> None:
         _check_layout()
         self.spec = spec
@@ -125,10 +127,20 @@ class NativeExecutor:
             program = _native.StepProgram(
                 pool, self.target, max_step_tokens, spec.vocab_size, [group.window or 0 for group in self._groups]
             )
-            _Emitter(program, spec, self._weights).emit()
+            emitter = _Emitter(program, spec, self._weights, observes)
+            emitter.emit()
         except MemoryError as error:
             raise _no_memory("the workspace of a step", error) from error
         self._program: _native.StepProgram | None = program
+        self._observations = emitter.observations
+
+    def observed(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]:
+        """Of all steps so far, by matrix: sums of squares of its inputs, (experts, columns), and rows that each saw.
+
+        Plain matrices have one row of sums. The output and what multiplies head by head are not observed.
+        """
+        program = self._running()
+        return {name: program.observed(index) for name, index in self._observations.items()}
 
     def kernels(self) -> Mapping[str, str]:
         """For each weight format of the model's matrices, the kernel that runs it."""
@@ -400,9 +412,14 @@ class _Spilling:
 class _Emitter:
     """Writes a recorded decoder into a step program."""
 
-    def __init__(self, program: _native.StepProgram, spec: ModelSpec, weights: _PackedWeights) -> None:
+    def __init__(
+        self, program: _native.StepProgram, spec: ModelSpec, weights: _PackedWeights, observes: bool = False
+    ) -> None:
         self._program = program
         self._spec = spec
+        self._observes = observes
+        self.observations: dict[str, int] = {}
+        """Numbers of observations in the program, by the matrix whose inputs they are."""
         self._weights = weights
         self._ropes: dict[Rope, int] = {}
         self._cache_layers: dict[int, int] = {}
@@ -464,6 +481,7 @@ class _Emitter:
             case QuantiseStep(x=x):
                 program.quantise(_slot(x))
             case LinearStep(x=x, linears=linears, outs=outs, accumulate=accumulate):
+                self._observe(x, [linear.weight for linear in linears])
                 matrices = [self._matrix(linear.matrix) for linear in linears]
                 biases = [self._bias(linear) for linear in linears]
                 program.linear(_slot(x), matrices, [_slot(out) for out in outs], biases, accumulate)
@@ -529,6 +547,7 @@ class _Emitter:
                 # Matrices of floats read the rows as floats; integers alone are enough for all others.
                 self._program.dispatch(_slot(x), routing, _slot(out), self._reads_floats(out), out.quantised)
             case ExpertLinearStep(x=x, linears=linears, outs=outs):
+                self._observe(x, [linear.weight for linear in linears], routing)
                 stacks = [self._matrix(linear.weight) for linear in linears]
                 biases = [self._vector(linear.bias) for linear in linears]
                 self._program.expert_linear(_slot(x), routing, stacks, [_slot(out) for out in outs], biases)
@@ -536,8 +555,12 @@ class _Emitter:
                 own, gate = (-1 if value is None else _slot(value) for value in (shared, shared_gate))
                 self._program.combine(_slot(routed), routing, own, gate, _slot(out))
 
+    def _observe(self, x: Value, names: Sequence[str], routing: int = -1) -> None:
+        if self._observes:
+            self.observations |= dict.fromkeys(names, self._program.observe(_slot(x), routing))
+
     def _reads_floats(self, dispatched: Value) -> bool:
-        return any(
+        return self._observes or any(
             step.x is dispatched and not self._weights.is_quantised(linear.weight)
             for step in self._steps
             if isinstance(step, ExpertLinearStep)

@@ -73,19 +73,18 @@ def read_importance(path: Path) -> Importance:
     return Importance(found, path.name)
 
 
-def write_importance(path: Path, importance: Importance, num_tokens: int) -> None:
+def write_importance(path: Path, importance: Importance) -> None:
     """Write the newer form, which llama.cpp's tools read as well; atomically."""
     tensors: list[TensorSource] = []
     for name, values in sorted(importance.mean_squares.items()):
-        counts = np.full((len(values), 1), num_tokens, np.float32)
-        sums = (values * np.float32(num_tokens)).astype(np.float32)
-        tensors.append((name + _SUMS, WeightFormat.F32, sums.shape, sums.tobytes()))
+        counts = np.ones((len(values), 1), np.float32)  # means are sums over one
+        tensors.append((name + _SUMS, WeightFormat.F32, values.shape, values.tobytes()))
         tensors.append((name + _COUNTS, WeightFormat.F32, counts.shape, counts.tobytes()))
     metadata: dict[str, MetadataValue] = {
         "general.type": "imatrix",
         "imatrix.datasets": [importance.source],
         "imatrix.chunk_count": 1,
-        "imatrix.chunk_size": num_tokens,
+        "imatrix.chunk_size": 1,
     }
     write_gguf(path, metadata, tensors)
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -19,6 +20,7 @@ from abaci.formats.checkpoint import Checkpoint, MetadataValue
 from abaci.formats.gguf import GgufCheckpoint
 from abaci.kernels.native import thread_pool
 from abaci.models.mixtures import Mixture
+from abaci.quantize.calibrating import calibrate
 from abaci.quantize.importance import Importance
 from abaci.quantize.measuring import ReferencePredictions
 from abaci.quantize.quality import MeasuredText, Quality
@@ -49,6 +51,8 @@ class Order:
 
     mixture: Mixture
     importance: Importance | None = None
+    calibration: Text | None = None
+    """What to measure importance on, where it is not given."""
     text: Text | None = None
     """None: the loss is not measured."""
     max_kl: float | None = None
@@ -64,6 +68,7 @@ class Made:
 
     plan: Plan
     quality: Quality | None
+    importance: Importance | None
 
 
 class Listener(Protocol):
@@ -84,16 +89,22 @@ def make_quantised(checkpoint: Checkpoint, destination: Path, order: Order, list
     """
     if order.max_kl is not None and order.text is None:
         raise UsageError("a largest divergence is given, but nothing is to be measured", hint="Leave out --no-measure.")
-    plan = plan_quantisation(
+    if order.importance is not None and order.calibration is not None:
+        raise UsageError("importance is given and is to be measured as well", hint="Give --imatrix or --calibrate.")
+    planned = partial(
+        plan_quantisation,
         checkpoint,
         order.mixture,
-        importance=order.importance,
         is_pure=order.is_pure,
         allow_requantize=order.allow_requantize,
     )
-    _tell_of_plan(plan, order, listener)
-    _check_disk(destination, plan.num_bytes)
+    _check_disk(destination, planned().num_bytes)
     pool = thread_pool(plan_threads(order.num_threads).num_threads)
+    importance = order.importance
+    if order.calibration is not None:
+        importance = _calibrated(checkpoint, order.calibration, pool, listener)
+    plan = planned(importance=importance)
+    _tell_of_plan(plan, order, listener)
     measured: list[Quality] = []
     metadata: dict[str, MetadataValue] = {}
     with _predictions(checkpoint, destination, order, pool, listener) as predictions:
@@ -116,13 +127,20 @@ def make_quantised(checkpoint: Checkpoint, destination: Path, order: Order, list
             checkpoint,
             plan,
             destination,
-            importance=order.importance,
+            importance=importance,
             extra_metadata=metadata,
             examine=examine,
             pool=pool,
             progress=lambda done, total: listener.advanced("quantising", done, total),
         )
-    return Made(plan, measured[0] if measured else None)
+    return Made(plan, measured[0] if measured else None, importance)
+
+
+def _calibrated(checkpoint: Checkpoint, text: Text, pool: Any, listener: Listener) -> Importance:
+    token_ids = checkpoint.tokenizer().encode(text.content)
+    return calibrate(
+        checkpoint, token_ids, text.name, pool, lambda done, total: listener.advanced("calibrating", done, total)
+    )
 
 
 def _predictions(

@@ -6,29 +6,22 @@ Executors are those that answer requests. Must not know how either model was mad
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from abaci.engine.loader import CheckpointTensors
 from abaci.errors import FileFormatError
 from abaci.formats.checkpoint import Checkpoint
-from abaci.kernels.batch import BIAS, HISTORY, LOGIT_ROW, PAGE_TOKENS, SAMPLE, Executor, StepBatch
-from abaci.kernels.native import NativeExecutor
-from abaci.models.families import spec_from_gguf
+from abaci.kernels.batch import Executor
 from abaci.models.spec import ModelSpec
 from abaci.quantize.quality import Quality
+from abaci.quantize.running import OpenedModel, Progress, run_text
 
 Floats = NDArray[np.float32]
-
-ROWS_AT_A_TIME: Final = 64
-
-Progress = Callable[[int, int], None]
-"""Told tokens done, and in all."""
 
 
 class ReferencePredictions:
@@ -44,10 +37,10 @@ class ReferencePredictions:
         cls, checkpoint: Checkpoint, token_ids: Sequence[int], folder: Path, pool: Any, progress: Progress
     ) -> "ReferencePredictions":
         """Run a model over a text; `folder` takes 4 bytes per token of the text and of the vocabulary."""
-        with _opened(checkpoint, pool) as (executor, spec):
-            predictions = cls(token_ids, spec.vocab_size, folder)
+        with OpenedModel(checkpoint, len(token_ids), pool) as model:
+            predictions = cls(token_ids, model.spec.vocab_size, folder)
             try:
-                for block in log_probabilities(executor, spec, token_ids, progress):
+                for block in log_probabilities(model.executor, model.spec, token_ids, progress):
                     predictions._file.write(np.ascontiguousarray(block).data)
             except BaseException:
                 predictions.close()
@@ -60,10 +53,10 @@ class ReferencePredictions:
         divergences: list[float] = []
         num_agreeing = 0
         losses: list[tuple[float, float]] = []
-        with _opened(checkpoint, pool) as (executor, spec):
-            if spec.vocab_size != self.vocab_size:
-                raise FileFormatError(f"{checkpoint.paths[0]}: {spec.vocab_size} tokens, not {self.vocab_size}")
-            for block in log_probabilities(executor, spec, self.token_ids, progress):
+        with OpenedModel(checkpoint, len(self.token_ids), pool) as model:
+            if model.spec.vocab_size != self.vocab_size:
+                raise FileFormatError(f"{checkpoint.paths[0]}: {model.spec.vocab_size} tokens, not {self.vocab_size}")
+            for block in log_probabilities(model.executor, model.spec, self.token_ids, progress):
                 stored = self._file.read(block.nbytes)
                 reference = np.frombuffer(stored, np.float32).reshape(block.shape)
                 for expected, found in zip(reference, block, strict=True):
@@ -98,50 +91,17 @@ def divergence(expected: Floats, found: Floats) -> float:
     return max(0.0, float((likelihoods * (expected.astype(np.float64) - found)).sum()))
 
 
-class _opened:  # noqa: N801
-    """An executor of a checkpoint's model while a `with` lasts."""
-
-    def __init__(self, checkpoint: Checkpoint, pool: Any) -> None:
-        self._spec = spec_from_gguf(checkpoint.metadata, checkpoint.tensors)
-        self._executor = NativeExecutor(
-            self._spec, CheckpointTensors(checkpoint), max_step_tokens=ROWS_AT_A_TIME, pool=pool
-        )
-
-    def __enter__(self) -> tuple[Executor, ModelSpec]:
-        return self._executor, self._spec
-
-    def __exit__(self, *_: object) -> None:
-        self._executor.close()
-
-
 def log_probabilities(
     executor: Executor, spec: ModelSpec, token_ids: Sequence[int], progress: Progress = lambda done, total: None
 ) -> Iterator[Floats]:
-    """Log-probabilities of every token after each position of a fresh sequence: blocks of (positions, vocabulary).
+    """Log-probabilities of every token after each position of a text: blocks of (positions, vocabulary).
 
     Through the executor's own output of the likeliest tokens, of which all are asked for.
     """
-    num_pages = -(-len(token_ids) // PAGE_TOKENS)
-    executor.allocate_cache((num_pages,) * len(spec.cache_groups()))
-    for begin in range(0, len(token_ids), ROWS_AT_A_TIME):
-        chunk = np.array(token_ids[begin : begin + ROWS_AT_A_TIME], np.int32)
-        rows = np.zeros(len(chunk), LOGIT_ROW)
-        rows["row"] = np.arange(len(chunk))
-        rows["target"], rows["mask_row"], rows["num_top"] = SAMPLE, -1, spec.vocab_size
-        rows["top_p"], rows["repetition_penalty"] = 1, 1
-        output = executor.step(
-            StepBatch(
-                token_ids=chunk,
-                sequence_offsets=np.array([0, len(chunk)], np.int32),
-                first_positions=np.array([begin], np.int32),
-                page_tables=tuple(np.arange(num_pages, dtype=np.int32)[np.newaxis] for _ in spec.cache_groups()),
-                logit_rows=rows,
-                history=np.empty(0, HISTORY),
-                bias=np.empty(0, BIAS),
-                masks=np.empty((0, -(-spec.vocab_size // 32)), np.uint32),
-            )
-        )
+    num_done = 0
+    for output in run_text(executor, spec, token_ids):
         block = np.empty_like(output.top_logprobs)
         np.put_along_axis(block, output.top_ids.astype(np.int64), output.top_logprobs, axis=1)
-        progress(begin + len(chunk), len(token_ids))
+        num_done += len(block)
+        progress(num_done, len(token_ids))
         yield block
