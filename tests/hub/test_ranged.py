@@ -164,6 +164,17 @@ def test_a_file_that_changes_on_the_way_is_not_mixed(servers: list[HubServer], t
         get(tmp_path / "file", servers[:1])
 
 
+def test_a_stream_that_breaks_off_is_continued(servers: list[HubServer], tmp_path: Path) -> None:
+    servers[0].faults.ignores_ranges = True
+    servers[0].faults.cut_after = [0, 300_000, 600_000, 100]
+    assert get(tmp_path / "file", servers[:1])[0] == CONTENT
+    servers[0].faults.cut_after = [0, 300_000] + [0] * 100
+    with pytest.raises(SourceUnavailableError, match="ended early"):
+        get(tmp_path / "other", servers[:1])
+    kept = (tmp_path / "other").read_bytes()
+    assert kept == CONTENT[: len(kept)] != b""
+
+
 def test_a_disk_that_fills_stops_everything(servers: list[HubServer], tmp_path: Path) -> None:
     class Full(PartialFile):
         def write(self, chunk: bytes) -> int:

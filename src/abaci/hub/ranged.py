@@ -17,6 +17,7 @@ from abaci.hub.network import Answer, HttpStatusError, Request
 from abaci.hub.pace import MOST_PATIENCE_SECONDS, Patience
 from abaci.hub.reach import REACH_SECONDS, SourceUnavailableError
 from abaci.hub.sources import HttpSource, Transfer
+from abaci.hub.streamed import UnfitError, check_size, fetch_stream, range_begin
 
 _PIECE_BYTES: Final = 1 << 18
 _CHUNKS_PER_FILE: Final = 64
@@ -57,7 +58,7 @@ def fetch_ranges(
     download.run(lines)
     for line in lines:
         if line.ignores_ranges and not download.is_complete:
-            _fetch_stream(line, transfer, download.parallelism.patience)
+            _stream(line, transfer, download.parallelism.patience)
     if not download.is_complete:
         reasons = [(line.source.label, line.reason or "gave up") for line in lines]
         raise SourceUnavailableError(
@@ -66,12 +67,17 @@ def fetch_ranges(
     return tuple(line.source for line in lines if line.num_bytes)
 
 
+def _stream(line: "_Line", transfer: Transfer, patience: Patience) -> None:
+    before = transfer.partial.num_bytes
+    try:
+        fetch_stream(line.request, transfer, patience)
+    except SourceUnavailableError as error:
+        line.reason = str(error)
+    line.num_bytes += transfer.partial.num_bytes - before
+
+
 class _CancelledError(Exception):
     """Somebody else has this chunk, or the download has ended."""
-
-
-class _UnfitError(SourceUnavailableError):
-    """What the source has cannot be the file: asking again is no use."""
 
 
 class _RangesIgnoredError(SourceUnavailableError):
@@ -242,7 +248,7 @@ class _Download:
             try:
                 self._read(flight)
                 return
-            except (_UnfitError, _RangesIgnoredError):
+            except (UnfitError, _RangesIgnoredError):
                 raise
             except HttpStatusError as error:
                 if self._forget_resolved(line, error):
@@ -282,11 +288,11 @@ class _Download:
         if answer.status == 200 and (flight.position, flight.end) != (0, self._end):
             raise _RangesIgnoredError("it does not send parts of files")
         check_size(answer, self._end)
-        if answer.status == 206 and _range_begin(answer) != flight.position:
-            raise _UnfitError("it sends another part of the file than asked for")
+        if answer.status == 206 and range_begin(answer) != flight.position:
+            raise UnfitError("it sends another part of the file than asked for")
         etag = answer.headers.get("etag")
         if None not in (etag, flight.line.etag) and etag != flight.line.etag:
-            raise _UnfitError("its file was changed while it was fetched")
+            raise UnfitError("its file was changed while it was fetched")
         with self._changed:
             flight.line.etag = etag
             flight.line.is_proven = True
@@ -385,54 +391,3 @@ class _Download:
         if self._num_live:
             self._transfer.notice(f"{line.source.label}: {reason}; going on with the others")
         self._changed.notify_all()
-
-
-def check_size(answer: Answer, total_bytes: int) -> None:
-    """Raise SourceUnavailableError where an answer says that its file has another size than wanted."""
-    if answer.status == 206:
-        found = answer.headers.get("content-range", "").rpartition("/")[2].strip()
-    else:
-        found = answer.headers.get("content-length", "")
-    if found.isascii() and found.isdigit() and len(found) < 19 and int(found) != total_bytes:
-        raise _UnfitError(f"its file has {int(found):,} bytes, not {total_bytes:,}")
-
-
-def _range_begin(answer: Answer) -> int | None:
-    unit, _, rest = answer.headers.get("content-range", "").strip().partition(" ")
-    begin = rest.strip().partition("-")[0]
-    return int(begin) if unit == "bytes" and begin.isascii() and begin.isdigit() and len(begin) < 19 else None
-
-
-def _fetch_stream(line: _Line, transfer: Transfer, patience: Patience) -> None:
-    """From a source that only ever sends the whole file: what is here already is read and thrown away."""
-    num_failures = 0
-    while True:
-        before = transfer.partial.num_bytes
-        try:
-            _append_whole(line, transfer)
-            return
-        except SourceUnavailableError as error:
-            line.reason = str(error)
-            num_failures = 1 if transfer.partial.num_bytes > before else num_failures + 1
-            passes = isinstance(error, HttpStatusError) and error.may_pass
-            if isinstance(error, _UnfitError) or num_failures >= patience.num_attempts:
-                return
-            asked = error.retry_after_seconds if isinstance(error, HttpStatusError) else None
-            if (isinstance(error, HttpStatusError) and not passes) or (asked or 0.0) > MOST_PATIENCE_SECONDS:
-                return
-        time.sleep(patience.wait_seconds(num_failures, asked))
-
-
-def _append_whole(line: _Line, transfer: Transfer) -> None:
-    skip = transfer.partial.num_bytes
-    with transfer.network.open(line.request) as answer:
-        check_size(answer, transfer.total_bytes)
-        while transfer.partial.num_bytes < transfer.total_bytes:
-            piece = answer.read(_PIECE_BYTES)
-            if not piece:
-                raise SourceUnavailableError("ended early")
-            skipped, skip = min(skip, len(piece)), max(0, skip - len(piece))
-            wanted = piece[skipped : skipped + transfer.total_bytes - transfer.partial.num_bytes]
-            transfer.partial.write(wanted)
-            line.num_bytes += len(wanted)
-            transfer.show_bytes(transfer.partial.num_bytes)
