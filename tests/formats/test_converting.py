@@ -235,3 +235,47 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with GgufCheckpoint.open(golden_path("qwen2")) as file, pytest.raises(UsageError, match="is there already"):
         convert_to_folder(file, tmp_path / "folder", dequantise)
+
+
+def int4_folder(tmp_path: Path, zero: int) -> Path:
+    """A folder with one weight of GPTQ's, groups of 64 and every zero point the same."""
+    from abaci.formats.safetensors import write_safetensors
+
+    source = with_tokenizer(Path(shutil.copytree(FOLDERS / "llama", tmp_path / "source")), small_vocabulary())
+    settings = json.loads((source / "config.json").read_text())
+    quantised = {**settings, "quantization_config": {"quant_method": "gptq", "bits": 4, "checkpoint_format": "gptq_v2"}}
+    (source / "config.json").write_text(json.dumps(quantised))
+    tensors = stored(source)
+    module = "model.layers.0.mlp.down_proj"
+    _, (rows, columns), _ = tensors.pop(f"{module}.weight")
+    rng = np.random.default_rng(0)
+    new = {
+        "qweight": ("I32", rng.integers(-(2**31), 2**31, (columns // 8, rows)).astype(np.int32)),
+        "qzeros": ("I32", np.full((columns // 64, rows // 8), zero * 0x11111111, np.uint32).view(np.int32)),
+        "scales": ("F16", rng.uniform(0.001, 0.01, (columns // 64, rows)).astype(np.float16)),
+    }
+    for name, (dtype, array) in new.items():
+        tensors[f"{module}.{name}"] = (dtype, array.shape, array.tobytes())
+    listed = [(name, dtype, shape, [data]) for name, (dtype, shape, data) in tensors.items()]
+    write_safetensors(source / "model.safetensors", listed)
+    return source
+
+
+def test_integers_in_the_middle_become_q4_0(tmp_path: Path) -> None:
+    with HuggingFaceCheckpoint.open(int4_folder(tmp_path, 8)) as folder:
+        convert_to_gguf(folder, tmp_path / "model.gguf")
+        with GgufCheckpoint.open(tmp_path / "model.gguf") as file:
+            here, there = (checkpoint.tensors["blk.0.ffn_down.weight"] for checkpoint in (folder, file))
+            assert (here.format, there.format) == (WeightFormat.INT4, WeightFormat.Q4_0)
+            np.testing.assert_array_equal(
+                dequantise(there.format, there.shape, file.data(there)),
+                dequantise(here.format, here.shape, folder.data(here)),
+            )
+
+
+def test_integers_that_gguf_cannot_hold_are_refused(tmp_path: Path) -> None:
+    with (
+        HuggingFaceCheckpoint.open(int4_folder(tmp_path, 7)) as folder,
+        pytest.raises(UnsupportedModelError, match=r"blk\.0\.ffn_down\.weight has zero points"),
+    ):
+        convert_to_gguf(folder, tmp_path / "model.gguf")

@@ -8,13 +8,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from abaci.errors import UsageError
+import numpy as np
+from numpy.typing import NDArray
+
+from abaci.errors import UnsupportedModelError, UsageError
 from abaci.formats.checkpoint import Checkpoint, MetadataValue
-from abaci.formats.gguf import TensorSource, write_gguf
+from abaci.formats.gguf import GGUF_FORMATS, TensorSource, write_gguf
 from abaci.formats.huggingface_text import SAMPLING_KEYS, TEMPLATE_KEY, TEMPLATES_KEY
+from abaci.formats.integer_blocks import as_gguf_blocks
 from abaci.formats.publishing import Dequantise, publish
 from abaci.formats.safetensors import TYPE_BYTES, NewTensor, write_safetensors
 from abaci.formats.tokenizer_json import tokenizer_files
+from abaci.formats.weight_arrays import as_bytes
 from abaci.tensor import TensorInfo, WeightFormat
 
 Progress = Callable[[int, int], None]
@@ -25,7 +30,7 @@ _FORMAT_VERSION_KEYS: Final = ("split.no", "split.count", "split.tensors.count")
 
 
 def convert_to_gguf(checkpoint: Checkpoint, destination: Path, progress: Progress = lambda done, total: None) -> None:
-    """Write a model as one GGUF file: whole, or not at all.
+    """Write a model as one GGUF file: whole, or not at all. Integers of other checkpoints become Q4_0 and Q8_0.
 
     Raises UnsupportedModelError for weights or a vocabulary that GGUF cannot express.
     """
@@ -34,16 +39,36 @@ def convert_to_gguf(checkpoint: Checkpoint, destination: Path, progress: Progres
 
     def pieces(tensor: TensorInfo) -> Iterator[memoryview]:
         nonlocal done_bytes
-        yield checkpoint.data(tensor)
+        data = checkpoint.data(tensor)
+        yield data if tensor.format in GGUF_FORMATS else as_bytes(_exact_blocks(tensor, data)[1])
         checkpoint.release(tensor)
         done_bytes += tensor.num_bytes
         progress(done_bytes, total_bytes)
 
     metadata = {key: value for key, value in checkpoint.gguf_metadata().items() if key not in _FORMAT_VERSION_KEYS}
     sources: list[TensorSource] = [
-        (name, tensor.format, tensor.shape, partial(pieces, tensor)) for name, tensor in checkpoint.tensors.items()
+        (name, _gguf_format(checkpoint, tensor), tensor.shape, partial(pieces, tensor))
+        for name, tensor in checkpoint.tensors.items()
     ]
     write_gguf(destination, metadata, sources)
+
+
+def _gguf_format(checkpoint: Checkpoint, tensor: TensorInfo) -> WeightFormat:
+    if tensor.format in GGUF_FORMATS:
+        return tensor.format
+    weight_format, _ = _exact_blocks(tensor, checkpoint.data(tensor))
+    checkpoint.release(tensor)
+    return weight_format
+
+
+def _exact_blocks(tensor: TensorInfo, data: memoryview) -> tuple[WeightFormat, NDArray[np.uint8]]:
+    found = as_gguf_blocks(tensor.format, data)
+    if found is None:
+        raise UnsupportedModelError(
+            f"tensor {tensor.name} has zero points or scales that no format of GGUF holds exactly",
+            hint="Run the folder as it is, or round once more: abaci quantize SRC DST --allow-requantize.",
+        )
+    return found
 
 
 def convert_to_folder(

@@ -100,6 +100,8 @@ _FORMAT_IDS: Final = {
     WeightFormat.MXFP4: 39,
 }
 _FORMATS: Final = {number: weight_format for weight_format, number in _FORMAT_IDS.items()}
+GGUF_FORMATS: Final = frozenset(_FORMAT_IDS)
+"""Those that a file can hold."""
 
 _UNSUPPORTED_FORMATS: Final = {
     9: "Q8_1",

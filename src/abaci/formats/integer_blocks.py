@@ -100,3 +100,22 @@ def _e4m3_values() -> NDArray[np.float32]:
 
 
 _E4M3: Final = _e4m3_values()
+
+
+def as_gguf_blocks(weight_format: WeightFormat, data: memoryview) -> tuple[WeightFormat, NDArray[np.uint8]] | None:
+    """Blocks of INT4, INT4_128 or INT8 as Q4_0 or Q8_0 of exactly the same values; None where those cannot hold them.
+
+    They can if every zero point is in the middle, or every scale a float16 number.
+    """
+    blocks = np.frombuffer(data, np.uint8).reshape(-1, weight_format.block_bytes)
+    if weight_format is WeightFormat.INT8:
+        scales = np.ascontiguousarray(blocks[:, :4]).view(np.float32)
+        if not is_half(scales):
+            return None
+        half = scales.astype(np.float16).view(np.uint8)
+        return WeightFormat.Q8_0, np.concatenate([half, blocks[:, 4:]], axis=1)
+    if not (blocks[:, 2] == 8).all():
+        return None
+    runs = weight_format.block_size // _BLOCK
+    scales = np.repeat(blocks[:, :2], runs, axis=0)
+    return WeightFormat.Q4_0, np.concatenate([scales, blocks[:, 3:].reshape(-1, _BLOCK // 2)], axis=1)
