@@ -137,7 +137,7 @@ FAMILIES: dict[str, tuple[type, PreTrainedConfig]] = {
                 kv_lora_rank=32,
                 qk_rope_head_dim=8,
                 qk_nope_head_dim=16,
-                v_head_dim=16,
+                v_head_dim=32,
                 rope_parameters={**YARN, "mscale": 1.0, "mscale_all_dim": 1.0},
             )
         ),
@@ -158,7 +158,7 @@ FAMILIES: dict[str, tuple[type, PreTrainedConfig]] = {
                 kv_lora_rank=32,
                 qk_rope_head_dim=8,
                 qk_nope_head_dim=16,
-                v_head_dim=16,
+                v_head_dim=32,
             )
         ),
     ),
