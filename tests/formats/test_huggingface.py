@@ -231,6 +231,19 @@ def test_the_text_model_of_a_model_with_eyes_is_used(folder: Path, prefix: str) 
         assert any("vision_tower" in note for note in checkpoint.notes)
 
 
+def test_a_model_saved_without_its_head_is_the_same(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(golden_folder("qwen2"), tmp_path / "model"))
+    for path in folder.glob("*.safetensors"):
+        content = path.read_bytes()
+        (length,) = struct.unpack("<Q", content[:8])
+        header = content[8 : 8 + length].replace(b'"model.', b'"')
+        path.write_bytes(struct.pack("<Q", len(header)) + header + content[8 + length :])
+    index = folder / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace('"model.', '"'))
+    with HuggingFaceCheckpoint.open(folder) as bare, HuggingFaceCheckpoint.open(golden_folder("qwen2")) as whole:
+        assert bare.tensors.keys() == whole.tensors.keys()
+
+
 def test_templates_and_sampling_advice_come_along(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(
         json.dumps({"chat_template": [{"name": "default", "template": "A"}, {"name": "tool_use", "template": "B"}]})

@@ -104,6 +104,8 @@ def published_tensors(files: Sequence[SafetensorsFile], model: PublishedModel) -
             stored[name] = (index, StoredPart(file, tensor))
     if others:
         model.note(f"only the text model is used; parts left out: {', '.join(sorted(others))}")
+    if "embed_tokens.weight" in stored:  # saved without the head, as embedding models are
+        stored = {name if name.startswith("lm_head.") else f"model.{name}": part for name, part in stored.items()}
     published = {} if model.scheme is None else _put_together(stored, model, model.scheme)
     for name, (index, part) in stored.items():
         published[name] = _published(name, index, part)
