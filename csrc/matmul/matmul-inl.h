@@ -28,13 +28,17 @@ constexpr int kBlockGroups = 16;
 constexpr int kDirectRows = 2 * kTileRows;
 constexpr int32_t kMagicBits = 0x4B400000;
 constexpr float kMagic = 12582912.0f;
-constexpr int kPrefetchBytes = 4096;
+// Few rows wait for memory: what comes next is asked for twice, into the second-level cache, which waits for more lines
+// at once, and later into the first.
+constexpr int kNearBytes = 2048;
+constexpr int kFarBytes = 16384;
 
 // Scales of one group for 16 outputs, or of its two halves.
 template <class L>
 struct GroupScales {
     struct Nothing {};
     F32x16 scale[L::splits ? 2 : 1];
+    F32x16 correction;  // of scale[0] times the magic
     F32x16 minimum[L::splits ? 2 : 1];
     [[no_unique_address]] std::conditional_t<L::has_zeros, I32x16, Nothing> zero;
 };
@@ -75,6 +79,7 @@ ABACI_INLINE GroupScales<L> read_scales(const uint8_t* record, int group, int ha
         if constexpr (L::scales == Scales::HalfMinimum) out.minimum[0] = f16(64);
         if constexpr (L::has_zeros) out.zero = load_u8(record + 64 + 16 * half);
     }
+    out.correction = mul(out.scale[0], splat(-kMagic));
     return out;
 }
 
@@ -157,7 +162,6 @@ struct Accumulators {
 #pragma GCC unroll 8
         for (int h = 0; h < Halves; ++h) {
             const GroupScales<L>& of = scales[h];
-            const F32x16 correction = mul(of.scale[0], splat(-kMagic));
 #pragma GCC unroll 8
             for (int r = 0; r < Rows; ++r) {
                 F32x16 product;
@@ -165,9 +169,9 @@ struct Accumulators {
                     product = mul(to_floats(first[r][h]), of.scale[0]);
                 } else if constexpr (L::has_zeros) {
                     const I32x16 dot = add_low_products(first[r][h], of.zero, splat(block.start[r][group]));
-                    product = fma(as_floats(dot), of.scale[0], correction);
+                    product = fma(as_floats(dot), of.scale[0], of.correction);
                 } else {
-                    product = fma(as_floats(first[r][h]), of.scale[0], correction);
+                    product = fma(as_floats(first[r][h]), of.scale[0], of.correction);
                 }
                 if constexpr (L::splits) product = fma(to_floats(second[r][h]), of.scale[1], product);
                 sum[r][h] = fma(product, splat(block.scale[r][group]), sum[r][h]);
@@ -304,9 +308,14 @@ void direct_pass(const MatmulTask& task, int64_t panel, int64_t row) {
                 for (int g = 0; g < end; ++g) {
                     const uint8_t* base = record + L::header_bytes + g * L::group_bytes;
                     if constexpr (Rows <= 4) {
-                        constexpr int lines = (L::group_bytes + (is_two_level(L::scales) ? 0 : L::header_bytes)) / 64;
+                        constexpr size_t share = L::record_bytes / L::groups_per_record;
+                        constexpr int lines = (share + 63) / 64;
+                        const uint8_t* from = record + g * share;
 #pragma GCC unroll 32
-                        for (int line = 0; line < lines; ++line) prefetch(base + kPrefetchBytes + 64 * line);
+                        for (int line = 0; line < lines; ++line) {
+                            prefetch(from + kNearBytes + 64 * line);
+                            prefetch_far(from + kFarBytes + 64 * line);
+                        }
                     }
                     I32x16 first[Rows][halves], second[Rows][halves];
                     dot_group<L, Rows, halves>(

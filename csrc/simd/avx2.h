@@ -251,6 +251,9 @@ ABACI_INLINE I32x16 add_low_products(I32x16 sum, I32x16 a, I32x16 b) {
 ABACI_INLINE void prefetch(const uint8_t* p) {
     _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
 }
+ABACI_INLINE void prefetch_far(const uint8_t* p) {
+    _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
+}
 ABACI_INLINE void set_float_modes() {
     _mm_setcsr(0x9FC0);
 }

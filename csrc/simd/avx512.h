@@ -25,7 +25,11 @@ struct Quad {  // four activations in every 32-bit lane
 };
 
 // Rows and half-panels that one pass of the matrix kernel keeps in registers.
+#if defined(ABACI_SANITIZE)
+constexpr int kTileRows = 2;  // checks multiply the code that six would unroll
+#else
 constexpr int kTileRows = 6;
+#endif
 constexpr int kTileHalves = 2;
 // Queries that one pass of attention keeps in registers.
 constexpr int kQueryRows = 8;
@@ -220,6 +224,10 @@ ABACI_INLINE I32x16 add_low_products(I32x16 sum, I32x16 a, I32x16 b) {
 
 ABACI_INLINE void prefetch(const uint8_t* p) {
     _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
+}
+// Into the second-level cache.
+ABACI_INLINE void prefetch_far(const uint8_t* p) {
+    _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
 }
 // Round to nearest even; denormals are zero, in and out.
 ABACI_INLINE void set_float_modes() {

@@ -281,6 +281,7 @@ ABACI_INLINE I32x16 add_low_products(const I32x16& sum, const I32x16& a, const I
 }
 
 ABACI_INLINE void prefetch(const uint8_t*) {}
+ABACI_INLINE void prefetch_far(const uint8_t*) {}
 ABACI_INLINE void set_float_modes() {
 #if defined(__SSE__)
     _mm_setcsr(0x9FC0);
