@@ -18,7 +18,7 @@ from abaci.formats.checkpoint import Checkpoint
 from abaci.formats.converting import convert_to_folder, convert_to_gguf
 from abaci.formats.gguf import GgufCheckpoint
 from abaci.formats.huggingface import HuggingFaceCheckpoint
-from abaci.formats.tokenizer_keys import PROBES
+from abaci.formats.tokenizer_keys import PROBES, tokenizer_keys
 from abaci.kernels.dequantise import dequantise
 from abaci.tensor import WeightFormat
 
@@ -160,6 +160,48 @@ def test_byte_level_vocabularies_survive(rule: str, tmp_path: Path) -> None:
     library = byte_level(rule)
     library.model.ignore_merges = word_rules.WORD_RULES[rule].takes_words
     check_vocabulary(library, tmp_path, bos_token="<|im_start|>", eos_token="<|im_end|>", add_bos_token=True)
+
+
+CL100K = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""As the published tokenizers of Llama 3 and Phi-4 have it."""
+
+
+@pytest.mark.parametrize(
+    ("splitters", "nfc", "takes_words", "expected"),
+    [
+        ([pre_tokenizers.Split(Regex(CL100K), "isolated")], False, True, "llama3"),
+        ([pre_tokenizers.Split(Regex(CL100K), "removed", invert=True)], False, False, "dbrx"),
+        ([pre_tokenizers.Split(Regex(CL100K.replace("{1,3}", "")), "isolated")], True, False, "qwen2"),
+        ([pre_tokenizers.Split(Regex(CL100K.replace("{1,3}", "")), "isolated")], False, False, "deepseek-r1-qwen"),
+    ],
+)
+def test_rules_are_known_however_they_are_written(
+    splitters: list[Any], nfc: bool, takes_words: bool, expected: str
+) -> None:
+    library = byte_level("qwen2")
+    library.normalizer = normalizers.NFC() if nfc else normalizers.Sequence([])
+    library.model.ignore_merges = takes_words
+    spell = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    library.pre_tokenizer = pre_tokenizers.Sequence([*splitters, spell])
+    assert rule_of(library) == expected
+
+
+def test_rules_of_the_library_itself_are_known() -> None:
+    library = byte_level("gpt-2")
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    assert rule_of(library) == "gpt-2"
+    library.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    assert rule_of(library) == "smollm"
+
+
+def rule_of(library: Library) -> object:
+    keys = tokenizer_keys(library.to_str(), {}, {}, vocab_size=library.get_vocab_size())
+    return keys["tokenizer.ggml.pre"]
 
 
 def test_sentence_piece_vocabularies_survive(tmp_path: Path) -> None:

@@ -5,9 +5,12 @@ was written is read again and both vocabularies are asked to encode the same tex
 refused.
 """
 
+import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
+
+import tokenizers
 
 from abaci.errors import UnsupportedModelError
 from abaci.formats.checkpoint import MetadataValue
@@ -15,7 +18,7 @@ from abaci.formats.gguf_tokenizer import read_gguf
 from abaci.formats.huggingface_tokenizer import read_huggingface
 from abaci.formats.tokenizer import Tokenizer
 from abaci.formats.vocabulary import Vocabulary, end_tokens
-from abaci.formats.word_rules import GPT2_WORDS, WORD_RULES
+from abaci.formats.word_rules import WORD_RULES
 
 _PREFIX: Final = "tokenizer.ggml."
 _LOWEST_SCORE: Final = -1e6
@@ -32,6 +35,31 @@ PROBES: Final = (
 )
 """Texts that tell rules and merges apart."""
 
+_PIECES: Final = (
+    *(
+        "a",
+        "Bc",
+        "É",
+        "e\u0301",
+        "中",
+        "あ",
+        "한",
+        "ไ",
+        "1",
+        "234567",
+        "²",
+        "!",
+        ".,",
+        "$",
+        "'s",
+        "'LL",
+        "_",
+        "/",
+        "👩",
+    ),
+    *(" ", "  ", "\t", "\n", "\r\n", "\n\n"),
+)
+
 
 def tokenizer_keys(
     tokenizer_json: str,
@@ -45,7 +73,7 @@ def tokenizer_keys(
     Raises FileFormatError for a damaged file, UnsupportedModelError for a vocabulary GGUF cannot express.
     """
     vocabulary, spelling = read_huggingface(tokenizer_json, tokenizer_config, generation_config, vocab_size=vocab_size)
-    description = _Description(json.loads(tokenizer_json))
+    description = _Description(tokenizer_json)
     keys: dict[str, Any] = {"tokens": list(vocabulary.tokens), "token_type": [int(kind) for kind in vocabulary.types]}
     keys |= description.byte_level() if description.is_byte_level else description.sentence_piece(vocabulary)
     keys |= _special_ids(vocabulary, tokenizer_config)
@@ -67,7 +95,9 @@ def check_alike(first: Tokenizer, second: Tokenizer) -> None:
 class _Description:
     """A parsed `tokenizer.json`, of which the library has already accepted every part."""
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
+    def __init__(self, text: str) -> None:
+        self._text = text
+        values = json.loads(text)
         self._model = values["model"]
         if self._model.get("type", "BPE") != "BPE":
             raise UnsupportedModelError(f"a tokenizer of the type {self._model['type']} has no name in GGUF")
@@ -101,31 +131,38 @@ class _Description:
         return any(part["type"] == "Prepend" for part in self._normalizers) or any(s != "never" for s in schemes)
 
     def _rule_name(self) -> str:
-        patterns = tuple(self._patterns())
-        has_nfc = any(part["type"] == "NFC" for part in self._normalizers)
+        """The first rule that cuts every sample as the folder's own does: expressions may be written in many ways."""
         takes_words = bool(self._model.get("ignore_merges"))
-        for name, rule in WORD_RULES.items():
-            if (rule.patterns, rule.nfc, rule.takes_words) == (patterns, has_nfc, takes_words):
-                return name
-        raise UnsupportedModelError(
-            f"GGUF has no name for the way this tokenizer cuts text into words: {' then '.join(patterns)[:200]}",
-            hint="The folder runs as it is; it cannot be converted.",
-        )
+        cut = _cutter(tokenizers.Tokenizer.from_str(self._text))
+        rules = [(name, rule.splitter()) for name, rule in WORD_RULES.items() if rule.takes_words == takes_words]
+        candidates = [(name, _cutter(splitter)) for name, splitter in rules]
+        for sample in _samples():
+            expected = cut(sample)
+            candidates = [(name, other) for name, other in candidates if other(sample) == expected]
+        if not candidates:
+            patterns = [part.get("pattern", {}).get("Regex", part["type"]) for part in self._splitters]
+            raise UnsupportedModelError(
+                f"GGUF has no name for the way this tokenizer cuts text into words: {' then '.join(patterns)[:200]}",
+                hint="The folder runs as it is; it cannot be converted.",
+            )
+        return candidates[0][0]
 
-    def _patterns(self) -> Iterable[str]:
-        for part in self._splitters:
-            match part:
-                case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Isolated"}:
-                    yield pattern
-                case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Removed", "invert": True}:
-                    yield pattern
-                case {"type": "Digits", "individual_digits": True}:
-                    yield r"\p{N}"
-                case {"type": "ByteLevel"}:
-                    if part.get("use_regex", True):
-                        yield GPT2_WORDS
-                case _:
-                    yield json.dumps(part, ensure_ascii=False)
+
+def _cutter(library: tokenizers.Tokenizer) -> Callable[[str], list[str]]:
+    """What a tokenizer makes of a text before it merges."""
+    normalizer, splitter = library.normalizer, library.pre_tokenizer
+
+    def cut(text: str) -> list[str]:
+        normal = text if normalizer is None else normalizer.normalize_str(text)
+        return [word for word, _ in splitter.pre_tokenize_str(normal)]
+
+    return cut
+
+
+def _samples() -> Iterator[str]:
+    """Texts, and all triples of pieces between which rules differ."""
+    yield from PROBES
+    yield from map("".join, itertools.product(_PIECES, repeat=3))
 
 
 def _members(part: Mapping[str, Any] | None, name: str) -> Sequence[Mapping[str, Any]]:
