@@ -21,24 +21,69 @@ ABACI_INLINE F32x16 clamp_to_f16(F32x16 x) {
     return min(max(x, splat(-kLargestF16)), splat(kLargestF16));
 }
 
-// Keys are kept transposed: element d of slot s lies at page[d * kPageTokens + s].
-void store_keys(const float* head, int32_t head_dim, uint16_t* page, int32_t slot) {
+// Groups of a head and slots of a page are equally many, so a group's scales begin where its first number's index says.
+static_assert(kCacheGroup == kPageTokens);
+
+// Quantises `count` values, at most a group, to codes of which there is room for a whole group: gives the scale. It is
+// rounded first, so that the codes belong to it; no value leaves its mark on another token or head.
+uint16_t quantise_cache_group(const float* values, int count, int8_t* codes) {
+    const F32x16 low = clamp_to_f16(load_first(values, count < 16 ? count : 16));
+    const F32x16 high = count > 16 ? clamp_to_f16(load_first(values + 16, count - 16)) : zeros();
+    const float largest = reduce_max(max(absolute(low), absolute(high)));
+    uint16_t halves[16];
+    store_f16(halves, splat(largest / 127.0f));
+    const float scale = reduce_max(load_f16(halves));
+    const F32x16 inverse = splat(scale > 0.0f ? 1.0f / scale : 0.0f);
+    const auto round = [&](F32x16 x) { return round_to_int(min(max(mul(x, inverse), splat(-127.0f)), splat(127.0f))); };
+    store_low_bytes(codes, round(low));
+    store_low_bytes(codes + 16, round(high));
+    return halves[0];
+}
+
+// Calls place(d, numbers that stand for elements d.., how many) over a head; in int8 keeps the scales of its groups.
+template <class Place>
+void store_int8(const float* head, int32_t head_dim, uint8_t* page, int32_t slot, Place place) {
+    auto* scales = reinterpret_cast<uint16_t*>(page + head_dim * kPageTokens);
+    for (int32_t d = 0; d < head_dim; d += kCacheGroup) {
+        const int count = head_dim - d < kCacheGroup ? head_dim - d : kCacheGroup;
+        int8_t codes[kCacheGroup];
+        scales[d + slot] = quantise_cache_group(head + d, count, codes);
+        place(d, codes, count);
+    }
+}
+template <class Place>
+void store_float16(const float* head, int32_t head_dim, Place place) {
     for (int32_t d = 0; d < head_dim; d += 16) {
-        const int lanes = head_dim - d < 16 ? head_dim - d : 16;
+        const int count = head_dim - d < 16 ? head_dim - d : 16;
         uint16_t halves[16];
-        store_f16(halves, clamp_to_f16(load_first(head + d, lanes)));
-        for (int i = 0; i < lanes; ++i) page[(d + i) * kPageTokens + slot] = halves[i];
+        store_f16(halves, clamp_to_f16(load_first(head + d, count)));
+        place(d, halves, count);
     }
 }
 
-void store_values(const float* head, int32_t head_dim, uint16_t* page, int32_t slot) {
-    uint16_t* out = page + slot * head_dim;
-    for (int32_t d = 0; d < head_dim; d += 16) {
-        const int lanes = head_dim - d < 16 ? head_dim - d : 16;
-        uint16_t halves[16];
-        store_f16(halves, clamp_to_f16(load_first(head + d, lanes)));
-        std::memcpy(out + d, halves, lanes * sizeof(uint16_t));
-    }
+// Keys are kept transposed: element d of slot s is number d * kPageTokens + s of the head's part of the page.
+void store_keys(CacheType type, const float* head, int32_t head_dim, uint8_t* page, int32_t slot) {
+    const auto spread = [slot](auto* out) {
+        return [out, slot](int32_t d, const auto* from, int count) {
+            for (int i = 0; i < count; ++i) out[(d + i) * kPageTokens + slot] = from[i];
+        };
+    };
+    if (type == CacheType::Int8)
+        store_int8(head, head_dim, page, slot, spread(reinterpret_cast<int8_t*>(page)));
+    else
+        store_float16(head, head_dim, spread(reinterpret_cast<uint16_t*>(page)));
+}
+
+void store_values(CacheType type, const float* head, int32_t head_dim, uint8_t* page, int32_t slot) {
+    const auto append = [slot, head_dim](auto* out) {
+        return [out, slot, head_dim](int32_t d, const auto* from, int count) {
+            std::memcpy(out + slot * head_dim + d, from, count * sizeof *from);
+        };
+    };
+    if (type == CacheType::Int8)
+        store_int8(head, head_dim, page, slot, append(reinterpret_cast<int8_t*>(page)));
+    else
+        store_float16(head, head_dim, append(reinterpret_cast<uint16_t*>(page)));
 }
 
 struct AttentionScratch {
@@ -49,6 +94,8 @@ struct AttentionScratch {
     float* denominators;  // [rows][16]
     float* keys;          // [head_dim][kPageTokens]
     float* values;        // [kPageTokens][padded_values]
+    float* key_scales;    // [groups of head_dim][kPageTokens]
+    float* value_scales;  // [groups of value_dim][kPageTokens]
     float* weights;       // [kQueryRows][kPageTokens]
 };
 
@@ -58,7 +105,8 @@ ABACI_INLINE int32_t padded_head_dim(int32_t head_dim) {
 
 size_t attention_scratch_bytes(int64_t rows, int32_t head_dim) {
     const size_t padded = padded_head_dim(head_dim);
-    const size_t floats = 2 * rows * padded + rows * 17 + 2 * padded * kPageTokens + kQueryRows * kPageTokens + 7 * 16;
+    const size_t floats =
+        2 * rows * padded + rows * 17 + 2 * padded * (kPageTokens + 1) + kQueryRows * kPageTokens + 9 * 16;
     return floats * sizeof(float) + 64;
 }
 
@@ -79,72 +127,141 @@ AttentionScratch lay_out(uint8_t* scratch, int64_t rows, int32_t head_dim, int32
     s.keys = take(s.padded_dim * kPageTokens);
     s.values = take(kPageTokens * s.padded_values);
     s.weights = take(kQueryRows * kPageTokens);
+    s.key_scales = take(s.padded_dim);
+    s.value_scales = take(s.padded_values);
     return s;
+}
+
+// Where one head's keys or values of a tile are read from: number `at`, and the scale of what lies in its group. The
+// page itself, of either type, or its float copy.
+struct HalfPart {
+    static constexpr bool kScaled = false;
+    const uint16_t* numbers;
+    HalfPart(const uint8_t* head, int32_t) : numbers(reinterpret_cast<const uint16_t*>(head)) {}
+    ABACI_INLINE F32x16 load(int32_t at) const { return load_f16(numbers + at); }
+    ABACI_INLINE F32x16 first(int32_t at, int count) const {
+        uint16_t halves[16] = {};
+        std::memcpy(halves, numbers + at, count * sizeof(uint16_t));
+        return load_f16(halves);
+    }
+};
+struct CodePart {
+    static constexpr bool kScaled = true;
+    const uint8_t* codes;
+    const uint16_t* scales;
+    CodePart(const uint8_t* head, int32_t head_dim)
+        : codes(head), scales(reinterpret_cast<const uint16_t*>(head + head_dim * kPageTokens)) {}
+    ABACI_INLINE F32x16 load(int32_t at) const { return to_floats(load_i8(codes + at)); }
+    ABACI_INLINE F32x16 first(int32_t at, int count) const {
+        uint8_t some[16] = {};
+        std::memcpy(some, codes + at, count);
+        return to_floats(load_i8(some));
+    }
+    ABACI_INLINE F32x16 scale(int32_t at) const { return load_f16(scales + at); }
+};
+template <bool Scaled>
+struct FloatPart {
+    static constexpr bool kScaled = Scaled;
+    const float* numbers;
+    const float* scales;
+    ABACI_INLINE F32x16 load(int32_t at) const { return abaci::load(numbers + at); }
+    ABACI_INLINE F32x16 scale(int32_t at) const { return abaci::load(scales + at); }
+};
+
+template <class Part>
+struct Tile {
+    Part keys, values;
+    int32_t stride;  // from slot to slot of the values
+};
+
+// Numbers of a head's groups, of which the last may be shorter, are multiplied with a scale for each slot.
+template <class Part>
+void load_scales(const Part& part, int32_t dim, float* scales) {
+    if constexpr (Part::kScaled)
+        for (int32_t i = 0; i < cache_groups(dim) * kPageTokens; i += 16) store(scales + i, part.scale(i));
 }
 
 // A page's keys and values as floats. Values of slots at or after `used` may be anything: they become zero, so that a
 // weight of zero times them is zero.
-void load_tile(const AttentionTask& task, int64_t page, int used, const AttentionScratch& s) {
-    const uint16_t* keys = task.keys + page;
-    for (int i = 0; i < task.head_dim * kPageTokens; i += 16) store(s.keys + i, load_f16(keys + i));
+template <class Part>
+Tile<FloatPart<Part::kScaled>> load_tile(const AttentionTask& task, int64_t page, int used, const AttentionScratch& s) {
+    const Part keys(task.keys + page, task.head_dim);
+    for (int i = 0; i < task.head_dim * kPageTokens; i += 16) store(s.keys + i, keys.load(i));
+    load_scales(keys, task.head_dim, s.key_scales);
     if (!task.values) {
         for (int slot = 0; slot < kPageTokens; ++slot)
             for (int d = 0; d < s.padded_values; ++d)
                 s.values[slot * s.padded_values + d] =
                     slot < used && d < task.value_dim ? s.keys[d * kPageTokens + slot] : 0.0f;
-        return;
+        return {{s.keys, s.key_scales}, {s.values, s.key_scales}, s.padded_values};
     }
-    const uint16_t* values = task.values + page;
+    const Part values(task.values + page, task.value_dim);
+    load_scales(values, task.value_dim, s.value_scales);
     for (int slot = 0; slot < kPageTokens; ++slot)
         for (int d = 0; d < s.padded_values; d += 16) {
-            F32x16 v = zeros();
-            if (slot < used && d + 16 <= task.value_dim) v = load_f16(values + slot * task.value_dim + d);
-            if (slot < used && d < task.value_dim && d + 16 > task.value_dim) {
-                uint16_t halves[16] = {};
-                std::memcpy(halves, values + slot * task.value_dim + d, (task.value_dim - d) * sizeof(uint16_t));
-                v = load_f16(halves);
-            }
+            const int left = slot < used ? task.value_dim - d : 0;
+            const int32_t at = slot * task.value_dim + d;
+            const F32x16 v = left >= 16 ? values.load(at) : left > 0 ? values.first(at, left) : zeros();
             store(s.values + slot * s.padded_values + d, v);
         }
+    return {{s.keys, s.key_scales}, {s.values, s.value_scales}, s.padded_values};
 }
 
-// Where a tile's keys and values are read from: the page itself, or its float copy.
-struct PageTile {
-    const uint16_t* keys;
-    const uint16_t* values;
-    int32_t stride;
-    ABACI_INLINE F32x16 key(int32_t at) const { return load_f16(keys + at); }
-    ABACI_INLINE F32x16 value(int32_t at) const { return load_f16(values + at); }
-};
-struct FloatTile {
-    const float* keys;
-    const float* values;
-    int32_t stride;
-    ABACI_INLINE F32x16 key(int32_t at) const { return load(keys + at); }
-    ABACI_INLINE F32x16 value(int32_t at) const { return load(values + at); }
-};
-
-// Scores of Rows queries against the tile's 32 positions.
-template <int Rows, class Tile>
-ABACI_INLINE void score_rows(const float* queries, int32_t stride, int32_t head_dim, const Tile& tile,
-                             F32x16 (&scores)[Rows][2]) {
-#pragma GCC unroll 8
-    for (int r = 0; r < Rows; ++r) scores[r][0] = scores[r][1] = zeros();
-    for (int32_t d = 0; d < head_dim; ++d) {
-        const F32x16 k0 = tile.key(d * kPageTokens), k1 = tile.key(d * kPageTokens + 16);
+// sums += queries' elements [begin, end) x keys, for Rows queries and the tile's 32 positions.
+template <int Rows, class Part>
+ABACI_INLINE void add_products(const float* queries, int32_t stride, int32_t begin, int32_t end, const Part& keys,
+                               F32x16 (&sums)[Rows][2]) {
+    for (int32_t d = begin; d < end; ++d) {
+        const F32x16 k0 = keys.load(d * kPageTokens), k1 = keys.load(d * kPageTokens + 16);
 #pragma GCC unroll 8
         for (int r = 0; r < Rows; ++r) {
             const F32x16 q = splat(queries[r * stride + d]);
-            scores[r][0] = fma(q, k0, scores[r][0]);
-            scores[r][1] = fma(q, k1, scores[r][1]);
+            sums[r][0] = fma(q, k0, sums[r][0]);
+            sums[r][1] = fma(q, k1, sums[r][1]);
         }
     }
 }
 
-// sums += weights x values for Rows queries.
-template <int Rows, class Tile>
-ABACI_INLINE void add_values(const float* weights, const Tile& tile, int32_t stride, int num_slots, float* sums) {
-    for (int32_t d = 0; d < stride; d += 32) {
+template <int Rows>
+ABACI_INLINE void clear(F32x16 (&sums)[Rows][2]) {
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) sums[r][0] = sums[r][1] = zeros();
+}
+
+// Scores of Rows queries against the tile's 32 positions. With scales, each group is summed up by itself.
+template <int Rows, class Part>
+ABACI_INLINE void score_rows(const float* queries, int32_t stride, int32_t head_dim, const Part& keys,
+                             F32x16 (&scores)[Rows][2]) {
+    clear(scores);
+    if constexpr (!Part::kScaled) {
+        add_products(queries, stride, 0, head_dim, keys, scores);
+    } else {
+        for (int32_t begin = 0; begin < head_dim; begin += kCacheGroup) {
+            F32x16 sums[Rows][2];
+            clear(sums);
+            add_products(queries, stride, begin, head_dim - begin < kCacheGroup ? head_dim : begin + kCacheGroup, keys,
+                         sums);
+            const F32x16 s0 = keys.scale(begin), s1 = keys.scale(begin + 16);
+#pragma GCC unroll 8
+            for (int r = 0; r < Rows; ++r) {
+                scores[r][0] = fma(sums[r][0], s0, scores[r][0]);
+                scores[r][1] = fma(sums[r][1], s1, scores[r][1]);
+            }
+        }
+    }
+}
+
+// sums += weights x values for Rows queries, a group of the values' elements at a time; its scales go to the weights.
+template <int Rows, class Part>
+ABACI_INLINE void add_values(const float* weights, const Tile<Part>& tile, int32_t stride, int num_slots, float* sums) {
+    for (int32_t d = 0; d < stride; d += kCacheGroup) {
+        const float* factors = weights;
+        float scaled[Part::kScaled ? Rows * kPageTokens : 1];
+        if constexpr (Part::kScaled) {
+            for (int i = 0; i < Rows * kPageTokens; i += 16)
+                store(scaled + i, mul(load(weights + i), tile.values.scale(d + i % kPageTokens)));
+            factors = scaled;
+        }
         F32x16 acc[Rows][2];
 #pragma GCC unroll 8
         for (int r = 0; r < Rows; ++r) {
@@ -152,10 +269,11 @@ ABACI_INLINE void add_values(const float* weights, const Tile& tile, int32_t str
             acc[r][1] = load(sums + r * stride + d + 16);
         }
         for (int slot = 0; slot < num_slots; ++slot) {
-            const F32x16 v0 = tile.value(slot * tile.stride + d), v1 = tile.value(slot * tile.stride + d + 16);
+            const int32_t at = slot * tile.stride + d;
+            const F32x16 v0 = tile.values.load(at), v1 = tile.values.load(at + 16);
 #pragma GCC unroll 8
             for (int r = 0; r < Rows; ++r) {
-                const F32x16 w = splat(weights[r * kPageTokens + slot]);
+                const F32x16 w = splat(factors[r * kPageTokens + slot]);
                 acc[r][0] = fma(w, v0, acc[r][0]);
                 acc[r][1] = fma(w, v1, acc[r][1]);
             }
@@ -169,11 +287,11 @@ ABACI_INLINE void add_values(const float* weights, const Tile& tile, int32_t str
 }
 
 // One tile for queries [first, first + Rows). Query row i belongs to token row i / heads_per_group.
-template <int Rows, class Tile>
-void attend_tile(const AttentionTask& task, const AttentionScratch& s, const Tile& tile, int64_t tile_start,
+template <int Rows, class Part>
+void attend_tile(const AttentionTask& task, const AttentionScratch& s, const Tile<Part>& tile, int64_t tile_start,
                  int64_t first) {
     F32x16 scores[Rows][2];
-    score_rows<Rows>(s.queries + first * s.padded_dim, s.padded_dim, task.head_dim, tile, scores);
+    score_rows<Rows>(s.queries + first * s.padded_dim, s.padded_dim, task.head_dim, tile.keys, scores);
     const F32x16 nothing = splat(-__builtin_inff());
     bool any = false;
     int num_slots = 0;
@@ -215,8 +333,8 @@ void attend_tile(const AttentionTask& task, const AttentionScratch& s, const Til
     if (any) add_values<Rows>(s.weights, tile, s.padded_values, num_slots, s.sums + first * s.padded_values);
 }
 
-template <class Tile>
-void attend_tile_rows(const AttentionTask& task, const AttentionScratch& s, const Tile& tile, int64_t tile_start,
+template <class Part>
+void attend_tile_rows(const AttentionTask& task, const AttentionScratch& s, const Tile<Part>& tile, int64_t tile_start,
                       int64_t num_queries) {
     for_runs<kQueryRows>(0, num_queries, [&](auto rows, int64_t first) {
         attend_tile<decltype(rows)::value>(task, s, tile, tile_start, first);
@@ -242,7 +360,8 @@ void begin_query(const AttentionTask& task, const AttentionScratch& s, int64_t i
     }
 }
 
-void attention(const AttentionTask& task) {
+template <class Part>
+void attend(const AttentionTask& task) {
     const int64_t num_queries = int64_t(task.num_rows) * task.heads_per_group;
     const AttentionScratch s = lay_out(task.scratch, num_queries, task.head_dim, task.value_dim);
     for (int64_t i = 0; i < num_queries; ++i) begin_query(task, s, i);
@@ -255,11 +374,11 @@ void attention(const AttentionTask& task) {
         const int64_t page = task.page_table[tile] * static_cast<int64_t>(task.page_stride);
         // A page that is not full may hold anything behind its last position, and heads may need padding.
         if (num_queries <= kFewQueries && used >= kPageTokens && task.values && task.head_dim % 32 == 0) {
-            const PageTile direct{task.keys + page, task.values + page, task.head_dim};
-            attend_tile_rows(task, s, direct, start, num_queries);
+            const Part keys(task.keys + page, task.head_dim), values(task.values + page, task.head_dim);
+            attend_tile_rows(task, s, Tile<Part>{keys, values, task.head_dim}, start, num_queries);
         } else {
-            load_tile(task, page, static_cast<int>(used < kPageTokens ? used : kPageTokens), s);
-            attend_tile_rows(task, s, FloatTile{s.keys, s.values, s.padded_values}, start, num_queries);
+            const int num_used = static_cast<int>(used < kPageTokens ? used : kPageTokens);
+            attend_tile_rows(task, s, load_tile<Part>(task, page, num_used, s), start, num_queries);
         }
     }
     for (int64_t i = 0; i < num_queries; ++i) {
@@ -268,6 +387,13 @@ void attention(const AttentionTask& task) {
         const float inverse = 1.0f / reduce_add(load(s.denominators + i * 16));
         for (int32_t d = 0; d < task.value_dim; ++d) out[d] = s.sums[i * s.padded_values + d] * inverse;
     }
+}
+
+void attention(const AttentionTask& task) {
+    if (task.cache_type == CacheType::Int8)
+        attend<CodePart>(task);
+    else
+        attend<HalfPart>(task);
 }
 
 }  // namespace

@@ -339,13 +339,15 @@ double int8_peak_rate(ThreadPool& pool, const std::string& target, int repeats) 
 class StepProgram {
   public:
     StepProgram(std::shared_ptr<ThreadPool> pool, const std::string& target, int32_t max_tokens, int32_t vocab_size,
-                std::vector<int32_t> windows)
+                std::vector<int32_t> windows, int cache_type)
         : max_tokens_(max_tokens),
           vocab_size_(vocab_size),
           num_groups_(static_cast<int>(windows.size())),
           windows_(std::move(windows)) {
         require(max_tokens > 0 && max_tokens <= 65536 && vocab_size > 0 && num_groups_ > 0, "sizes out of range");
-        program_ = std::make_unique<Program>(std::move(pool), kernels_of(target), max_tokens, vocab_size, num_groups_);
+        require(cache_type >= 0 && cache_type < kNumCacheTypes, "no such cache type");
+        program_ = std::make_unique<Program>(std::move(pool), kernels_of(target), max_tokens, vocab_size, num_groups_,
+                                             static_cast<CacheType>(cache_type));
     }
 
     int add_slot(int64_t columns, int rows_per_token) {
@@ -368,13 +370,12 @@ class StepProgram {
         return program_->add_rope(theta, dim, linear_scale, factors ? factors->data() : nullptr, interleaved,
                                   {yarn_factor, yarn_context, yarn_fast, yarn_slow, yarn_truncate}, magnitude);
     }
-    int add_cache_layer(int group, int64_t key_values, int64_t value_values) {
-        constexpr int64_t most = int64_t{4096} * kMaxHeadDim;
-        require(group >= 0 && group < num_groups_ && windows_[group] >= 0 && key_values > 0 && key_values <= most &&
-                    value_values >= 0 && value_values <= most,
+    int add_cache_layer(int group, int num_heads, int head_dim, bool has_values) {
+        require(group >= 0 && group < num_groups_ && windows_[group] >= 0 && num_heads > 0 && num_heads <= 4096 &&
+                    head_dim > 0 && head_dim <= kMaxHeadDim,
                 "cache layer out of range");
-        layers_.push_back({group, key_values, value_values});
-        program_->add_cache_layer(group, key_values, value_values);
+        layers_.push_back({num_heads, head_dim, has_values});
+        program_->add_cache_layer(group, num_heads, head_dim, has_values);
         return static_cast<int>(layers_.size()) - 1;
     }
     int add_routing(int num_experts, int num_active, bool sigmoid, bool normalise,
@@ -485,8 +486,8 @@ class StepProgram {
         check_slot(absorbed, num_heads * latent_dim);
         check_slot(compressed, latent_dim + rotated);
         check_slot(out, num_heads * latent_dim);
-        require(layer >= 0 && layer < static_cast<int>(layers_.size()) &&
-                    layers_[layer].key_values == latent_dim + rotated && layers_[layer].value_values == 0,
+        require(layer >= 0 && layer < static_cast<int>(layers_.size()) && layers_[layer].num_heads == 1 &&
+                    layers_[layer].head_dim == latent_dim + rotated && !layers_[layer].has_values,
                 "no such cache layer");
         program_->latent_attention({query, absorbed, compressed, out, layer, rope, keep(norm), epsilon, scale,
                                     num_heads, nope_dim, static_cast<int32_t>(latent_dim)});
@@ -613,10 +614,8 @@ class StepProgram {
         program_->allocate_cache(num_pages, num_states);
     }
     int64_t page_bytes(int group) const {
-        int64_t total = 0;
-        for (const Layer& layer : layers_)
-            if (layer.group == group) total += (layer.key_values + layer.value_values) * kPageTokens * sizeof(uint16_t);
-        return total;
+        require(group >= 0 && group < num_groups_, "no such cache group");
+        return program_->page_bytes(group);
     }
     int64_t state_bytes() const { return program_->state_values() * sizeof(float); }
     int64_t workspace_bytes() const { return program_->workspace_bytes(); }
@@ -681,9 +680,8 @@ class StepProgram {
         require(columns < 0 || columns_[slot] == columns, "slot of another width");
     }
     void check_layer(int layer, int num_kv_heads, int head_dim) const {
-        require(layer >= 0 && layer < static_cast<int>(layers_.size()) && num_kv_heads > 0 && head_dim > 0 &&
-                    head_dim <= kMaxHeadDim && layers_[layer].key_values == int64_t{num_kv_heads} * head_dim &&
-                    layers_[layer].value_values == layers_[layer].key_values,
+        require(layer >= 0 && layer < static_cast<int>(layers_.size()) && layers_[layer].num_heads == num_kv_heads &&
+                    layers_[layer].head_dim == head_dim && layers_[layer].has_values,
                 "no such cache layer");
     }
     void check_input(int slot, const PackedMatrix& matrix) const {
@@ -786,8 +784,8 @@ class StepProgram {
     const std::vector<int32_t> windows_;  // 0: full attention
     std::vector<int64_t> columns_;
     struct Layer {
-        int group;
-        int64_t key_values, value_values;
+        int num_heads, head_dim;
+        bool has_values;
     };
     std::vector<int> rope_dims_;
     std::vector<Layer> layers_;
@@ -874,13 +872,13 @@ NB_MODULE(_native, m) {
         .def("gated", &Kernels::gated, "gate"_a, "up"_a, "kind"_a);
 
     nb::class_<StepProgram>(m, "StepProgram")
-        .def(nb::init<std::shared_ptr<ThreadPool>, const std::string&, int32_t, int32_t, std::vector<int32_t>>(),
-             "pool"_a, "target"_a, "max_tokens"_a, "vocab_size"_a, "windows"_a)
+        .def(nb::init<std::shared_ptr<ThreadPool>, const std::string&, int32_t, int32_t, std::vector<int32_t>, int>(),
+             "pool"_a, "target"_a, "max_tokens"_a, "vocab_size"_a, "windows"_a, "cache_type"_a = 0)
         .def("add_slot", &StepProgram::add_slot, "columns"_a, "rows_per_token"_a = 1)
         .def("add_rope", &StepProgram::add_rope, "theta"_a, "dim"_a, "linear_scale"_a, "factors"_a.none(),
              "interleaved"_a, "magnitude"_a = 1.0, "yarn_factor"_a = 0.0, "yarn_context"_a = 0.0, "yarn_fast"_a = 0.0,
              "yarn_slow"_a = 0.0, "yarn_truncate"_a = true)
-        .def("add_cache_layer", &StepProgram::add_cache_layer, "group"_a, "key_values"_a, "value_values"_a)
+        .def("add_cache_layer", &StepProgram::add_cache_layer, "group"_a, "num_heads"_a, "head_dim"_a, "has_values"_a)
         .def("add_routing", &StepProgram::add_routing, "num_experts"_a, "num_active"_a, "sigmoid"_a, "normalise"_a,
              "choice_bias"_a.none(), "num_groups"_a, "top_groups"_a, "group_best"_a, "scale"_a)
         .def("embed", &StepProgram::embed, "table"_a, "scale"_a, "out"_a)

@@ -129,9 +129,26 @@ struct RopeTask {
     bool interleaved;
 };
 
-// One KV head, a run of rows of one sequence, all query heads of the group. Page layout of a layer:
-//   keys   [page][kv_head][head_dim][kPageTokens]   (transposed, so that lanes are positions)
-//   values [page][kv_head][kPageTokens][head_dim]
+// What pages keep keys and values as. Int8: a head of a token is quantised by itself, in groups of kCacheGroup along
+// the head (the last may be shorter), value = code * scale.
+enum class CacheType : int32_t { Float16, Int8 };
+inline constexpr int kNumCacheTypes = 2;
+inline constexpr int kCacheGroup = 32;
+
+// Scales of a head's groups.
+inline constexpr int64_t cache_groups(int64_t head_dim) {
+    return (head_dim + kCacheGroup - 1) / kCacheGroup;
+}
+// Bytes of the keys, or of the values, of one head in a page.
+inline constexpr int64_t cache_head_bytes(CacheType type, int64_t head_dim) {
+    if (type == CacheType::Float16) return head_dim * kPageTokens * 2;
+    return (head_dim + cache_groups(head_dim) * 2) * kPageTokens;
+}
+
+// One KV head, a run of rows of one sequence, all query heads of the group. A layer's part of a page:
+//   keys   [kv_head] of [head_dim][kPageTokens] values or codes (transposed, so that lanes are positions)
+//   values [kv_head] of [kPageTokens][head_dim] values or codes
+// of float16 or int8; each head's codes are followed by its scales, float16 [groups][kPageTokens].
 // In latent attention there are no values: they are the first `value_dim` elements of the keys; and the last
 // `head_dim - tail_begin` elements of a query lie elsewhere, in `query_tail`.
 struct AttentionTask {
@@ -142,10 +159,11 @@ struct AttentionTask {
     int32_t tail_begin;  // head_dim where there is no tail
     float* output;
     size_t output_stride;
-    const uint16_t* keys;    // float16, at this KV head of page 0
-    const uint16_t* values;  // null: see above
-    const float* sinks;      // per query head of the group; null: none
-    size_t page_stride;      // elements from page to page
+    CacheType cache_type;
+    const uint8_t* keys;    // at this KV head of page 0
+    const uint8_t* values;  // null: see above
+    const float* sinks;     // per query head of the group; null: none
+    size_t page_stride;     // bytes from page to page
     const int32_t* page_table;
     int64_t first_position;  // of the first row
     int32_t num_rows;
@@ -196,8 +214,9 @@ struct KernelTable {
     void (*unit)(const float* x, int64_t columns, float epsilon, float scale, float* out);
     void (*convolve)(const ConvolutionTask&);
     void (*delta_rule)(const DeltaTask&);
-    void (*store_keys)(const float* head, int32_t head_dim, uint16_t* page, int32_t slot);
-    void (*store_values)(const float* head, int32_t head_dim, uint16_t* page, int32_t slot);
+    // One head of one token into its slot; `page`: the head's part of the page. What is not finite becomes finite.
+    void (*store_keys)(CacheType type, const float* head, int32_t head_dim, uint8_t* page, int32_t slot);
+    void (*store_values)(CacheType type, const float* head, int32_t head_dim, uint8_t* page, int32_t slot);
     void (*attention)(const AttentionTask&);
     size_t (*attention_scratch_bytes)(int64_t num_query_rows, int32_t head_dim);
     float (*row_max)(const float* x, int64_t n);

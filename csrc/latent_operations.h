@@ -61,7 +61,7 @@ class PrepareLatentOperation final : public RowOperation {
         for (int32_t h = 0; h < latent_.num_heads; ++h) rotate(p_, latent_.rope, r, query + h * head_stride());
         const CacheLayer& cache = p_.cache_layer(latent_.layer);
         const PageSlot at = page_slot(p_.current(), cache, r);
-        p_.kernels().store_keys(key, latent_.latent_dim + rotated_, cache.keys + at.page, at.slot);
+        p_.kernels().store_keys(cache.type, key, latent_.latent_dim + rotated_, cache.keys + at.page, at.slot);
     }
 
   private:
@@ -98,6 +98,7 @@ class LatentAttentionOperation final : public Operation {
         task.tail_begin = latent_.latent_dim;
         task.output = p_.slot(latent_.out).row(rows.row) + head * latent_.latent_dim;
         task.output_stride = p_.slot(latent_.out).stride;
+        task.cache_type = cache.type;
         task.keys = cache.keys;
         task.page_stride = cache.page_stride;
         task.page_table =

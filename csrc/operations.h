@@ -247,7 +247,7 @@ void rotate(Program& program, int rope, int64_t r, float* head) {
     program.kernels().rope({head, table.cosines.data() + at, table.sines.data() + at, table.dim, table.interleaved});
 }
 
-// The row of a cache's page that holds a row of the step: the page's first element, and the slot in it.
+// The row of a cache's page that holds a row of the step: the page's first byte, and the slot in it.
 struct PageSlot {
     int64_t page;
     int32_t slot;
@@ -287,11 +287,12 @@ class PrepareHeadsOperation final : public RowOperation {
     void append(int64_t r) {
         const CacheLayer& cache = p_.cache_layer(layer_);
         const PageSlot at = page_slot(p_.current(), cache, r);
-        const int64_t head_elements = int64_t{head_dim_} * kPageTokens;
+        const float* keys = p_.slot(key_.slot).row(r);
+        const float* values = p_.slot(value_).row(r);
         for (int32_t h = 0; h < key_.count; ++h) {
-            const int64_t head = at.page + h * head_elements;
-            p_.kernels().store_keys(p_.slot(key_.slot).row(r) + h * head_dim_, head_dim_, cache.keys + head, at.slot);
-            p_.kernels().store_values(p_.slot(value_).row(r) + h * head_dim_, head_dim_, cache.values + head, at.slot);
+            const int64_t head = at.page + h * cache.head_bytes;
+            p_.kernels().store_keys(cache.type, keys + h * head_dim_, head_dim_, cache.keys + head, at.slot);
+            p_.kernels().store_values(cache.type, values + h * head_dim_, head_dim_, cache.values + head, at.slot);
         }
     }
     const Program::Heads query_, key_;
@@ -325,7 +326,6 @@ class AttentionOperation final : public Operation {
         const RowRun& rows = (*runs_)[runs_->size() - 1 - piece / num_kv_heads_];
         const int64_t kv_head = piece % num_kv_heads_;
         const int64_t head = kv_head * heads_per_group_ * head_dim_;
-        const int64_t page_offset = kv_head * head_dim_ * kPageTokens;
         AttentionTask task = {};
         task.query = p_.slot(query_).row(rows.row) + head;
         task.query_stride = p_.slot(query_).stride;
@@ -333,8 +333,9 @@ class AttentionOperation final : public Operation {
         task.tail_begin = head_dim_;
         task.output = p_.slot(out_).row(rows.row) + head;
         task.output_stride = p_.slot(out_).stride;
-        task.keys = cache.keys + page_offset;
-        task.values = cache.values + page_offset;
+        task.cache_type = cache.type;
+        task.keys = cache.keys + kv_head * cache.head_bytes;
+        task.values = cache.values + kv_head * cache.head_bytes;
         task.page_stride = cache.page_stride;
         task.page_table =
             step.input.page_tables[cache.group] + rows.sequence * step.input.pages_per_sequence[cache.group];

@@ -58,13 +58,14 @@ Activations Slot::activations() const {
 }
 
 Program::Program(std::shared_ptr<ThreadPool> pool, const KernelTable* kernels, int32_t max_tokens, int32_t vocab_size,
-                 int32_t num_cache_groups)
+                 int32_t num_cache_groups, CacheType cache_type)
     : pool_(std::move(pool)),
       kernels_(kernels),
       max_tokens_(max_tokens),
       vocab_size_(vocab_size),
+      cache_type_(cache_type),
       num_pages_(num_cache_groups, 0),
-      group_elements_(num_cache_groups, 0),
+      page_bytes_(num_cache_groups, 0),
       sample_scratch_(pool_->num_threads()) {
     step_.positions.resize(max_tokens);
     step_.sequences.resize(max_tokens);
@@ -122,10 +123,14 @@ int Program::add_rope(double theta, int dim, double linear_scale, const float* f
     return rope;
 }
 
-void Program::add_cache_layer(int group, int64_t key_values, int64_t value_values) {
-    const int64_t elements = key_values * kPageTokens;
-    cache_layers_.push_back({.group = group, .page_elements = elements, .offset = group_elements_[group]});
-    group_elements_[group] += elements + value_values * kPageTokens;
+void Program::add_cache_layer(int group, int32_t num_heads, int32_t head_dim, bool has_values) {
+    const int64_t head_bytes = cache_head_bytes(cache_type_, head_dim);
+    cache_layers_.push_back({.group = group,
+                             .type = cache_type_,
+                             .head_bytes = head_bytes,
+                             .key_bytes = num_heads * head_bytes,
+                             .offset = page_bytes_[group]});
+    page_bytes_[group] += num_heads * head_bytes * (has_values ? 2 : 1);
 }
 
 int Program::add_routing(const RouterParameters& router) {
@@ -263,16 +268,15 @@ void Program::head(int in, const PackedMatrix& matrix, const float* bias) {
 
 void Program::allocate_cache(const std::vector<int64_t>& num_pages, int64_t num_states) {
     if (num_pages.size() != num_pages_.size()) throw std::invalid_argument("one number of pages per cache group");
-    std::vector<uint16_t*> groups;
+    std::vector<uint8_t*> groups;
     for (size_t group = 0; group < num_pages.size(); ++group) {
         if (num_pages_[group] != 0) throw std::invalid_argument("the cache is allocated once");
-        const size_t elements = num_pages[group] * group_elements_[group];
-        groups.push_back(static_cast<uint16_t*>(workspace(elements * sizeof(uint16_t))));
+        groups.push_back(static_cast<uint8_t*>(workspace(num_pages[group] * page_bytes_[group])));
     }
     for (CacheLayer& layer : cache_layers_) {
-        layer.page_stride = group_elements_[layer.group];
+        layer.page_stride = page_bytes_[layer.group];
         layer.keys = groups[layer.group] + layer.offset;
-        layer.values = layer.keys + layer.page_elements;
+        layer.values = layer.keys + layer.key_bytes;
     }
     num_pages_ = num_pages;
     num_states_ = state_values_ ? num_states : 0;

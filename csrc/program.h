@@ -85,11 +85,13 @@ class Operation {
 // A page of a cache group holds the keys and values of all the group's layers, so that few tokens touch little memory.
 struct CacheLayer {
     int32_t group;
-    int64_t page_elements;  // of this layer's keys
-    int64_t offset;         // within a page of the group
+    CacheType type;
+    int64_t head_bytes;  // of one head's keys in a page, and of its values
+    int64_t key_bytes;   // of all heads'
+    int64_t offset;      // within a page of the group
     int64_t page_stride = 0;
-    uint16_t* keys = nullptr;
-    uint16_t* values = nullptr;
+    uint8_t* keys = nullptr;
+    uint8_t* values = nullptr;
 };
 
 struct RopeTable {
@@ -147,15 +149,15 @@ struct RowRun {
 class Program {
   public:
     Program(std::shared_ptr<ThreadPool> pool, const KernelTable* kernels, int32_t max_tokens, int32_t vocab_size,
-            int32_t num_cache_groups);
+            int32_t num_cache_groups, CacheType cache_type = CacheType::Float16);
     ~Program();
 
     // Recording. Slots and ropes are named by the numbers returned.
     int add_slot(int64_t columns, int32_t rows_per_token = 1);
     int add_rope(double theta, int dim, double linear_scale, const float* factors, bool interleaved, const Yarn& yarn,
                  double magnitude);
-    // Layers are numbered as they are added. Values kept per token: of keys and of values.
-    void add_cache_layer(int group, int64_t key_values, int64_t value_values);
+    // Layers are numbered as they are added.
+    void add_cache_layer(int group, int32_t num_heads, int32_t head_dim, bool has_values);
     int add_routing(const RouterParameters& router);
     void embed(const PackedMatrix& table, float scale, int out);
     // The same from rows as stored in a file, which stays open.
@@ -215,6 +217,7 @@ class Program {
     void fail(const char* what) { failure_ = what; }  // from any worker, while running
     int64_t workspace_bytes() const { return workspace_bytes_; }
     int64_t num_pages(int group) const { return num_pages_[group]; }
+    int64_t page_bytes(int group) const { return page_bytes_[group]; }
     int64_t hidden_size() const { return hidden_size_; }
 
     // For operations.
@@ -243,6 +246,7 @@ class Program {
     std::shared_ptr<ThreadPool> pool_;
     const KernelTable* kernels_;
     const int32_t max_tokens_, vocab_size_;
+    const CacheType cache_type_;
     std::vector<std::unique_ptr<Slot>> slots_;
     std::vector<std::unique_ptr<RopeTable>> ropes_;
     std::vector<CacheLayer> cache_layers_;
@@ -251,7 +255,7 @@ class Program {
     std::deque<Observation> observations_;
     float* states_ = nullptr;
     int64_t state_values_ = 0, num_states_ = 0;
-    std::vector<int64_t> num_pages_, group_elements_;
+    std::vector<int64_t> num_pages_, page_bytes_;
     std::vector<std::unique_ptr<Operation>> operations_;
     std::vector<std::unique_ptr<Operation>> head_operations_;  // per tile of logit rows: gather, linear, sample
     std::unique_ptr<Operation> hidden_operation_;              // only in steps that are asked for hidden states

@@ -1,7 +1,7 @@
 """Names for bytes: the types a checkpoint stores its tensors in. No behaviour beyond sizes."""
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 
 
 class WeightFormat(Enum):
@@ -50,6 +50,27 @@ class WeightFormat(Enum):
     def is_quantised(self) -> bool:
         """Whether values come in blocks with scales."""
         return self.block_size > 1
+
+
+class CacheType(StrEnum):
+    """What pages of the KV cache keep keys and values as.
+
+    INT8 quantises every head of every token by itself, in groups of CACHE_GROUP values along the head (the last may be
+    shorter), each with a float16 scale: value = scale * code, codes from -127 to 127.
+    """
+
+    F16 = "f16"
+    INT8 = "int8"
+
+    def head_bytes(self, head_dim: int) -> int:
+        """Bytes of one head's key, or value, of one token."""
+        if self is CacheType.F16:
+            return 2 * head_dim
+        return head_dim + 2 * -(-head_dim // CACHE_GROUP)
+
+
+CACHE_GROUP = 32
+"""Values of a head that share a scale in an int8 cache."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ class ScriptedContender:
         self._options = options or {}
         self._speed = speed
 
-    def open(self, path, num_threads):
+    def open(self, path, num_threads, kv_type=None):
         return Description("1.0", {"threads": str(num_threads)}, 1000)
 
     def options(self, num_streams, num_new_tokens):

@@ -13,13 +13,14 @@ from typer.testing import CliRunner, Result
 from abaci.cli import run as run_module
 from abaci.cli.app import app
 from abaci.generation import SamplingParams
+from abaci.tensor import CacheType
 
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> ScriptedModel:
     scripted = ScriptedModel([["Hel", "lo", "."]])
     monkeypatch.setattr("abaci.cli.run._fetch", lambda name, gate: None)
-    monkeypatch.setattr("abaci.cli.run._open", lambda name, threads, context, quantize: scripted)
+    monkeypatch.setattr("abaci.cli.run._open", lambda name, threads, context, quantize, kv_type: scripted)
     return scripted
 
 
@@ -91,7 +92,7 @@ def test_control_c_keeps_what_was_said_and_ends_with_130(model: ScriptedModel) -
 
 def test_a_parameter_out_of_range_is_refused_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("abaci.cli.run._fetch", lambda name: pytest.fail("fetched"))
-    monkeypatch.setattr("abaci.cli.run._open", lambda name, threads, context, quantize: pytest.fail("loaded"))
+    monkeypatch.setattr("abaci.cli.run._open", lambda name, threads, context, quantize, kv_type: pytest.fail("loaded"))
     result = run("Hi", "--top-p", "3")
     assert (result.exit_code, result.stderr) == (2, "error: top_p must be in (0, 1], not 3.0\n")
 
@@ -117,9 +118,10 @@ def test_the_environment_stands_for_flags_of_the_machine(monkeypatch: pytest.Mon
     monkeypatch.setattr("abaci.cli.run._open", open_scripted)
     monkeypatch.setenv("ABACI_THREADS", "1")
     monkeypatch.setenv("ABACI_CONTEXT", "512")
+    monkeypatch.setenv("ABACI_KV_TYPE", "int8")
     run("Hi")
-    run("Hi", "--threads", "2")
-    assert opened == [("any", 1, 512, None), ("any", 2, 512, None)]
+    run("Hi", "--threads", "2", "--kv-type", "f16")
+    assert opened == [("any", 1, 512, None, CacheType.INT8), ("any", 2, 512, None, CacheType.F16)]
 
 
 def test_a_real_model_answers(smollm2_path: Path) -> None:

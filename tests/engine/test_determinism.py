@@ -16,6 +16,7 @@ from abaci.generation import GenerationRequest
 from abaci.kernels import native
 from abaci.kernels.batch import PAGE_TOKENS
 from abaci.models.families import spec_from_gguf
+from abaci.tensor import CacheType
 
 PROMPT = tuple((7919 * i + 13) % 40000 + 100 for i in range(75))
 SAMPLED = GenerationRequest("sampled", PROMPT, 12, temperature=0.8, top_k=50, seed=11, num_logprobs=3)
@@ -23,9 +24,9 @@ GREEDY = GenerationRequest("greedy", PROMPT, 12, temperature=0.0, num_logprobs=0
 
 
 @contextmanager
-def opened(path, *, num_threads=1, max_step_tokens=512, num_pages=64):
+def opened(path, *, num_threads=1, max_step_tokens=512, num_pages=64, kv_type=CacheType.F16):
     """An engine with a pool of exactly that many pages."""
-    options = LoadOptions(num_threads=num_threads, max_step_tokens=max_step_tokens)
+    options = LoadOptions(num_threads=num_threads, max_step_tokens=max_step_tokens, kv_type=kv_type)
     with GgufCheckpoint.open(path) as checkpoint:
         spec = spec_from_gguf(checkpoint.metadata, checkpoint.tensors)
         executor = native_backend(spec, checkpoint, options, plan_threads(num_threads)).executor
@@ -105,3 +106,17 @@ def test_on_every_target(smollm2_path, alone, target, monkeypatch):
     monkeypatch.setenv(native.TARGET_VARIABLE, target)
     with opened(smollm2_path) as engine:
         assert answers(engine, SAMPLED) | answers(engine, GREEDY) == alone
+
+
+def test_an_int8_cache_is_as_constant(smollm2_path, alone):
+    older = GenerationRequest("older", PROMPT[60:0:-1], 30, seed=1)
+    with opened(smollm2_path, kv_type=CacheType.INT8) as engine:
+        whole = answers(engine, SAMPLED)
+        assert answers(engine, SAMPLED, older)["sampled"] == whole["sampled"] != alone["sampled"]
+        assert engine.stats().prefix_hit_tokens == 64
+    with opened(smollm2_path, kv_type=CacheType.INT8, num_pages=5, num_threads=2) as engine:
+        assert answers(engine, older, SAMPLED)["sampled"] == whole["sampled"]
+        assert engine.stats().preemptions > 0
+    with opened(smollm2_path, kv_type=CacheType.INT8, max_step_tokens=7) as engine:
+        assert answers(engine, SAMPLED) == whole
+        assert engine.stats().prompt_chunks == 10

@@ -6,6 +6,7 @@ import pytest
 
 from abaci.hub.catalog import Experts, LatentAttention, LinearAttention, Shape, SlidingWindow
 from abaci.runtime.shape_footprint import shape_footprint
+from abaci.tensor import CacheType
 
 QWEN = Shape(24, 896, 14, 2, 64, 4864, 151_936, True, "https://huggingface.co/Qwen/Qwen2.5-0.5B")
 LLAMA = Shape(32, 4096, 32, 8, 128, 14_336, 128_256, False, "https://huggingface.co/meta-llama/Llama-3.1-8B")
@@ -47,6 +48,7 @@ def test_better_quantisations_weigh_more():
 def test_a_latent_cache_is_one_vector_per_position_and_layer():
     latent = replace(LLAMA, latent_attention=LatentAttention(512, 64, 128, 128))
     assert shape_footprint(latent, "Q8_0", 8192).page_bytes == (32 * (512 + 64) * 2 * 32,)
+    assert shape_footprint(latent, "Q8_0", 8192, CacheType.INT8).page_bytes == (32 * (512 + 64 + 2 * 18) * 32,)
 
 
 def test_layers_of_linear_attention_keep_no_cache():

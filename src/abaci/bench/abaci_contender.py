@@ -41,13 +41,14 @@ class AbaciContender:
             "python_share": self.python_share,
         }
 
-    def open(self, path: str, num_threads: int) -> dict[str, Any]:
-        self._llm = LLM(path, threads=num_threads, loader=self._load)
+    def open(self, path: str, num_threads: int, kv_type: str) -> dict[str, Any]:
+        self._llm = LLM(path, threads=num_threads, kv_type=kv_type, loader=self._load)
         info = self._llm.info
         facts = {
             "threads": f"{info.num_threads}, {'pinned' if info.threads_pinned else 'not pinned'}",
             "kernels": ", ".join(f"{weights}: {kernel}" for weights, kernel in info.kernels.items()),
             "cache_bytes": f"{info.cache_bytes:,}",
+            "cache": kv_type,
             "max_step_tokens": str(LoadOptions().max_step_tokens),
         }
         return asdict(Description(__version__, facts, self._loaded().spec.vocab_size))

@@ -24,6 +24,7 @@ from abaci.kernels.ceilings import Ceilings, measure_ceilings
 from abaci.kernels.native import choose_target
 from abaci.kernels.packed_store import SIZE_VARIABLE
 from abaci.runtime.machine import on_pool
+from abaci.tensor import CacheType
 
 Tell = Callable[[str], None]
 """Takes a line on what is being done."""
@@ -62,9 +63,19 @@ QUICK_PLAN = Plan(
 
 
 def compare(
-    path: Path, model: str, names: Sequence[str], plan: Plan, *, num_threads: int | None = None, tell: Tell
+    path: Path,
+    model: str,
+    names: Sequence[str],
+    plan: Plan,
+    *,
+    num_threads: int | None = None,
+    kv_type: CacheType = CacheType.F16,
+    tell: Tell,
 ) -> Comparison:
-    """Measure the contenders `names`, this engine first, on a model file. Raises AbaciError."""
+    """Measure the contenders `names`, this engine first, on a model file; starts with a float16 cache always.
+
+    Raises AbaciError.
+    """
     begin = perf_counter()
     machine = describe_machine()
     threads = plan_threads(num_threads)
@@ -75,7 +86,7 @@ def compare(
         descriptions = {}
         for contender in contenders:  # before the starts are measured: by then this engine has kept its packed weights
             tell(f"{contender.name}: loading")
-            descriptions[contender.name] = contender.open(str(path), threads.num_threads)
+            descriptions[contender.name] = contender.open(str(path), threads.num_threads, kv_type)
         tell("reading the file into the page cache")
         _read_through(path)
         starts = _measure_starts(path, names, threads.num_threads, plan.starts, tell)

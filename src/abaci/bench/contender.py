@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from abaci.tensor import CacheType
+
 Settings = Mapping[str, bool | int]
 Options = Mapping[str, Sequence[bool | int]]
 """For each setting the values worth trying, the likeliest first."""
@@ -61,8 +63,8 @@ class Contender(Protocol):
     def name(self) -> str:
         """As tables show it."""
 
-    def open(self, path: str, num_threads: int) -> Description:
-        """Load a model and stay. Raises AbaciError."""
+    def open(self, path: str, num_threads: int, kv_type: CacheType = CacheType.F16) -> Description:
+        """Load a model and stay; its cache keeps `kv_type`, or what is likest to it. Raises AbaciError."""
 
     def options(self, num_streams: int, num_new_tokens: int) -> Options:
         """What can be tuned for steps of that many new tokens in each of that many streams."""

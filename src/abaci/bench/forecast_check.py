@@ -20,6 +20,7 @@ from abaci.kernels.native import choose_target
 from abaci.runtime.describing import describe_file
 from abaci.runtime.fit import Memory, StepSeconds, decode_seconds, forecast_memory, prefill_seconds
 from abaci.runtime.machine_rates import MachineRates, measure_rates
+from abaci.tensor import CacheType
 
 NUM_ROUNDS: Final = 5
 MEMORY_TOLERANCE: Final = 0.05
@@ -87,18 +88,24 @@ class ForecastCheck:
 
 
 def check_forecast(
-    path: Path, model: str, *, num_threads: int | None = None, num_rounds: int = NUM_ROUNDS, tell: Callable[[str], None]
+    path: Path,
+    model: str,
+    *,
+    num_threads: int | None = None,
+    kv_type: CacheType = CacheType.F16,
+    num_rounds: int = NUM_ROUNDS,
+    tell: Callable[[str], None],
 ) -> ForecastCheck:
     """Forecast and run a model that is here. Raises AbaciError."""
     threads, neighbours = plan_threads(num_threads), Neighbours()
-    footprint = describe_file(path, model).footprint
+    footprint = describe_file(path, model, kv_type).footprint
     formats = tuple(dict.fromkeys(product.weight_format for product in footprint.products))
     tell("memory")
-    figures = [_check_memory(path, footprint, threads.num_threads)]
+    figures = [_check_memory(path, footprint, threads.num_threads, kv_type)]
     rates: list[MachineRates] = []
     speeds: dict[str, list[float]] = {}
     with ContenderProcess("abaci") as process:
-        tokens = Tokens(process.open(str(path), threads.num_threads).vocab_size, Random(1))  # noqa: S311
+        tokens = Tokens(process.open(str(path), threads.num_threads, kv_type).vocab_size, Random(1))  # noqa: S311
         for number in range(num_rounds):
             tell(f"round {number + 1} of {num_rounds}")
             rates.append(measure_rates(formats, threads, choose_target(), None, lambda line: None))
@@ -116,11 +123,11 @@ def check_forecast(
     return ForecastCheck(model, threads.num_threads, tuple(figures), parts, tuple(rates), neighbours.share())
 
 
-def _check_memory(path: Path, footprint: Footprint, num_threads: int) -> CheckedFigure:
+def _check_memory(path: Path, footprint: Footprint, num_threads: int, kv_type: CacheType) -> CheckedFigure:
     """A process that loads the model and runs one sequence to the end of a context."""
     context = min(_MEMORY_CONTEXT, footprint.context_length)
     with ContenderProcess("abaci") as process, MemoryWatch(process.process_id) as watch:
-        vocab_size = process.open(str(path), num_threads).vocab_size
+        vocab_size = process.open(str(path), num_threads, kv_type).vocab_size
         process.prefill(Tokens(vocab_size, Random(2)).draw(context - 1))  # noqa: S311
     forecast = forecast_memory(footprint, context, Memory.of_this_machine()).total_bytes
     return CheckedFigure(

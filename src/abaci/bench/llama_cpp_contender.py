@@ -16,10 +16,14 @@ import numpy as np
 from abaci.bench.contender import FIRST_TOKEN_PROMPT, Description, Timing
 from abaci.bench.protocol import Handlers
 from abaci.errors import AbaciError
+from abaci.tensor import CacheType
 
 _CACHE_STEP_TOKENS = 256
 _BATCH_TOKENS = 2048
 _UBATCH_TOKENS = (512, 256, 1024)
+
+
+_CACHE_NAMES = {CacheType.F16: "f16", CacheType.INT8: "q8_0"}
 
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
@@ -34,6 +38,7 @@ class LlamaCppContender:
         self._model: Any = None
         self._num_threads = 1
         self._settings: dict[str, Any] = {}
+        self._cache_type = CacheType.F16
         self._context: _Context | None = None
         llama_cpp.llama_log_set(_discard_log, None)
         llama_cpp.llama_backend_init()
@@ -48,14 +53,22 @@ class LlamaCppContender:
             "first_token": self.first_token,
         }
 
-    def open(self, path: str, num_threads: int) -> dict[str, Any]:
+    def open(self, path: str, num_threads: int, kv_type: str) -> dict[str, Any]:
         self._load(path, num_threads)
+        self._cache_type = CacheType(kv_type)
         version = f"llama-cpp-python {importlib.metadata.version('llama-cpp-python')}"
-        facts = {"threads": str(num_threads), "build": llama_cpp.llama_print_system_info().decode().strip(" |")}
+        facts = {
+            "threads": str(num_threads),
+            "cache": _CACHE_NAMES[self._cache_type],
+            "build": llama_cpp.llama_print_system_info().decode().strip(" |"),
+        }
         return asdict(Description(version, facts, llama_cpp.llama_vocab_n_tokens(self._vocabulary())))
 
     def options(self, num_streams: int, num_new_tokens: int) -> dict[str, list[Any]]:
-        options: dict[str, list[Any]] = {"flash_attention": [True, False]}
+        # Quantised values are read by its flash attention only.
+        options: dict[str, list[Any]] = {
+            "flash_attention": [True, False] if self._cache_type is CacheType.F16 else [True]
+        }
         if num_streams > 1:
             options["unified_cache"] = [False, True]
         ubatches = [size for size in _UBATCH_TOKENS if size < 2 * num_new_tokens]
@@ -116,7 +129,8 @@ class LlamaCppContender:
     def _context_for(self, num_streams: int, stream_tokens: int) -> "_Context":
         if self._context is None or not self._context.fits(num_streams, stream_tokens):
             self._drop_context()
-            self._context = _Context(self._model, num_streams, stream_tokens, self._num_threads, self._settings)
+            settings = {**self._settings, "cache_type": self._cache_type}
+            self._context = _Context(self._model, num_streams, stream_tokens, self._num_threads, settings)
         return self._context
 
     def _drop_context(self) -> None:
@@ -143,6 +157,8 @@ class _Context:
         params.n_threads = params.n_threads_batch = num_threads
         params.flash_attn_type = int(settings.get("flash_attention", True))
         params.kv_unified = self._is_unified
+        if settings["cache_type"] is CacheType.INT8:
+            params.type_k = params.type_v = llama_cpp.GGML_TYPE_Q8_0
         self._context = llama_cpp.llama_init_from_model(model, params)
         if not self._context:
             raise AbaciError(f"llama.cpp cannot run with {settings}")

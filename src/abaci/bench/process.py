@@ -16,6 +16,7 @@ from typing import Self
 from abaci.bench.contender import Description, Options, PythonShare, Settings, Timing
 from abaci.bench.protocol import Caller
 from abaci.errors import AbaciError
+from abaci.tensor import CacheType
 
 _MEMORY_INTERVAL_SECONDS = 0.005
 _LAST_WORDS = 400
@@ -59,8 +60,8 @@ class ContenderProcess:
     def process_id(self) -> int:
         return self._process.pid
 
-    def open(self, path: str, num_threads: int) -> Description:
-        return Description(**self._caller.call("open", path=path, num_threads=num_threads))
+    def open(self, path: str, num_threads: int, kv_type: CacheType = CacheType.F16) -> Description:
+        return Description(**self._caller.call("open", path=path, num_threads=num_threads, kv_type=kv_type.value))
 
     def options(self, num_streams: int, num_new_tokens: int) -> Options:
         options: Options = self._caller.call("options", num_streams=num_streams, num_new_tokens=num_new_tokens)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from abaci.cli.terminal import DownloadProgress, JsonOption, dimmed, print_json, print_line
+from abaci.cli.terminal import DownloadProgress, JsonOption, KvTypeOption, dimmed, print_json, print_line
 from abaci.errors import UsageError
+from abaci.tensor import CacheType
 
 if TYPE_CHECKING:
     from abaci.bench.report import Comparison, KernelReport
@@ -49,6 +50,7 @@ def engine(
     against: Annotated[Peer | None, typer.Option(help="Measure this engine too, in turns.")] = None,
     quick: QuickOption = False,
     threads: ThreadsOption = None,
+    kv_type: KvTypeOption = CacheType.F16,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a model's speed and memory, and how near they come to what this machine can do."""
@@ -57,7 +59,8 @@ def engine(
     resolved = _resolve(model)
     names = [OWN_NAME] if against is None else [OWN_NAME, against.value]
     plan = QUICK_PLAN if quick else FULL_PLAN
-    _print(compare(resolved.path, resolved.name, names, plan, num_threads=threads, tell=_tell), as_json)
+    comparison = compare(resolved.path, resolved.name, names, plan, num_threads=threads, kv_type=kv_type, tell=_tell)
+    _print(comparison, as_json)
 
 
 @bench.command()

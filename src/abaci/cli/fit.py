@@ -7,6 +7,7 @@ import typer
 
 from abaci.cli.terminal import (
     JsonOption,
+    KvTypeOption,
     ModelArgument,
     OfflineOption,
     aligned,
@@ -16,6 +17,7 @@ from abaci.cli.terminal import (
     print_line,
     print_text,
 )
+from abaci.tensor import CacheType
 
 if TYPE_CHECKING:
     from abaci.bench.forecast_check import ForecastCheck
@@ -34,6 +36,7 @@ def fit(
     context: Annotated[
         int | None, typer.Option(envvar="ABACI_CONTEXT", min=1, help="Tokens of context; else 8192, or the model's.")
     ] = None,
+    kv_type: KvTypeOption = CacheType.F16,
     threads: Annotated[
         int | None, typer.Option(envvar="ABACI_THREADS", help="Threads; else all cores this process may use.")
     ] = None,
@@ -49,9 +52,9 @@ def fit(
     from abaci.runtime.machine_rates import machine_rates
 
     if check:
-        _check(model, threads, as_json)
+        _check(model, threads, kv_type, as_json)
         return
-    described = describe_model(model, Network.from_environment())
+    described = describe_model(model, Network.from_environment(), kv_type)
     memory = forecast_memory(described.footprint, context, Memory.of_this_machine())
     formats = {product.weight_format for product in described.footprint.products}
     if memory.verdict is Verdict.TOO_LARGE:
@@ -65,13 +68,17 @@ def fit(
         print_text(_as_text(described, memory, speed, rates))
 
 
-def _check(model: str, threads: int | None, as_json: bool) -> None:
+def _check(model: str, threads: int | None, kv_type: CacheType, as_json: bool) -> None:
     from abaci import hub
     from abaci.bench.forecast_check import check_forecast
 
     resolved = hub.resolve(model, download=False)
     checked = check_forecast(
-        resolved.path, resolved.name, num_threads=threads, tell=lambda line: print_line(dimmed(line))
+        resolved.path,
+        resolved.name,
+        num_threads=threads,
+        kv_type=kv_type,
+        tell=lambda line: print_line(dimmed(line)),
     )
     if as_json:
         print_json(_check_as_json(checked))

@@ -16,6 +16,7 @@ from abaci.cli.licence_gate import AcceptOption, Gate, licence_gate
 from abaci.cli.terminal import (
     DownloadProgress,
     JsonOption,
+    KvTypeOption,
     ModelArgument,
     OfflineOption,
     QuantizeOption,
@@ -27,6 +28,7 @@ from abaci.cli.terminal import (
 from abaci.cli.writers import MarkdownWriter, PlainWriter, SilentWriter
 from abaci.errors import UsageError
 from abaci.generation import FinishReason, SamplingParams
+from abaci.tensor import CacheType
 
 if TYPE_CHECKING:
     from abaci.runtime.llm import LLM
@@ -58,6 +60,7 @@ def run(
         int | None, typer.Option(envvar="ABACI_CONTEXT", help="Tokens of context; else the model's.")
     ] = None,
     quantize: QuantizeOption = None,
+    kv_type: KvTypeOption = CacheType.F16,
     accept_licence: AcceptOption = False,
     offline: OfflineOption = False,
     as_json: JsonOption = False,
@@ -78,7 +81,7 @@ def run(
     _check_params(params)
     _fetch(model, licence_gate(accept=accept_licence))
     started = time.perf_counter()
-    with _open(model, threads, context, quantize) as llm:
+    with _open(model, threads, context, quantize, kv_type) as llm:
         load_seconds = time.perf_counter() - started
         print_line(dimmed(_introduction(llm.info)))
         if question is None:
@@ -129,11 +132,11 @@ def _fetch(model: str, gate: Gate) -> None:
     gate.check_file(resolved)
 
 
-def _open(model: str, threads: int | None, context: int | None, quantize: str | None) -> "LLM":
+def _open(model: str, threads: int | None, context: int | None, quantize: str | None, kv_type: CacheType) -> "LLM":
     from abaci.runtime.llm import LLM
 
     with warnings.catch_warnings(record=True, action="always") as remarks:
-        llm = LLM(model, threads=threads, context=context, quantize=quantize)
+        llm = LLM(model, threads=threads, context=context, quantize=quantize, kv_type=kv_type)
     for remark in remarks:
         print_line(f"warning: {remark.message}")
     return llm

@@ -8,6 +8,7 @@ import typer
 from abaci.cli.licence_gate import AcceptOption, Gate, licence_gate
 from abaci.cli.terminal import OfflineOption, QuantizeOption, print_line
 from abaci.errors import UsageError
+from abaci.tensor import CacheType
 
 if TYPE_CHECKING:
     from abaci.chat.served import ServedModel
@@ -26,6 +27,9 @@ def serve(
     config: Annotated[Path | None, typer.Option(help="A TOML file with further settings.")] = None,
     context: Annotated[int | None, typer.Option(help="Tokens of context per model.")] = None,
     quantize: QuantizeOption = None,
+    kv_type: Annotated[
+        CacheType | None, typer.Option(help="What the KV cache keeps: int8 takes about half the memory.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads; else all cores this process may use.")] = None,
     state_dir: Annotated[Path | None, typer.Option(help="Folder of the server's database and files.")] = None,
     keep_alive_seconds: Annotated[float | None, typer.Option(help="Unload a model unused for so long.")] = None,
@@ -52,6 +56,7 @@ def serve(
         "api_key": api_key,
         "context": context,
         "quantize": quantize,
+        "kv_type": kv_type,
         "threads": threads,
         "state_dir": state_dir,
         "keep_alive_seconds": keep_alive_seconds,
@@ -155,6 +160,7 @@ def _make_pool(config: "ServerConfig", gate: Gate):  # type: ignore[no-untyped-d
             allow_any=config.any_model,
             threads=config.threads,
             max_sequences=config.max_sequences,
+            kv_type=config.kv_type,
         ),
         admit=gate.check_file,
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from abaci.errors import AbaciError
+from abaci.tensor import CacheType
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -18,6 +19,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A catalog name, a .gguf file, or a folder.")]
 QuantizeOption = Annotated[
     str | None, typer.Option(metavar="TYPE", help="Quantise float weights while loading, e.g. to q8_0 or q4_k_m.")
+]
+KvTypeOption = Annotated[
+    CacheType,
+    typer.Option(envvar="ABACI_KV_TYPE", help="What the KV cache keeps: int8 takes about half the memory."),
 ]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A name of the catalog: see `abaci search`.")]
 

@@ -21,6 +21,7 @@ from abaci.kernels.weights import FileRange, RawTensor
 from abaci.models.families import spec_from_gguf
 from abaci.models.mixtures import mixture_named
 from abaci.models.spec import ModelSpec
+from abaci.tensor import CacheType
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class LoadOptions:
     """For the KV cache, at most."""
     quantize: str | None = None
     """Name of a mixture, such as q4_k_m, that float weights are quantised to as they are loaded."""
+    kv_type: CacheType = CacheType.F16
+    """What the KV cache keeps keys and values as."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,14 @@ def native_backend(spec: ModelSpec, checkpoint: Checkpoint, options: LoadOptions
     tensors = CheckpointTensors(checkpoint)
     store = packed_store()
     kept = None if store is None else KeptWeights(store, _identity(checkpoint))
-    executor = native.NativeExecutor(spec, tensors, max_step_tokens=options.max_step_tokens, pool=pool, kept=kept)
+    executor = native.NativeExecutor(
+        spec,
+        tensors,
+        max_step_tokens=options.max_step_tokens,
+        pool=pool,
+        kept=kept,
+        cache_type=options.kv_type,
+    )
     mapped_bytes = executor.weight_bytes if executor.weights_are_mapped else 0
     return Backend(executor, executor.kernels(), executor.weight_bytes, mapped_bytes)
 
@@ -112,7 +122,7 @@ def _identity(checkpoint: Checkpoint) -> str:
 def reference_backend(spec: ModelSpec, checkpoint: Checkpoint, options: LoadOptions, threads: ThreadPlan) -> Backend:
     """The numpy specification: exact and slow."""
     formats = dict.fromkeys(tensor.format.label for tensor in checkpoint.tensors.values())
-    executor = ReferenceExecutor(spec, CheckpointTensors(checkpoint))
+    executor = ReferenceExecutor(spec, CheckpointTensors(checkpoint), cache_type=options.kv_type)
     return Backend(executor, dict.fromkeys(formats, "reference"))
 
 

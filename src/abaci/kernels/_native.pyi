@@ -66,7 +66,13 @@ class Kernels:
 
 class StepProgram:
     def __init__(
-        self, pool: ThreadPool, target: str, max_tokens: int, vocab_size: int, windows: Sequence[int]
+        self,
+        pool: ThreadPool,
+        target: str,
+        max_tokens: int,
+        vocab_size: int,
+        windows: Sequence[int],
+        cache_type: int = 0,
     ) -> None: ...
     def add_slot(self, columns: int, rows_per_token: int = 1) -> int: ...
     def add_rope(
@@ -83,7 +89,7 @@ class StepProgram:
         yarn_slow: float = 0.0,
         yarn_truncate: bool = True,
     ) -> int: ...
-    def add_cache_layer(self, group: int, key_values: int, value_values: int) -> int: ...
+    def add_cache_layer(self, group: int, num_heads: int, head_dim: int, has_values: bool) -> int: ...
     def add_routing(
         self,
         num_experts: int,

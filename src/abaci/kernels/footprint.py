@@ -31,10 +31,9 @@ from abaci.kernels.recording import (
 )
 from abaci.models import decoder
 from abaci.models.spec import Attention, DeltaNet, LatentAttention, ModelSpec
-from abaci.tensor import WeightFormat
+from abaci.tensor import CacheType, WeightFormat
 
 _PANEL_ROWS: Final = 32
-_CACHE_VALUE_BYTES: Final = 2
 _FLOAT_BYTES: Final = 4
 
 
@@ -97,7 +96,13 @@ class Footprint:
         return sum(product.num_bytes for product in self.products)
 
 
-def footprint(spec: ModelSpec, formats: Mapping[str, WeightFormat], *, embedding_is_stored: bool = True) -> Footprint:
+def footprint(
+    spec: ModelSpec,
+    formats: Mapping[str, WeightFormat],
+    *,
+    embedding_is_stored: bool = True,
+    cache_type: CacheType = CacheType.F16,
+) -> Footprint:
     """The footprint of a model whose tensors are stored in these formats; an untied embedding is read from its file
     row by row if it is stored as it is needed, else packed. Raises KeyError for a tensor without a format.
     """
@@ -114,11 +119,13 @@ def footprint(spec: ModelSpec, formats: Mapping[str, WeightFormat], *, embedding
         vector_bytes=_FLOAT_BYTES * sum(math.prod(shape) for shape in vectors),
         row_bytes=_row_bytes(recorder.steps, shapes),
         logit_row_bytes=head_bytes + _slot_bytes(spec.head.out_features, False),
-        page_bytes=tuple(_page_bytes(spec, group.layers) for group in spec.cache_groups()),
+        page_bytes=tuple(_page_bytes(spec, group.layers, cache_type) for group in spec.cache_groups()),
         windows=tuple(group.window for group in spec.cache_groups()),
         state_bytes=sum(_state_bytes(spec, layer) for layer in spec.state_layers()),
         products=tuple(_products(recorder.steps, matrices)),
-        attention=tuple(_layer_attention(spec, layer) for group in spec.cache_groups() for layer in group.layers),
+        attention=tuple(
+            _layer_attention(spec, layer, cache_type) for group in spec.cache_groups() for layer in group.layers
+        ),
         num_operations=len(recorder.steps) + len(spec.layers),  # heads are prepared in an operation of their own
         values_per_token=sum(_values_made(step) for step in recorder.steps),
         vocab_size=spec.vocab_size,
@@ -187,16 +194,16 @@ def _quantised_slots(steps: Sequence[RecordedStep]) -> set[int | None]:
     return slots
 
 
-def _page_bytes(spec: ModelSpec, layers: Iterable[int]) -> int:
-    return sum(_position_bytes(spec, layer) for layer in layers) * PAGE_TOKENS
+def _page_bytes(spec: ModelSpec, layers: Iterable[int], cache_type: CacheType) -> int:
+    return sum(_position_bytes(spec, layer, cache_type) for layer in layers) * PAGE_TOKENS
 
 
-def _position_bytes(spec: ModelSpec, layer: int) -> int:
+def _position_bytes(spec: ModelSpec, layer: int, cache_type: CacheType) -> int:
     match spec.layers[layer].mixer:
         case Attention() as attention:
-            return 2 * attention.num_kv_heads * attention.head_dim * _CACHE_VALUE_BYTES
+            return 2 * attention.num_kv_heads * cache_type.head_bytes(attention.head_dim)
         case LatentAttention() as attention:
-            return attention.key_dim * _CACHE_VALUE_BYTES
+            return cache_type.head_bytes(attention.key_dim)
         case DeltaNet():
             return 0
 
@@ -206,14 +213,15 @@ def _state_bytes(spec: ModelSpec, layer: int) -> int:
     return mixer.state_values * _FLOAT_BYTES if isinstance(mixer, DeltaNet) else 0
 
 
-def _layer_attention(spec: ModelSpec, layer: int) -> LayerAttention:
+def _layer_attention(spec: ModelSpec, layer: int, cache_type: CacheType) -> LayerAttention:
     attention = spec.layers[layer].mixer
     if isinstance(attention, LatentAttention):
         per_head = attention.key_dim + attention.latent_dim
     else:
         assert isinstance(attention, Attention)
         per_head = 2 * attention.head_dim
-    return LayerAttention(attention.window, 2 * attention.num_heads * per_head, _position_bytes(spec, layer))
+    position_bytes = _position_bytes(spec, layer, cache_type)
+    return LayerAttention(attention.window, 2 * attention.num_heads * per_head, position_bytes)
 
 
 def _products(steps: Iterable[RecordedStep], matrices: Mapping[str, _Matrix]) -> Iterable[Product]:

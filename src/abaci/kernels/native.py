@@ -53,7 +53,7 @@ from abaci.models.spec import (
     RopeStyle,
     Scoring,
 )
-from abaci.tensor import WeightFormat
+from abaci.tensor import CacheType, WeightFormat
 
 TARGET_VARIABLE = "ABACI_TARGET"
 """Environment variable that forces an instruction set."""
@@ -65,6 +65,7 @@ _HUGE_PAGE_BYTES = 2 << 20
 _DAMAGED_HINT = "The file is damaged or was converted wrongly; fetch it again or run `abaci verify`."
 
 _FORMAT_NUMBERS = {weight_format: number for number, weight_format in enumerate(WeightFormat)}
+_CACHE_NUMBERS = {cache_type: number for number, cache_type in enumerate(CacheType)}
 _ACTIVATION_NUMBERS = {activation: number for number, activation in enumerate(Activation)}
 
 ThreadPool = _native.ThreadPool
@@ -102,6 +103,7 @@ class NativeExecutor:
     Packs every tensor that `spec` names, one after another, letting go of the source's pages as it goes;
     `progress(bytes packed, bytes in all)` is called after each. With `kept`, what was packed once is mapped.
     With `observes`, squares of every matrix's inputs are added up.
+    Keys and values are kept as `cache_type`.
     Raises FileFormatError for scales that are not finite, ResourceError where memory is short.
     """
 
@@ -116,6 +118,7 @@ class NativeExecutor:
         progress: Callable[[int, int], None] | None = None,
         kept: KeptWeights | None = None,
         observes: bool = False,
+        cache_type: CacheType = CacheType.F16,
     ) -> None:
         _check_layout()
         self.spec = spec
@@ -125,7 +128,12 @@ class NativeExecutor:
         self._no_top = np.empty(0, np.int32), np.empty(0, np.float32)
         try:
             program = _native.StepProgram(
-                pool, self.target, max_step_tokens, spec.vocab_size, [group.window or 0 for group in self._groups]
+                pool,
+                self.target,
+                max_step_tokens,
+                spec.vocab_size,
+                [group.window or 0 for group in self._groups],
+                _CACHE_NUMBERS[cache_type],
             )
             emitter = _Emitter(program, spec, self._weights, observes)
             emitter.emit()
@@ -442,10 +450,9 @@ class _Emitter:
         mixer = self._spec.layers[layer].mixer
         assert not isinstance(mixer, DeltaNet)
         if isinstance(mixer, LatentAttention):
-            kept = mixer.key_dim, 0
+            self._cache_layers[layer] = self._program.add_cache_layer(group, 1, mixer.key_dim, False)
         else:
-            kept = mixer.num_kv_heads * mixer.head_dim, mixer.num_kv_heads * mixer.head_dim
-        self._cache_layers[layer] = self._program.add_cache_layer(group, *kept)
+            self._cache_layers[layer] = self._program.add_cache_layer(group, mixer.num_kv_heads, mixer.head_dim, True)
         if mixer.rope is not None and mixer.rope not in self._ropes:
             self._ropes[mixer.rope] = self._add_rope(mixer.rope)
 

@@ -27,6 +27,7 @@ from abaci.kernels.reference_math import (
     position_factors,
     rope_frequencies,
     rotate_heads,
+    round_to_int8,
     sigmoid,
     softplus,
 )
@@ -49,13 +50,17 @@ from abaci.models.spec import (
     Rope,
     Router,
 )
+from abaci.tensor import CacheType
 
 LOGIT_TILE_ROWS = 32
 """Rows whose logits are held at once: a vocabulary is wide."""
 
 
 class ReferenceExecutor:
-    """Runs steps of one model (`kernels.batch.Executor`). Weights are read, and dequantised, at their first use."""
+    """Runs steps of one model (`kernels.batch.Executor`). Weights are read, and dequantised, at their first use.
+
+    The cache keeps what pages of `cache_type` would; "float32", which no page has, keeps all there is.
+    """
 
     def __init__(
         self,
@@ -63,20 +68,22 @@ class ReferenceExecutor:
         source: TensorSource,
         *,
         activations: Literal["float32", "int8"] = "float32",
-        cache_type: Literal["float16", "float32"] = "float16",
+        cache_type: CacheType | Literal["float32"] = CacheType.F16,
     ) -> None:
         self.spec = spec
         self._weights = _Weights(source, quantise_activations=activations == "int8")
-        self._cache_dtype = np.dtype(cache_type)
+        self._cache_type = cache_type
         self._caches: dict[int, _LayerCache] = {}
         self._states: dict[int, Floats] = {}
         self._groups = spec.cache_groups()
 
     def page_bytes(self, group: int) -> int:
         """Bytes that one page of a cache group takes, all its layers together."""
-        mixers = (self.spec.layers[layer].mixer for layer in self._groups[group].layers)
-        num_values = sum(size for mixer in mixers for size in _kept_per_token(mixer))
-        return num_values * PAGE_TOKENS * self._cache_dtype.itemsize
+        kept = (_kept_per_token(self.spec.layers[layer].mixer) for layer in self._groups[group].layers)
+        return PAGE_TOKENS * sum((keys + values) * self._head_bytes(head_dim) for keys, values, head_dim in kept)
+
+    def _head_bytes(self, head_dim: int) -> int:
+        return self._cache_type.head_bytes(head_dim) if isinstance(self._cache_type, CacheType) else 4 * head_dim
 
     @property
     def state_bytes(self) -> int:
@@ -93,7 +100,7 @@ class ReferenceExecutor:
         for index, group in enumerate(self._groups):
             for layer in group.layers:
                 mixer = self.spec.layers[layer].mixer
-                self._caches[layer] = _LayerCache.of_pages(num_pages[index], index, mixer, self._cache_dtype)
+                self._caches[layer] = _LayerCache.of_pages(num_pages[index], index, mixer, self._cache_type)
         for layer in self.spec.state_layers():
             shape = (num_states, _state_values(self.spec.layers[layer].mixer))
             self._states[layer] = np.full(shape, np.nan, np.float32)
@@ -162,16 +169,15 @@ def _select(matrix: GroupedIntegers, chosen: NDArray[np.integer] | slice | None)
     return replace(matrix, codes=rows(matrix.codes), scales=rows(matrix.scales), offsets=offsets)
 
 
-def _kept_per_token(mixer: Mixer) -> tuple[int, int]:
-    """How many values of keys, and of values, a layer keeps for each token."""
+def _kept_per_token(mixer: Mixer) -> tuple[int, int, int]:
+    """How many heads of keys, and of values, a layer keeps for each token, and their size."""
     match mixer:
         case Attention():
-            size = mixer.num_kv_heads * mixer.head_dim
-            return size, size
+            return mixer.num_kv_heads, mixer.num_kv_heads, mixer.head_dim
         case LatentAttention():
-            return mixer.key_dim, 0
+            return 1, 0, mixer.key_dim
         case DeltaNet():
-            return 0, 0
+            return 0, 0, 0
 
 
 def _state_values(mixer: Mixer) -> int:
@@ -180,16 +186,29 @@ def _state_values(mixer: Mixer) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _LayerCache:
-    """Keys and values of one layer, (pages, PAGE_TOKENS, size), reached by the page tables of `group`."""
+    """Keys and values of one layer, (pages, PAGE_TOKENS, heads, head_dim), reached by the page tables of `group`."""
 
     group: int
     keys: NDArray[np.floating]
     values: NDArray[np.floating]
+    is_int8: bool
+    """The arrays are float32 then, and hold what is left of the values."""
 
     @classmethod
-    def of_pages(cls, num_pages: int, group: int, mixer: Mixer, dtype: np.dtype[np.floating]) -> "_LayerCache":
-        keys, values = (np.full((num_pages, PAGE_TOKENS, size), np.nan, dtype) for size in _kept_per_token(mixer))
-        return cls(group, keys, values)
+    def of_pages(
+        cls, num_pages: int, group: int, mixer: Mixer, cache_type: CacheType | Literal["float32"]
+    ) -> "_LayerCache":
+        dtype = np.float16 if cache_type is CacheType.F16 else np.float32
+        *counts, head_dim = _kept_per_token(mixer)
+        keys, values = (np.full((num_pages, PAGE_TOKENS, heads, head_dim), np.nan, dtype) for heads in counts)
+        return cls(group, keys, values, cache_type is CacheType.INT8)
+
+    def put(self, pages: NDArray[np.integer], slots: NDArray[np.integer], key: Floats, value: Floats | None) -> None:
+        """Keep rows of keys, and of values where the layer has them, as pages do."""
+        for array, rows in ((self.keys, key), (self.values, value)):
+            if rows is not None:
+                heads = rows.reshape(len(rows), *array.shape[2:])
+                array[pages, slots] = round_to_int8(heads) if self.is_int8 else heads
 
 
 class _StepOps:
@@ -238,12 +257,11 @@ class _StepOps:
     def attention(self, query: Floats, key: Floats, value: Floats, attention: Attention, layer: int) -> Floats:
         self._append(layer, key, value)
         sinks = None if attention.sinks is None else self._weights.floats(attention.sinks)
-        kv_shape = (-1, attention.num_kv_heads, attention.head_dim)
         rows = []
         for row in range(len(query)):
             keys, values = self._visible(layer, row, attention.window)
             heads = query[row].reshape(attention.num_kv_heads, -1, attention.head_dim)
-            rows.append(attend(heads, keys.reshape(kv_shape), values.reshape(kv_shape), attention.scale, sinks))
+            rows.append(attend(heads, keys, values, attention.scale, sinks))
         return np.stack(rows)
 
     def latent_attention(self, query: Floats, compressed: Floats, attention: LatentAttention, layer: int) -> Floats:
@@ -258,7 +276,6 @@ class _StepOps:
         rows = []
         for row in range(num_tokens):
             keys, _ = self._visible(layer, row, None)
-            keys = keys[:, np.newaxis]
             rows.append(attend(queries[row][np.newaxis], keys, keys[..., :latent], attention.scale))
         return self._head_linear(np.stack(rows), attention.value_up)
 
@@ -266,12 +283,10 @@ class _StepOps:
         cache = self._caches[layer]
         table = self._batch.page_tables[cache.group]
         pages, slots = table[self._sequences, self._positions // PAGE_TOKENS], self._positions % PAGE_TOKENS
-        cache.keys[pages, slots] = key
-        if value is not None:
-            cache.values[pages, slots] = value
+        cache.put(pages, slots, key, value)
 
     def _visible(self, layer: int, row: int, window: int | None) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-        """Keys and values (positions, size) that a row of the step sees."""
+        """Keys and values (positions, heads, head_dim) that a row of the step sees."""
         cache, position = self._caches[layer], self._positions[row]
         first_visible = 0 if window is None else max(0, position - window + 1)
         visible = np.arange(first_visible, position + 1)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from abaci.kernels.dequantise import GroupedIntegers
 from abaci.models.spec import Activation, DeltaNet, PositionScale, Rope, RopeStyle, Router, Scoring, Yarn
+from abaci.tensor import CACHE_GROUP
 
 Floats = NDArray[np.float32]
 
@@ -53,6 +54,21 @@ def quantise_activations(x: Floats) -> tuple[NDArray[np.int8], Floats]:
     inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
     codes = np.clip(np.rint(grouped * inverse), -127, 127).astype(np.int8)
     return codes.reshape(x.shape), (largest / np.float32(127))[..., 0]
+
+
+def round_to_int8(heads: Floats) -> Floats:
+    """What an int8 cache keeps of heads (..., head_dim): each group of CACHE_GROUP values as codes times a scale.
+
+    The scale is a float16, and the codes are rounded to it.
+    """
+    kept = np.empty_like(heads)
+    for begin in range(0, heads.shape[-1], CACHE_GROUP):
+        group = heads[..., begin : begin + CACHE_GROUP]
+        largest = np.abs(group).max(axis=-1, keepdims=True)
+        scale = (largest / np.float32(127)).astype(np.float16).astype(np.float32)
+        inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale > 0)
+        kept[..., begin : begin + CACHE_GROUP] = np.clip(np.rint(group * inverse), -127, 127) * scale
+    return kept
 
 
 def _fused_multiply_add(a: Floats, b: Floats, c: Floats) -> Floats:

@@ -23,7 +23,7 @@ from abaci.kernels.footprint import Footprint, footprint
 from abaci.models.families import spec_from_gguf
 from abaci.models.spec import ModelSpec
 from abaci.runtime.shape_footprint import shape_footprint
-from abaci.tensor import TensorInfo
+from abaci.tensor import CacheType, TensorInfo
 
 
 class Basis(StrEnum):
@@ -49,8 +49,9 @@ class DescribedModel:
     """Of its file, where that is here."""
 
 
-def describe_model(name: str, network: Network) -> DescribedModel:
-    """What is known of a model: its file's header if that can be had, else what the catalog says.
+def describe_model(name: str, network: Network, cache_type: CacheType = CacheType.F16) -> DescribedModel:
+    """What is known of a model: its file's header if that can be had, else what the catalog says. Its cache would be
+    of `cache_type`.
 
     Raises ModelNotFoundError, UnsupportedModelError for one that this version cannot run, FileFormatError; OfflineError
     and DownloadError where only the network could tell; UsageError.
@@ -60,17 +61,17 @@ def describe_model(name: str, network: Network) -> DescribedModel:
     except ModelNotFoundError:
         pass
     else:
-        return describe_file(resolved.path, resolved.name)
+        return describe_file(resolved.path, resolved.name, cache_type)
     try:
-        return describe_remote(plan(hub.parse_name(name), network), network)
+        return describe_remote(plan(hub.parse_name(name), network), network, cache_type)
     except (DownloadError, OfflineError, NoHeaderError):
-        described = describe_catalog_model(name)
+        described = describe_catalog_model(name, cache_type=cache_type)
         if described is None:
             raise
         return described
 
 
-def describe_file(path: Path, name: str) -> DescribedModel:
+def describe_file(path: Path, name: str, cache_type: CacheType = CacheType.F16) -> DescribedModel:
     """A model file or folder that is here. Raises FileFormatError, UnsupportedModelError."""
     checkpoint = open_checkpoint(path)
     try:
@@ -79,13 +80,14 @@ def describe_file(path: Path, name: str) -> DescribedModel:
             spec,
             {name: tensor.format for name, tensor in checkpoint.tensors.items()},
             embedding_is_stored=checkpoint.is_stored(checkpoint.tensors[spec.embedding.weight]),
+            cache_type=cache_type,
         )
     finally:
         checkpoint.close()
     return DescribedModel(name, counted, Basis.FILE, path)
 
 
-def describe_remote(wanted: WantedModel, network: Network) -> DescribedModel:
+def describe_remote(wanted: WantedModel, network: Network, cache_type: CacheType = CacheType.F16) -> DescribedModel:
     """A model that is not here, by the headers of its GGUF files alone.
 
     Raises DownloadError, OfflineError, FileFormatError; UnsupportedModelError for one that cannot be run; NoHeaderError
@@ -102,7 +104,8 @@ def describe_remote(wanted: WantedModel, network: Network) -> DescribedModel:
     ]
     header = join_headers(headers)
     spec = _spec(header.metadata, header.tensors, wanted.name)
-    counted = footprint(spec, {name: tensor.format for name, tensor in header.tensors.items()})
+    formats = {name: tensor.format for name, tensor in header.tensors.items()}
+    counted = footprint(spec, formats, cache_type=cache_type)
     return DescribedModel(wanted.name, counted, Basis.HEADER)
 
 
@@ -110,15 +113,16 @@ def _read_range(file: WantedFile, network: Network, begin: int, end: int) -> byt
     return read_range(file, begin, end, network)
 
 
-def describe_catalog_model(name: str, catalog: hub.Catalog | None = None) -> DescribedModel | None:
+def describe_catalog_model(
+    name: str, catalog: hub.Catalog | None = None, cache_type: CacheType = CacheType.F16
+) -> DescribedModel | None:
     """A model of the catalog by its shape; None where the catalog does not know the name or the shape."""
     found = (hub.load_catalog() if catalog is None else catalog).find(name)
     if found is None or found.model.shape is None or found.variant is None:
         return None
     context = found.model.context
-    counted = shape_footprint(
-        found.model.shape, found.variant.quantisation, _UNKNOWN_CONTEXT if context is None else context.num_tokens
-    )
+    num_tokens = _UNKNOWN_CONTEXT if context is None else context.num_tokens
+    counted = shape_footprint(found.model.shape, found.variant.quantisation, num_tokens, cache_type)
     return None if counted is None else DescribedModel(name, counted, Basis.CATALOG)
 
 

@@ -31,6 +31,7 @@ from abaci.runtime.results import (
     relevances,
     score_of,
 )
+from abaci.tensor import CacheType
 
 Prompt = str | Sequence[int]
 """Text, in which names of special tokens stand for them, or token ids."""
@@ -45,6 +46,7 @@ class LLM:
     threads          None: the physical cores this process may use.
     max_sequences    that run at a time; more wait.
     max_step_tokens  most tokens computed together; longer prompts are computed in pieces.
+    kv_type          what the KV cache keeps keys and values as: "f16", or "int8" in about half the memory.
     chat_template    Jinja source to use instead of the model's.
     quantize         a mixture such as "q4_k_m" that float weights are quantised to as they are loaded.
     loader           how an open file becomes a running engine, for other backends than the compiled one.
@@ -60,11 +62,16 @@ class LLM:
         threads: int | None = None,
         max_sequences: int = 64,
         max_step_tokens: int = 512,
+        kv_type: CacheType | str = CacheType.F16,
         chat_template: str | None = None,
         quantize: str | None = None,
         loader: Loader = load,
     ) -> None:
-        options = LoadOptions(context, threads, max_sequences, max_step_tokens, quantize=quantize)
+        if kv_type not in list(CacheType):
+            raise UsageError(f"kv_type {kv_type!r} is not possible", hint=f"Choose one of: {', '.join(CacheType)}.")
+        options = LoadOptions(
+            context, threads, max_sequences, max_step_tokens, quantize=quantize, kv_type=CacheType(kv_type)
+        )
         journal = Journal.of_this_user()
         resolved = hub.resolve(str(model), download=True)
         self._model = open_model(resolved, options, template=chat_template, loader=loader)

@@ -23,6 +23,7 @@ from abaci.engine.memory import available_memory_bytes
 from abaci.errors import EngineClosedError, ModelNotFoundError, ResourceError, UsageError
 from abaci.generation import Generator
 from abaci.runtime.open_model import Loader, ModelInfo, OpenModel, is_corrupted, is_replaced, open_model
+from abaci.tensor import CacheType
 
 MEMORY_SHARE = 0.75
 """Of the memory available at the start, for a pool that was given no size."""
@@ -63,7 +64,7 @@ class PoolConfig:
     memory_bytes        for weights and pages of all models; None: MEMORY_SHARE of what is available at the start.
     keep_alive_seconds  that an unused model stays; None: until another needs the room.
     allow_any           whether every model of this machine's store may be asked for.
-    threads, max_sequences, max_step_tokens    of each engine, as in `LLM`.
+    threads, max_sequences, max_step_tokens, kv_type    of each engine, as in `LLM`.
     """
 
     models: tuple[PooledModel, ...]
@@ -73,6 +74,7 @@ class PoolConfig:
     threads: int | None = None
     max_sequences: int = 64
     max_step_tokens: int = 512
+    kv_type: CacheType = CacheType.F16
 
 
 class EnginePool:
@@ -279,6 +281,7 @@ class EnginePool:
             config.max_step_tokens,
             cache_bytes,
             entry.model.quantize,
+            config.kv_type,
         )
 
     def _cache_share(self, entry: "_Entry") -> int:

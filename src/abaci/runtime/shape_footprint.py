@@ -25,10 +25,9 @@ from abaci.models.spec import (
     Rope,
     RopeStyle,
 )
-from abaci.tensor import WeightFormat
+from abaci.tensor import CacheType, WeightFormat
 
 _EMBEDDING: Final = "embedding"
-_CACHE_VALUE_BYTES: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +72,20 @@ _FALLBACKS: Final = MappingProxyType(
 """What stands in for a format whose blocks a row is not a multiple of."""
 
 
-def shape_footprint(shape: Shape, quantisation: str, context_length: int) -> Footprint | None:
+def shape_footprint(
+    shape: Shape, quantisation: str, context_length: int, cache_type: CacheType = CacheType.F16
+) -> Footprint | None:
     """The footprint of a file of that quantisation, e.g. Q4_K_M; None for a quantisation that is not known here."""
     mixture = _mixtures().get(quantisation.upper())
     if mixture is None:
         return None
     spec = _decoder(shape, context_length)
-    counted = footprint(spec, _formats(spec, mixture))
+    counted = footprint(spec, _formats(spec, mixture), cache_type=cache_type)
     matrices = [sizes for name, sizes in spec.tensors() if len(sizes) == 2]
     unmet_parameters = max(0, shape.num_parameters - sum(math.prod(sizes) for sizes in matrices))
     unmet_bytes = unmet_parameters * mixture.usual.block_bytes // mixture.usual.block_size
-    return replace(
-        counted, weight_bytes=counted.weight_bytes + unmet_bytes, page_bytes=_page_bytes(shape, counted.page_bytes)
-    )
+    page_bytes = _page_bytes(shape, counted.page_bytes, cache_type)
+    return replace(counted, weight_bytes=counted.weight_bytes + unmet_bytes, page_bytes=page_bytes)
 
 
 def _formats(spec: ModelSpec, mixture: _Mixture) -> dict[str, WeightFormat]:
@@ -162,11 +162,11 @@ def _met_mlp_size(shape: Shape, layer: int) -> int:
     return experts.num_experts_per_token * experts.mlp_size + experts.shared_mlp_size
 
 
-def _page_bytes(shape: Shape, counted: tuple[int, ...]) -> tuple[int, ...]:
+def _page_bytes(shape: Shape, counted: tuple[int, ...], cache_type: CacheType) -> tuple[int, ...]:
     """A latent cache keeps one vector per position and layer; layers of linear attention keep none."""
     if shape.latent_attention is not None:
         latent = shape.latent_attention
-        position_bytes = (latent.key_value_rank + latent.rope_head_size) * _CACHE_VALUE_BYTES
+        position_bytes = cache_type.head_bytes(latent.key_value_rank + latent.rope_head_size)
         return (shape.num_layers * position_bytes * PAGE_TOKENS,)
     if shape.linear_attention is not None:
         num_cached = shape.num_layers - shape.linear_attention.num_layers

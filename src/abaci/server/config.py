@@ -12,6 +12,7 @@ from typing import Any, Literal, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from abaci.errors import UsageError
+from abaci.tensor import CacheType
 
 ENVIRONMENT_PREFIX = "ABACI_"
 
@@ -60,6 +61,8 @@ class ServerConfig(BaseModel):
     """Tokens of context per model; None: the model's own, or what memory allows."""
     quantize: str | None = None
     """Quantise float weights to a mixture such as `q4_k_m` as they are loaded; None: keep them."""
+    kv_type: CacheType = CacheType.F16
+    """What the KV cache keeps keys and values as: `f16`, or `int8` in about half the memory."""
     threads: int | None = Field(default=None, ge=1)
     """That compute; None: the physical cores this process may use."""
     memory_bytes: int | None = Field(default=None, ge=1)

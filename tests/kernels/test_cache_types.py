@@ -1,0 +1,119 @@
+"""The int8 cache: native against the reference, byte for byte on every target, and no token marks another."""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from random_models import PLAIN, SHAPES, VOCAB_SIZE, random_model
+from step_feeding import Chunk, StepFeeder, by_token_id
+
+from abaci.kernels import native
+from abaci.kernels.footprint import footprint
+from abaci.kernels.reference import ReferenceExecutor
+from abaci.kernels.reference_math import round_to_int8
+from abaci.tensor import CACHE_GROUP, CacheType, WeightFormat
+
+TARGETS = native.targets()
+NUM_TOKENS = 75
+TOKEN_IDS = np.random.default_rng(3).integers(0, VOCAB_SIZE, NUM_TOKENS).tolist()
+
+
+def native_logprobs(
+    name: str,
+    cache_type: CacheType = CacheType.INT8,
+    *,
+    target: str = TARGETS[0],
+    chunk_sizes: Sequence[int] | None = None,
+    num_threads: int = 1,
+) -> NDArray[np.float32]:
+    spec, source = random_model(SHAPES[name])
+    pool = native.thread_pool(num_threads)
+    executor = native.NativeExecutor(spec, source, max_step_tokens=128, pool=pool, target=target, cache_type=cache_type)
+    logprobs = StepFeeder(executor, spec, 2, NUM_TOKENS).logprobs(TOKEN_IDS, chunk_sizes)
+    executor.close()
+    return logprobs
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_agrees_with_the_reference(name: str) -> None:
+    spec, source = random_model(SHAPES[name])
+    reference = ReferenceExecutor(spec, source, cache_type=CacheType.INT8)
+    expected = StepFeeder(reference, spec, 1, NUM_TOKENS).logprobs(TOKEN_IDS)
+    actual, of_float16 = native_logprobs(name), native_logprobs(name, CacheType.F16)
+    # A code may fall on the other side of a half; that is one step of one value.
+    np.testing.assert_allclose(actual, expected, atol=2e-3)
+    assert np.abs(actual - expected).mean() < 0.01 * np.abs(actual - of_float16).mean()
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_targets_chunks_and_threads_give_the_same_bytes(name: str) -> None:
+    whole = native_logprobs(name)
+    chunkings = [40, 35], [7] * 10 + [5], [1] * NUM_TOKENS
+    for target, chunk_sizes in itertools.product(TARGETS, chunkings):
+        for num_threads in (1, 2):
+            again = native_logprobs(name, target=target, chunk_sizes=chunk_sizes, num_threads=num_threads)
+            assert again.tobytes() == whole.tobytes(), (target, len(chunk_sizes), num_threads)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("cache_type", CacheType)
+def test_no_token_after_it_is_lost_to_one_that_is_not_finite(target: str, cache_type: CacheType) -> None:
+    spec, source = random_model(PLAIN)
+    # The first norm makes infinity of what only this token has.
+    source.arrays["blk.0.attn_norm.weight"][0] = 3e38
+    source.arrays[spec.embedding.weight][:, 0] = np.where(np.arange(VOCAB_SIZE) == 5, 100, 0)
+    others = [token_id for token_id in TOKEN_IDS if token_id != 5]
+    token_ids = [*others[:34], 5, *others[34:40]]
+    with np.errstate(all="ignore"):
+        exact = StepFeeder(ReferenceExecutor(spec, source, cache_type="float32"), spec, 1, NUM_TOKENS)
+        assert not np.isfinite(by_token_id(exact.step([Chunk(0, 0, token_ids)]))[34:]).any()
+    pool = native.thread_pool(1)
+    executor = native.NativeExecutor(spec, source, max_step_tokens=128, pool=pool, target=target, cache_type=cache_type)
+    logprobs = StepFeeder(executor, spec, 1, NUM_TOKENS).logprobs(token_ids)
+    executor.close()
+    assert np.isfinite(logprobs).all()
+
+
+@pytest.mark.parametrize("cache_type", CacheType)
+@pytest.mark.parametrize("name", SHAPES)
+def test_pages_take_the_bytes_that_were_counted(name: str, cache_type: CacheType) -> None:
+    spec, source = random_model(SHAPES[name])
+    counted = footprint(spec, dict.fromkeys(source.arrays, WeightFormat.F32), cache_type=cache_type).page_bytes
+    pool = native.thread_pool(1)
+    for executor in (
+        native.NativeExecutor(spec, source, max_step_tokens=8, pool=pool, cache_type=cache_type),
+        ReferenceExecutor(spec, source, cache_type=cache_type),
+    ):
+        assert tuple(executor.page_bytes(group) for group in range(len(counted))) == counted
+        executor.close()
+
+
+def test_a_head_takes_a_byte_for_each_value_and_two_for_each_group() -> None:
+    assert [CacheType.INT8.head_bytes(head_dim) for head_dim in (16, 64, 80, 576)] == [18, 68, 86, 612]
+    assert CacheType.F16.head_bytes(80) == 160
+
+
+@given(
+    seed=st.integers(0),
+    head_dim=st.sampled_from([1, 31, 32, 33, 80]),
+    exponent=st.floats(-4, 4),
+)
+def test_what_is_kept_is_within_half_a_step_and_depends_on_its_group_only(
+    seed: int, head_dim: int, exponent: float
+) -> None:
+    heads = (np.random.default_rng(seed).normal(0, 10**exponent, (3, head_dim))).astype(np.float32)
+    kept = round_to_int8(heads)
+    for begin in range(0, head_dim, CACHE_GROUP):
+        group = slice(begin, begin + CACHE_GROUP)
+        largest = np.abs(heads[:, group]).max(axis=1, keepdims=True)
+        # Half a step; a scale among the smallest float16 is coarser than one step.
+        assert (np.abs(kept - heads)[:, group] <= 0.505 * largest / 127 + 127 * 2.0**-25).all()
+        np.testing.assert_array_equal(round_to_int8(heads[1:2, group]), kept[1:2, group])
+
+
+def test_nothing_is_kept_of_nothing() -> None:
+    np.testing.assert_array_equal(round_to_int8(np.zeros((2, 40), np.float32)), 0)
