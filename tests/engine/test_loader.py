@@ -4,14 +4,19 @@ import queue
 
 import numpy as np
 import pytest
+from golden_folders import golden_folder
 from golden_models import GOLDEN_NAMES, golden_path, golden_sequences
 
+from abaci.engine import loader
 from abaci.engine.loader import LoadOptions, load, reference_backend
 from abaci.errors import FileFormatError, ResourceError, UsageError
 from abaci.formats.gguf import GgufCheckpoint, write_gguf
+from abaci.formats.huggingface import HuggingFaceCheckpoint
 from abaci.generation import GenerationRequest
 from abaci.kernels import native
 from abaci.kernels.dequantise import dequantise
+from abaci.kernels.packed_store import PackedStore
+from abaci.models.families import spec_from_gguf
 from abaci.tensor import WeightFormat
 
 
@@ -127,3 +132,25 @@ def test_a_type_that_only_the_embedding_has_is_reported(tmp_path):
     model = load(GgufCheckpoint.open(tmp_path / "model.gguf"), LoadOptions(num_threads=1))
     model.close()
     assert model.kernels["F16"] == "rows from the file"
+
+
+def test_experts_beyond_memory_stay_on_disk(monkeypatch, tmp_path):
+    """A mixture need not fit as long as what a token meets does, and the disk takes the rest."""
+    store = PackedStore(tmp_path, smallest_bytes=0)
+    monkeypatch.setattr(loader, "packed_store", lambda: store)
+    monkeypatch.setattr(loader, "available_memory_bytes", lambda: sizes.all - 1)
+    with HuggingFaceCheckpoint.open(golden_folder("qwen3_moe")) as checkpoint:
+        sizes = loader._weight_bytes(spec_from_gguf(checkpoint.metadata, checkpoint.tensors), checkpoint)
+    assert sizes.met < sizes.all
+    model = load(HuggingFaceCheckpoint.open(golden_folder("qwen3_moe")), LoadOptions(num_threads=1, cache_bytes=9_000))
+    (event,) = run(model, GenerationRequest("a", (5, 6, 7), 1))
+    assert len(event.token_ids) == 1
+    model.close()
+    assert list(tmp_path.iterdir())
+    monkeypatch.setattr(loader, "packed_store", lambda: None)
+    with pytest.raises(ResourceError, match="too few"):
+        load(HuggingFaceCheckpoint.open(golden_folder("qwen3_moe")), LoadOptions(num_threads=1))
+    full = PackedStore(tmp_path / "full", limit_bytes=0, smallest_bytes=0)
+    monkeypatch.setattr(loader, "packed_store", lambda: full)
+    with pytest.raises(ResourceError, match="could not be kept on disk"):
+        load(HuggingFaceCheckpoint.open(golden_folder("qwen3_moe")), LoadOptions(num_threads=1))

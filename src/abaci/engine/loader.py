@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from abaci.engine.engine import Engine, EngineConfig
 from abaci.engine.grammar import Vocabulary
@@ -20,7 +20,7 @@ from abaci.kernels.reference import ReferenceExecutor
 from abaci.kernels.weights import FileRange, RawTensor
 from abaci.models.families import spec_from_gguf
 from abaci.models.mixtures import mixture_named
-from abaci.models.spec import ModelSpec
+from abaci.models.spec import MixtureOfExperts, ModelSpec
 from abaci.tensor import CacheType
 
 
@@ -83,19 +83,20 @@ def native_backend(spec: ModelSpec, checkpoint: Checkpoint, options: LoadOptions
     # Imported here, so that other backends work where the extension was not built.
     native = importlib.import_module("abaci.kernels.native")
     pool = _native_pool(threads)
-    check_weights(_weight_bytes(spec, checkpoint), available_memory_bytes())
-    tensors = CheckpointTensors(checkpoint)
     store = packed_store()
-    kept = None if store is None else KeptWeights(store, _identity(checkpoint))
+    weights, available_bytes = _weight_bytes(spec, checkpoint), available_memory_bytes()
+    # What is mapped need not all be in memory: of experts the share that a token meets.
+    check_weights(weights.all if store is None else weights.met, available_bytes)
     executor = native.NativeExecutor(
         spec,
-        tensors,
+        CheckpointTensors(checkpoint),
         max_step_tokens=options.max_step_tokens,
         pool=pool,
-        kept=kept,
+        kept=None if store is None else KeptWeights(store, _identity(checkpoint)),
+        must_map=weights.all > available_bytes,
         cache_type=options.kv_type,
     )
-    mapped_bytes = executor.weight_bytes if executor.weights_are_mapped else 0
+    mapped_bytes = min(executor.weight_bytes, weights.met) if executor.weights_are_mapped else 0
     return Backend(executor, executor.kernels(), executor.weight_bytes, mapped_bytes)
 
 
@@ -104,13 +105,26 @@ def _native_pool(threads: ThreadPlan) -> Any:
     return native.thread_pool(threads.num_threads, threads.cores if threads.is_pinned else ())
 
 
-def _weight_bytes(spec: ModelSpec, checkpoint: Checkpoint) -> int:
-    """That will be in memory: all tensors, but for an embedding whose rows are read from the file."""
-    tensors = {name: checkpoint.tensors[name] for name, _ in spec.tensors()}
-    embedding = tensors[spec.embedding.weight]
-    if spec.embedding.weight != spec.head.weight and checkpoint.is_stored(embedding):
-        del tensors[embedding.name]
-    return sum(tensor.num_bytes for tensor in tensors.values())
+class _WeightBytes(NamedTuple):
+    """Of all that is packed, and of it without the experts that a token does not meet."""
+
+    all: int
+    met: int
+
+
+def _weight_bytes(spec: ModelSpec, checkpoint: Checkpoint) -> _WeightBytes:
+    """An embedding whose rows are read from the file does not count."""
+    sizes = {name: checkpoint.tensors[name].num_bytes for name, _ in spec.tensors()}
+    embedding = spec.embedding.weight
+    if embedding != spec.head.weight and checkpoint.is_stored(checkpoint.tensors[embedding]):
+        del sizes[embedding]
+    met = dict(sizes)
+    for layer in spec.layers:
+        if isinstance(layer.mlp, MixtureOfExperts):
+            router = layer.mlp.router
+            for stack in (layer.mlp.gate, layer.mlp.up, layer.mlp.down):
+                met[stack.weight] = sizes[stack.weight] * router.num_active // router.num_experts
+    return _WeightBytes(sum(sizes.values()), sum(met.values()))
 
 
 def _identity(checkpoint: Checkpoint) -> str:

@@ -104,7 +104,8 @@ class NativeExecutor:
     `progress(bytes packed, bytes in all)` is called after each. With `kept`, what was packed once is mapped.
     With `observes`, squares of every matrix's inputs are added up.
     Keys and values are kept as `cache_type`.
-    Raises FileFormatError for scales that are not finite, ResourceError where memory is short.
+    Weights that memory does not hold `must_map`. Raises FileFormatError for scales that are not finite, ResourceError
+    where memory is short, or the disk for weights that must be mapped.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class NativeExecutor:
         target: str | None = None,
         progress: Callable[[int, int], None] | None = None,
         kept: KeptWeights | None = None,
+        must_map: bool = False,
         observes: bool = False,
         cache_type: CacheType = CacheType.F16,
     ) -> None:
@@ -124,7 +126,7 @@ class NativeExecutor:
         self.spec = spec
         self.target = choose_target(target)
         self._groups = spec.cache_groups()
-        self._weights = _PackedWeights(spec, source, pool, progress, kept)
+        self._weights = _PackedWeights(spec, source, pool, progress, kept, must_map=must_map)
         self._no_top = np.empty(0, np.int32), np.empty(0, np.float32)
         try:
             program = _native.StepProgram(
@@ -250,6 +252,8 @@ class _PackedWeights:
         pool: ThreadPool,
         progress: Callable[[int, int], None] | None,
         kept: KeptWeights | None,
+        *,
+        must_map: bool,
     ) -> None:
         self.matrices: dict[str, _native.Matrix] = {}
         self.vectors: dict[str, NDArray[np.float32]] = {}
@@ -267,7 +271,7 @@ class _PackedWeights:
                 self.vectors[name] = _vector(name, shape, source.tensor(name))
         self.are_mapped = kept is not None and self._map(kept)
         if not self.are_mapped:
-            self.are_mapped = self._pack(pool, progress, kept)
+            self.are_mapped = self._pack(pool, progress, kept, must_map=must_map)
         self._tensors.clear()
         _native.trim_memory()
 
@@ -289,7 +293,14 @@ class _PackedWeights:
         with kept.store.opened(self._key(kept, arena)) as descriptor:
             return descriptor is not None and arena.map(descriptor)
 
-    def _pack(self, pool: ThreadPool, progress: Callable[[int, int], None] | None, kept: KeptWeights | None) -> bool:
+    def _pack(
+        self,
+        pool: ThreadPool,
+        progress: Callable[[int, int], None] | None,
+        kept: KeptWeights | None,
+        *,
+        must_map: bool,
+    ) -> bool:
         """Pack, if possible by way of a file for later loads: whether it is that file's pages that are used now."""
         arena = self._allocate()
         draft = None if kept is None else kept.store.begin(self._key(kept, arena))
@@ -299,6 +310,11 @@ class _PackedWeights:
             if packing.run(self._tensors, self.matrices, spilling.spill) and spilling.finish():
                 return True
             self._allocate()  # nothing is left of what was spilled
+        if must_map:
+            raise ResourceError(
+                f"the weights take {self.num_bytes:,} bytes, more than memory holds, and could not be kept on disk",
+                hint="Give ABACI_CACHE_DIR a folder with so much room and raise ABACI_PACKED_CACHE_GB.",
+            )
         packing.run(self._tensors, self.matrices)
         return False
 
