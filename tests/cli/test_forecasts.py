@@ -95,6 +95,22 @@ def test_top():
         assert CliRunner().invoke(app, ["top", *arguments]).exit_code == 2
 
 
+def test_top_asks_the_hub_only_when_told_to(monkeypatch):
+    today = datetime.now(UTC).date().isoformat()
+    Journal.of_this_user().append([UsedModel(today, "qwen2.5:7b", 1, 10, 0, 5)])
+    asked = []
+
+    def answer(repositories, network):
+        asked.extend(repositories)
+        return dict.fromkeys(repositories, 1234)
+
+    monkeypatch.setattr("abaci.hub.popularity.download_counts", answer)
+    assert "HUB" not in abaci("top").stdout
+    assert asked == []
+    assert "1,234" in abaci("top", "--hub").stdout
+    assert asked == ["Qwen/Qwen2.5-7B-Instruct"]
+
+
 def test_looking_makes_no_database(tmp_path):
     abaci("top")
     assert not (tmp_path / "state").exists()

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from abaci.cli.terminal import DownloadProgress, print_error
+from abaci.cli.terminal import DownloadProgress, aligned, folded, print_error, table
 from abaci.errors import UsageError
 
 
@@ -60,3 +60,21 @@ def test_an_error_is_red_and_its_hint_is_not(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("NO_COLOR", "1")
     print_error(UsageError("no such thing"))
     assert terminal.getvalue().endswith("\nerror: no such thing\n")
+
+
+def test_a_table_that_is_too_wide_goes_on_below() -> None:
+    rows = [("NAME", "LICENCE", "GOOD AT"), ("tiny:1b", "LicenseRef-of-its-own-2024", "chat, code, mathematics")]
+    folded_rows = folded(rows, 40)
+    assert len(folded_rows) > len(rows)
+    assert max(map(len, aligned(folded_rows).splitlines())) <= 40
+    assert "".join(row[1] for row in folded_rows[1:]) == "LicenseRef-of-its-own-2024"
+    assert " ".join(row[2] for row in folded_rows[1:] if row[2]) == "chat, code, mathematics"
+    assert folded(rows, 200) == rows
+
+
+def test_a_table_keeps_a_row_a_line_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(table([("NAME",), ("x" * 500,)]).splitlines()) == 2
+
+
+def test_a_column_is_never_folded_to_nothing() -> None:
+    assert folded([("a" * 20, "b" * 20)], 5) == [("a" * 8, "b" * 8), ("a" * 8, "b" * 8), ("a" * 4, "b" * 4)]

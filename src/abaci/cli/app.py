@@ -1,9 +1,8 @@
-"""The verbs put together, and what every one of them does with an error."""
+"""The verbs put together, in the groups that the help shows."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from abaci.cli.bench import bench
 from abaci.cli.catalog import catalog_commands
@@ -27,39 +26,12 @@ from abaci.cli.serve import serve
 from abaci.cli.show import show
 from abaci.cli.stop import stop
 from abaci.cli.synth import synth
-from abaci.cli.terminal import OfflineOption, print_error, print_line
+from abaci.cli.terminal import OfflineOption
 from abaci.cli.top import top
 from abaci.cli.usage import usage
+from abaci.cli.verbs import Verbs
 from abaci.cli.verify import verify
-from abaci.errors import AbaciError, ResourceError
 from abaci.version import __version__
-
-INTERRUPTED_EXIT_CODE = 130
-
-
-class _Verbs(TyperGroup):
-    """Ends with the exit code of the error's class; Ctrl-C ends with the shell's code for it and a clean line."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except AbaciError as error:
-            print_error(error)
-            raise typer.Exit(error.exit_code) from error
-        except BrokenPipeError as error:  # as in `abaci run ... | head`: nothing to tell, and nobody to tell it to
-            raise typer.Exit(1) from error
-        except OSError as error:
-            print_error(_unforeseen(error))
-            raise typer.Exit(ResourceError.exit_code) from error
-        except KeyboardInterrupt as interrupt:
-            print_line("\ninterrupted")
-            raise typer.Exit(INTERRUPTED_EXIT_CODE) from interrupt
-
-
-def _unforeseen(error: OSError) -> ResourceError:
-    """What the system refused where no verb expected it, such as writing to a full disk."""
-    where = f": {error.filename}" if error.filename is not None else ""
-    return ResourceError(f"{error.strerror or error}{where}", hint="check where the command reads from and writes to")
 
 
 def _print_version(wanted: bool) -> None:
@@ -69,7 +41,7 @@ def _print_version(wanted: bool) -> None:
 
 
 app = typer.Typer(
-    cls=_Verbs,
+    cls=Verbs,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -87,28 +59,34 @@ def abaci(
     """Run open-weight language models on ordinary CPUs."""
 
 
-app.command()(run)
-app.command()(serve)
-app.command()(ps)
-app.command()(stop)
-app.command()(pull)
-app.command()(search)
-app.command("list")(list_models)
-app.command()(show)
-app.command()(convert)
-app.command()(fit)
-app.command()(quantize)
-app.command()(synth)
-app.command()(recommend)
-app.command()(rm)
-app.command()(cp)
-app.command()(du)
-app.command()(prune)
-app.command()(verify)
-app.command()(licence)
-app.command()(sbom)
-app.add_typer(bench, name="bench")
-app.add_typer(key_commands, name="key")
-app.add_typer(catalog_commands, name="catalog")
-app.command()(usage)
-app.command()(top)
+_RUN = "Run and serve"
+_CHOOSE = "Choose and get models"
+_KEEP = "Look after models"
+_MAKE = "Make model files"
+_MEASURE = "Measure"
+
+app.command(rich_help_panel=_RUN)(run)
+app.command(rich_help_panel=_RUN)(serve)
+app.command(rich_help_panel=_RUN)(ps)
+app.command(rich_help_panel=_RUN)(stop)
+app.add_typer(key_commands, name="key", rich_help_panel=_RUN)
+app.command(rich_help_panel=_CHOOSE)(search)
+app.command(rich_help_panel=_CHOOSE)(recommend)
+app.command(rich_help_panel=_CHOOSE)(fit)
+app.command(rich_help_panel=_CHOOSE)(licence)
+app.command(rich_help_panel=_CHOOSE)(pull)
+app.add_typer(catalog_commands, name="catalog", rich_help_panel=_CHOOSE)
+app.command("list", rich_help_panel=_KEEP)(list_models)
+app.command(rich_help_panel=_KEEP)(show)
+app.command(rich_help_panel=_KEEP)(cp)
+app.command(rich_help_panel=_KEEP)(rm)
+app.command(rich_help_panel=_KEEP)(du)
+app.command(rich_help_panel=_KEEP)(prune)
+app.command(rich_help_panel=_KEEP)(verify)
+app.command(rich_help_panel=_KEEP)(sbom)
+app.command(rich_help_panel=_MAKE)(convert)
+app.command(rich_help_panel=_MAKE)(quantize)
+app.command(rich_help_panel=_MAKE)(synth)
+app.command(rich_help_panel=_MEASURE)(top)
+app.command(rich_help_panel=_MEASURE)(usage)
+app.add_typer(bench, name="bench", rich_help_panel=_MEASURE)

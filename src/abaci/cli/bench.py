@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from abaci.cli.terminal import DownloadProgress, JsonOption, KvTypeOption, dimmed, print_json, print_line
+from abaci.cli.terminal import (
+    DownloadProgress,
+    JsonOption,
+    KvTypeOption,
+    ModelArgument,
+    OfflineOption,
+    dimmed,
+    print_json,
+    print_line,
+)
 from abaci.errors import UsageError
 from abaci.tensor import CacheType
 
@@ -45,12 +54,13 @@ QuickOption = Annotated[bool, typer.Option("--quick", help="Less of everything."
 
 @bench.command()
 def engine(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A catalog name, a .gguf file, or a folder.")],
+    model: ModelArgument,
     *,
     against: Annotated[Peer | None, typer.Option(help="Measure this engine too, in turns.")] = None,
     quick: QuickOption = False,
     threads: ThreadsOption = None,
     kv_type: KvTypeOption = CacheType.F16,
+    offline: OfflineOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a model's speed and memory, and how near they come to what this machine can do."""
@@ -66,11 +76,12 @@ def engine(
 @bench.command()
 def kernels(
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="Measure the weight formats of this model only.")
+        str | None, typer.Argument(metavar="MODEL", help="Measure the weight formats of this model only.")
     ] = None,
     *,
     quick: QuickOption = False,
     threads: ThreadsOption = None,
+    offline: OfflineOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure the matrix kernels alone."""
@@ -82,7 +93,7 @@ def kernels(
 
 @bench.command()
 def http(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A catalog name, a .gguf file, or a folder.")],
+    model: ModelArgument,
     *,
     against: Annotated[
         str,
@@ -103,6 +114,7 @@ def http(
     ] = None,
     quick: QuickOption = False,
     threads: ThreadsOption = None,
+    offline: OfflineOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Put `abaci serve` under load, and other servers under the same, in turns."""
@@ -111,7 +123,7 @@ def http(
     from abaci.engine.threads import plan_threads
 
     if rate <= 0:
-        raise UsageError(f"--rate must be above 0, not {rate:g}")
+        raise UsageError(f"--rate {rate:g} is no rate", hint="Give requests per second, above 0.")
     kinds = tuple(_kind(name) for name in _words(loads)) or tuple(Kind)
     extent = Extent(streams, rate, rounds or (1 if quick else 3), kinds, quick)
     pythons, model_paths = _paths("--python", python), _paths("--model-for", model_for)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from abaci.cli.terminal import ModelArgument, megabytes, print_line
+from abaci.cli.terminal import JsonOption, ModelArgument, megabytes, print_json, print_line, print_text
 from abaci.errors import UsageError
 
 _FLOAT_TYPES = ("f32", "f16", "bf16")
@@ -22,8 +22,9 @@ def convert(
         str | None,
         typer.Option("--type", help="For a folder, the type of all weights: f32, f16 or bf16. Without, exact values."),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Convert a model between Hugging Face folders and GGUF, exactly where the types allow."""
+    """Convert between Hugging Face folders and GGUF. Values stay exact where the types allow."""
     from abaci import hub
     from abaci.formats.converting import convert_to_folder, convert_to_gguf
     from abaci.formats.opening import open_checkpoint
@@ -38,7 +39,7 @@ def convert(
     if to_gguf and type_ is not None:
         raise UsageError("--type is for folders", hint=f"abaci quantize {model} {destination} --type {type_}")
     if to_gguf and destination.exists():
-        raise UsageError(f"{destination} is there already", hint="Give the name of a file that is not.")
+        raise UsageError(f"{destination} exists", hint="Choose another name, or delete it first.")
     resolved = hub.resolve(model, download=False)
     with closing(open_checkpoint(resolved.path)) as checkpoint:
         for note in checkpoint.notes:
@@ -48,5 +49,9 @@ def convert(
         else:
             wanted = None if type_ is None else WeightFormat[type_.upper()]
             convert_to_folder(checkpoint, destination, dequantise, wanted=wanted)
-    files = [destination] if to_gguf else sorted(destination.rglob("*"))
-    print_line(f"{destination}: {megabytes(sum(path.stat().st_size for path in files if path.is_file()))}")
+    files = [destination] if to_gguf else [path for path in sorted(destination.rglob("*")) if path.is_file()]
+    num_bytes = sum(path.stat().st_size for path in files)
+    if as_json:
+        print_json({"path": str(destination), "num_bytes": num_bytes, "files": [str(path) for path in files]})
+    else:
+        print_text(f"{destination}: {megabytes(num_bytes)}")

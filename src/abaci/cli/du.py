@@ -1,6 +1,6 @@
 """`abaci du`: what fetched models cost on the disk."""
 
-from abaci.cli.terminal import JsonOption, aligned, megabytes, print_json, print_text
+from abaci.cli.terminal import JsonOption, megabytes, print_json, print_text, table
 
 
 def du(as_json: JsonOption = False) -> None:
@@ -35,7 +35,7 @@ def du(as_json: JsonOption = False) -> None:
         for model in found.models
     ]
     if rows:
-        print_text(aligned([header, *rows]))
+        print_text(table([header, *rows]))
     print_text(f"{megabytes(found.own_bytes)} fetched, {megabytes(found.elsewhere_bytes)} of other tools used in place")
     if found.leftovers:
         print_text(f"{megabytes(leftover_bytes)} that nothing names: abaci prune")

@@ -45,7 +45,7 @@ def fit(
     offline: OfflineOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Forecast a model's memory and speed on this machine, without fetching it."""
+    """Forecast a model's memory and speed here, before it is fetched."""
     from abaci.hub.network import Network
     from abaci.runtime.describing import describe_model
     from abaci.runtime.fit import Memory, Verdict, forecast_memory, forecast_speed

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from abaci.cli.terminal import JsonOption, aligned, print_json, print_line, print_text
+from abaci.cli.terminal import JsonOption, print_json, print_line, print_text, table
 from abaci.errors import UsageError
 
 if TYPE_CHECKING:
@@ -68,8 +68,10 @@ def list_keys(*, config: ConfigOption = None, as_json: JsonOption = False) -> No
         keys = store.all()
     if as_json:
         print_json([asdict(key) for key in keys])
-        return
-    print_text(aligned([("NAME", "ID", "CREATED", "STATE", *_LIMIT_HEADER), *(_row(key) for key in keys)]))
+    elif not keys:
+        print_line("there is no key: abaci key create NAME")
+    else:
+        print_text(table([("NAME", "ID", "CREATED", "STATE", *_LIMIT_HEADER), *(_row(key) for key in keys)]))
 
 
 @key_commands.command()
@@ -104,7 +106,7 @@ def limit(
     if as_json:
         print_json(asdict(changed))
     else:
-        print_text(aligned([("NAME", *_LIMIT_HEADER), (changed.name, *_limit_cells(changed))]))
+        print_text(table([("NAME", *_LIMIT_HEADER), (changed.name, *_limit_cells(changed))]))
 
 
 @contextmanager
@@ -146,7 +148,10 @@ def _number(name: str, text: str) -> int | None:
         return None
     digits = text.replace("_", "").replace(",", "")
     if not (digits.isascii() and digits.isdigit()):
-        raise UsageError(f"--{name.replace('_', '-')} {text!r} is neither a whole number nor {NO_LIMIT!r}")
+        raise UsageError(
+            f"--{name.replace('_', '-')} {text!r} is neither a whole number nor {NO_LIMIT!r}",
+            hint=f"For example --{name.replace('_', '-')} 1000.",
+        )
     return int(digits)
 
 

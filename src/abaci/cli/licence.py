@@ -1,14 +1,11 @@
 """`abaci licence`: what a model's licences want, and whether a policy lets it be used."""
 
-import shutil
-import sys
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from abaci.cli.terminal import JsonOption, ModelArgument, OfflineOption, print_json, print_text
+from abaci.cli.terminal import JsonOption, ModelArgument, OfflineOption, print_json, print_text, wrapped
 
 if TYPE_CHECKING:
     from abaci.hub.licences import LicenceReport
@@ -71,7 +68,7 @@ def _as_text(report: "LicenceReport") -> str:
         ["worth knowing, or for other uses", *_clauses(report, others, conditions=True)],
         ["read", *(f"  {record.name}: {record.source.url}" for _, record in report.records if record is not None)],
     ]
-    paragraphs = ["\n".join(_wrapped(line) for line in block) for block in blocks if len(block) > 1]
+    paragraphs = ["\n".join(wrapped(line) for line in block) for block in blocks if len(block) > 1]
     return "\n\n".join([*paragraphs, DISCLAIMER])
 
 
@@ -97,19 +94,3 @@ def _condition(activities: list[str]) -> str:
         "trains_on_outputs": "when you train on its outputs",
     }
     return ", " + " or ".join(words[activity] for activity in activities) if activities else ""
-
-
-def _wrapped(line: str) -> str:
-    """A line as wide as the terminal, what follows indented below it; elsewhere as it is."""
-    if not sys.stdout.isatty():
-        return line
-    indent = " " * (len(line) - len(line.lstrip()))
-    width = max(shutil.get_terminal_size().columns, 40)
-    return textwrap.fill(
-        line.strip(),
-        width,
-        initial_indent=indent,
-        subsequent_indent=f"{indent}  ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from abaci.cli.terminal import JsonOption, aligned, megabytes, print_json, print_line, print_text
+from abaci.cli.terminal import JsonOption, megabytes, print_json, print_line, print_text, table
 
 if TYPE_CHECKING:
     from abaci.hub import StoredModel
@@ -39,7 +39,7 @@ def list_models(
     if as_json:
         print_json([asdict(model) for model in models])
     elif models:
-        print_text(_table(models))
+        print_text(_table(models, of_catalog=of_catalog))
     else:
         print_line(f"no model is here yet: abaci pull {catalog.default}, or see the catalog: abaci search")
 
@@ -74,11 +74,13 @@ def _unfetched(model: "CatalogModel", catalog: "Catalog", num_bytes: int | None)
     return _Listed(model.name, model.title, num_bytes, model.licence.expression, default=is_default, path=None)
 
 
-def _table(models: Iterable[_Listed]) -> str:
-    return aligned([("NAME", "SIZE", "LICENCE", "HERE", "MODEL"), *(_row(model) for model in models)])
+def _table(models: Iterable[_Listed], *, of_catalog: bool) -> str:
+    header = ("NAME", "SIZE", *(("HERE",) if of_catalog else ()), "LICENCE", "MODEL")
+    return table([header, *(_row(model, of_catalog) for model in models)])
 
 
-def _row(model: _Listed) -> tuple[str, ...]:
+def _row(model: _Listed, of_catalog: bool) -> tuple[str, ...]:
     title = f"{model.title} (default)" if model.default else model.title
     size = "" if model.num_bytes is None else megabytes(model.num_bytes)
-    return model.name, size, model.licence, "yes" if model.path else "no", title
+    here = ("yes" if model.path else "no",) if of_catalog else ()
+    return model.name, size, *here, model.licence, title

@@ -25,4 +25,4 @@ def prune(
         return
     for leftover in found:
         print_text(f"{megabytes(leftover.num_bytes)}  {leftover.path}{' (a beginning)' if leftover.is_partial else ''}")
-    print_text(f"{megabytes(num_bytes)} {'would be' if dry_run else ''} freed".replace("  ", " "))
+    print_text(f"{megabytes(num_bytes)} {'would be freed' if dry_run else 'freed'}" if found else "nothing to delete")

@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from abaci.cli.server_client import DEFAULT_URL, KeyOption, UrlOption, call
-from abaci.cli.terminal import JsonOption, aligned, megabytes, print_json, print_text
+from abaci.cli.terminal import JsonOption, megabytes, print_json, print_line, print_text, table
 
 
 def ps(url: UrlOption = DEFAULT_URL, api_key: KeyOption = None, as_json: JsonOption = False) -> None:
@@ -13,9 +13,11 @@ def ps(url: UrlOption = DEFAULT_URL, api_key: KeyOption = None, as_json: JsonOpt
     loaded = [model for model in models if model["status"]["value"] != "unloaded"]
     if as_json:
         print_json(loaded)
+    elif not loaded:
+        print_line(f"no model is loaded at {url}")
     else:
         header = ("NAME", "SIZE", "CONTEXT", "STATE", "REQUESTS", "UNTIL")
-        print_text(aligned([header, *(_row(model) for model in loaded)]))
+        print_text(table([header, *(_row(model) for model in loaded)]))
 
 
 def _row(model: dict[str, Any]) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ from abaci.cli.licence_gate import AcceptOption, conditions_of, licence_gate
 from abaci.cli.terminal import (
     DownloadProgress,
     JsonOption,
-    NameArgument,
     OfflineOption,
     dimmed,
     megabytes,
@@ -19,7 +18,14 @@ from abaci.cli.terminal import (
 
 
 def pull(
-    name: NameArgument,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A name of `abaci search`, org/repo, hf.co/org/repo:TYPE, modelscope/..., ollama/..., lmstudio/..., "
+            "or the URL of a .gguf file.",
+        ),
+    ],
     *,
     source: Annotated[
         str | None,

@@ -20,7 +20,7 @@ def quantize(
     *,
     type_name: Annotated[str, typer.Option("--type", metavar="TYPE", help="q8_0, q6_k, q4_k_m, q4_0, iq4_xs ...")],
     imatrix: Annotated[
-        Path | None, typer.Option(help="Importance of inputs, as llama.cpp's imatrix tool writes it.")
+        Path | None, typer.Option(metavar="FILE", help="Importance of inputs, as llama.cpp's imatrix tool writes it.")
     ] = None,
     calibrate: Annotated[
         Path | None, typer.Option(metavar="TEXT", help="Measure the importance of inputs on this file.")
@@ -46,7 +46,7 @@ def quantize(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Quantise a model into a GGUF file and measure what that costs against the source."""
+    """Make a smaller GGUF file of a model, and measure what that costs."""
     from contextlib import closing
 
     from abaci import hub
@@ -59,9 +59,9 @@ def quantize(
     if destination.exists() and not force:
         raise UsageError(f"{destination} exists", hint="Choose another name, or say --force.")
     if save_imatrix is not None and calibrate is None:
-        raise UsageError("--save-imatrix needs --calibrate")
+        raise UsageError("--save-imatrix needs --calibrate", hint="Give a text to measure on: --calibrate FILE.")
     if measure is not None and no_measure:
-        raise UsageError("--measure and --no-measure exclude each other")
+        raise UsageError("--measure and --no-measure exclude each other", hint="Leave one of them out.")
     order = Order(
         mixture,
         importance=_importance(imatrix),
@@ -97,7 +97,7 @@ def _text(path: Path | None) -> "Text":
     try:
         return Text(path.name, path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read as text: {error}") from error
+        raise UsageError(f"{path} cannot be read as text: {error}", hint="Give a file of UTF-8 text.") from error
 
 
 def _as_json(destination: Path, made: "Made") -> dict[str, Any]:

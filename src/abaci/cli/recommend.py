@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from abaci.cli.licence_gate import without_denied
-from abaci.cli.terminal import JsonOption, aligned, dimmed, megabytes, print_json, print_line, print_text
+from abaci.cli.terminal import JsonOption, aligned, dimmed, megabytes, print_json, print_line, print_text, wrapped
 from abaci.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def recommend(
     limit: Annotated[int, typer.Option(min=1, help="Models to show.")] = 10,
     as_json: JsonOption = False,
 ) -> None:
-    """Rank the models that fit this machine, by published quality and forecast speed."""
+    """Rank the models that run well here, by published quality."""
     from abaci import hub
     from abaci.runtime.machine_rates import machine_rates
     from abaci.runtime.recommending import Wishes
@@ -93,11 +93,14 @@ def _as_json(one: "Recommendation") -> dict[str, Any]:
 
 
 def _table(models: "tuple[Recommendation, ...]") -> str:
-    rows: list[tuple[str, ...]] = [("", "MODEL", "FILES", "MEMORY", "SPEED", "WHY")]
+    """A line of figures for each, and below it the reason."""
+    rows: list[tuple[str, ...]] = [("", "MODEL", "FILES", "MEMORY", "SPEED")]
     for place, one in enumerate(models, start=1):
         speed = f"{one.speed.decode_tokens_per_second:,.1f} tokens/s"
-        rows.append((f"{place}.", one.name, one.quantisation, megabytes(one.memory.total_bytes), speed, _why(one)))
-    return aligned(rows)
+        rows.append((f"{place}.", one.name, one.quantisation, megabytes(one.memory.total_bytes), speed))
+    header, *lines = aligned(rows).splitlines()
+    reasons = (wrapped(f"     {_why(one)}") for one in models)
+    return "\n".join([header, *(f"{line}\n{reason}" for line, reason in zip(lines, reasons, strict=True))])
 
 
 def _why(one: "Recommendation") -> str:

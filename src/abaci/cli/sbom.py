@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def sbom(model: ModelArgument) -> None:
-    """Write a model's bill of materials: files with hashes, licences, base models (CycloneDX 1.6, JSON)."""
+    """Print a model's bill of materials (CycloneDX, JSON).
+
+    It has files with hashes, licences and base models, by version 1.6 of the format.
+    """
     from abaci import hub
     from abaci.formats.opening import open_checkpoint
     from abaci.hub.licences import examine

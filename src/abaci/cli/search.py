@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from abaci.cli.terminal import JsonOption, aligned, print_json, print_line, print_text
+from abaci.cli.terminal import JsonOption, print_json, print_line, print_text, table
 from abaci.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def search(
         print_json([_document(model) for model in models])
     elif models:
         header = ("NAME", "PARAMETERS", "CONTEXT", "LICENCE", "GOOD AT", "MODEL")
-        print_text(aligned([header, *(_row(model) for model in models)]))
+        print_text(table([header, *(_row(model) for model in models)]))
     else:
         print_line(_nothing(catalog, words or []))
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def serve(
     models: Annotated[
-        list[str] | None, typer.Argument(metavar="[MODEL]...", help="Catalog names, .gguf files or folders.")
+        list[str] | None, typer.Argument(metavar="MODEL", help="As of `abaci run`; none: the catalog's default.")
     ] = None,
     *,
     host: Annotated[str | None, typer.Option(help="Address to listen on; beyond loopback a key is needed.")] = None,
@@ -41,7 +41,9 @@ def serve(
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
     accept_licence: AcceptOption = False,
 ) -> None:
-    """Serve models over HTTP: OpenAI's, Anthropic's and Ollama's APIs, and a page to chat on.
+    """Serve models over HTTP, and a page to chat on.
+
+    It speaks OpenAI's, Anthropic's and Ollama's APIs: `docs/serving.md`.
 
     Every setting may also stand in the config file, or in the environment as ABACI_ and its name in capitals.
     """

@@ -36,13 +36,15 @@ def call(url: str, path: str, api_key: str | None, body: dict[str, Any] | None =
         raise _told(error) from error
     except (urllib.error.URLError, OSError) as error:
         reason = getattr(error, "reason", error)
+        reason = getattr(reason, "strerror", None) or reason
         raise ResourceError(f"no server answers at {url}: {reason}", hint="Start one: abaci serve") from error
 
 
 def _told(error: urllib.error.HTTPError) -> AbaciError:
     try:
-        message = json.load(error)["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        message = f"the server answered {error.code}"
+        told = json.load(error)["error"]
+        message, hint = told["message"], told.get("hint")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        message, hint = f"the server answered {error.code}", None
     kinds: dict[int, type[AbaciError]] = {401: AuthenticationError, 404: ModelNotFoundError}
-    return kinds.get(error.code, AbaciError)(message)
+    return kinds.get(error.code, AbaciError)(message, hint=hint or "its log says more; abaci ps lists its models")

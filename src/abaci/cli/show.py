@@ -7,7 +7,7 @@ from abaci.cli.terminal import JsonOption, ModelArgument, aligned, megabytes, pr
 
 
 def show(model: ModelArgument, as_json: JsonOption = False) -> None:
-    """Show a model: architecture, size, quantisation, context, licence, template, hash, source."""
+    """Show what a model's file holds and where it came from."""
     from abaci import hub
 
     description = _describe(hub.resolve(model, download=False))

@@ -14,7 +14,7 @@ def stop(
     api_key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Unload a model from a running server, once the requests that use it have ended."""
+    """Unload a model from a running server. Requests that use it end first."""
     answer = call(url, "/models/unload", api_key, {"model": model})
     if as_json:
         print_json({"model": model, **answer})

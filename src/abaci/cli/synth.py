@@ -24,7 +24,7 @@ def synth(
     force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a model file of a published shape with random values: for measuring speed and memory, not for answers."""
+    """Write a file of a published shape with random values. It is for measuring, not for answers."""
     from abaci.models.mixtures import mixture_named
     from abaci.quantize.shapes import shape_named
     from abaci.quantize.synthesis import Synthesis, synthesise
@@ -32,7 +32,7 @@ def synth(
     if output.exists() and not force:
         raise UsageError(f"{output} exists", hint="Choose another name, or say --force.")
     if not output.parent.is_dir():
-        raise UsageError(f"{output.parent}: no such folder")
+        raise UsageError(f"there is no folder {output.parent}", hint="Make it first, or choose another place.")
     order = Synthesis(f"{family} {size}", shape_named(family, size), mixture_named(type_name), seed, pure)
     with StageProgress() as progress:
         num_bytes = synthesise(

@@ -2,7 +2,10 @@
 
 import json
 import os
+import shutil
 import sys
+import textwrap
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
@@ -14,9 +17,17 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 _BAR_STEP_PERCENT = 10
+_GAP = "  "
+_NARROWEST_COLUMN = 8
+_NARROWEST_TEXT = 40
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A catalog name, a .gguf file, or a folder.")]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A name (`abaci search`, or org/repo:TYPE of a hub), a .gguf file, or a folder."
+    ),
+]
 QuantizeOption = Annotated[
     str | None, typer.Option(metavar="TYPE", help="Quantise float weights while loading, e.g. to q8_0 or q4_k_m.")
 ]
@@ -24,7 +35,7 @@ KvTypeOption = Annotated[
     CacheType,
     typer.Option(envvar="ABACI_KV_TYPE", help="What the KV cache keeps: int8 takes about half the memory."),
 ]
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A name of the catalog: see `abaci search`.")]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="As `abaci list` has it.")]
 
 
 def forbid_network(wanted: bool) -> None:
@@ -77,8 +88,45 @@ def megabytes(num_bytes: int) -> str:
 def aligned(rows: list[tuple[str, ...]]) -> str:
     """Rows of cells as text, columns padded to their widest cell."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    lines = (_GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+    """As `aligned`, but on a terminal no wider than it: cells of the widest columns go on below."""
+    if not sys.stdout.isatty():
+        return aligned(rows)
+    return aligned(folded(rows, shutil.get_terminal_size().columns))
+
+
+def folded(rows: list[tuple[str, ...]], num_columns: int) -> list[tuple[str, ...]]:
+    """Rows whose cells fit `num_columns` characters together: a cell that does not goes on in further rows."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    room = num_columns - len(_GAP) * (len(widths) - 1)
+    while sum(widths) > room and max(widths) > _NARROWEST_COLUMN:
+        widths[widths.index(max(widths))] -= 1
+    return [
+        line
+        for row in rows
+        for line in zip_longest(
+            *(textwrap.wrap(cell, width) or [""] for cell, width in zip(row, widths, strict=True)), fillvalue=""
+        )
+    ]
+
+
+def wrapped(line: str) -> str:
+    """A line as wide as the terminal, what follows indented below it; elsewhere as it is."""
+    if not sys.stdout.isatty():
+        return line
+    indent = " " * (len(line) - len(line.lstrip()))
+    return textwrap.fill(
+        line.strip(),
+        max(shutil.get_terminal_size().columns, _NARROWEST_TEXT),
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 class DownloadProgress:

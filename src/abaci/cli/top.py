@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from abaci.cli.terminal import JsonOption, OfflineOption, aligned, print_json, print_text
+from abaci.cli.terminal import JsonOption, OfflineOption, print_json, print_text, table
 from abaci.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,23 +17,25 @@ if TYPE_CHECKING:
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _EIGHTHS = " ▏▎▍▌▋▊▉"
-_BAR_CHARACTERS = 20
+_BAR_CHARACTERS = 10
 _CHART_LINES = 6
 _MAX_WIDE_PERIODS = 31
 
 
 def top(
     *,
-    by: Annotated[str, typer.Option(help="model, family or key.")] = "model",
+    by: Annotated[str, typer.Option(metavar="model|family|key", help="What a row stands for.")] = "model",
     since: Annotated[
         str, typer.Option(metavar="DAY", help="From this UTC day on: 2026-01-31, 7d for the last seven days, or all.")
     ] = "7d",
-    hub: Annotated[bool, typer.Option(help="Ask the hub how often these models are downloaded.")] = True,
+    hub: Annotated[
+        bool, typer.Option("--hub", help="Ask the hub how often these models are downloaded: it learns their names.")
+    ] = False,
     config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="The server's settings.")] = None,
     offline: OfflineOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show which models ran here, how often and with how many tokens: in servers, and in this user's programs."""
+    """Show which models ran here, in servers and in programs."""
     report = _report(_by(by), _first_day(since), config)
     if hub:
         report = _with_downloads(report)
@@ -106,7 +108,7 @@ def _first_day(text: str) -> date | None:
 def _table(report: "TopReport") -> str:
     has_downloads = any(row.downloads is not None for row in report.rows)
     header = (report.by.upper(), "REQUESTS", "PROMPT", "CACHED", "OUTPUT", "TOKENS", "", "OVER TIME")
-    rows = [header + (("HUB DOWNLOADS, 30 DAYS",) if has_downloads else ())]
+    rows = [header + (("HUB, 30 DAYS",) if has_downloads else ())]
     most = max(sum(row.tokens) for row in report.rows)
     shown = report.rows if len(report.rows) == 1 else (*report.rows, report.total)
     for row in shown:
@@ -114,7 +116,7 @@ def _table(report: "TopReport") -> str:
         cells = (*_counts(row), bar, _sparkline(row.tokens))
         downloads = "" if row.downloads is None else f"{row.downloads:,}"
         rows.append(cells + ((downloads,) if has_downloads else ()))
-    return aligned(rows)
+    return table(rows)
 
 
 def _counts(row: "TopRow") -> tuple[str, ...]:

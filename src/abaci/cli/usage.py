@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from abaci.cli.terminal import JsonOption, aligned, print_json, print_text
+from abaci.cli.terminal import JsonOption, print_json, print_line, print_text, table
 from abaci.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,7 +28,10 @@ class By(StrEnum):
 def usage(
     *,
     by: Annotated[
-        list[By] | None, typer.Option(help="Rows by key, model or day; may be given several times. Else key and model.")
+        list[By] | None,
+        typer.Option(
+            metavar="key|model|day", help="Rows by key, model or day; may be given several times. Else key and model."
+        ),
     ] = None,
     since: Annotated[
         str | None, typer.Option(metavar="DAY", help="From this UTC day on: 2026-01-31, or 7d for the last seven days.")
@@ -41,18 +44,20 @@ def usage(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the rows as CSV.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what was used. A running server writes its figures every second."""
+    """Show what the server's keys used, and what it cost. A running server writes its figures every second."""
     from abaci.server.usage_report import report_as_csv, report_as_json
 
     if as_csv and as_json:
-        raise UsageError("--csv and --json exclude each other")
+        raise UsageError("--csv and --json exclude each other", hint="Leave one of them out.")
     report = _report([By.KEY, By.MODEL] if by is None else by, since, key, hourly_price, config)
     if as_json:
         print_json(report_as_json(report))
     elif as_csv:
         print_text(report_as_csv(report).rstrip("\n"))
-    else:
+    elif report.rows:
         print_text(_table(report))
+    else:
+        print_line("no server has counted anything; what ran without one: abaci top")
 
 
 def _report(
@@ -97,7 +102,7 @@ def _table(report: "UsageReport") -> str:
     if len(rows) > 1:
         total = _cells(report.total, dimensions, has_price)
         rows.append(("all", *total[1:]) if dimensions else total)
-    return aligned([tuple(header), *rows])
+    return table([tuple(header), *rows])
 
 
 def _cells(row: "UsageRow", dimensions: list[str], has_price: bool) -> tuple[str, ...]:

@@ -4,7 +4,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from abaci.cli.terminal import DownloadProgress, JsonOption, OfflineOption, print_error, print_json, print_text
+from abaci.cli.terminal import (
+    DownloadProgress,
+    JsonOption,
+    OfflineOption,
+    print_error,
+    print_json,
+    print_line,
+    print_text,
+)
 from abaci.errors import AbaciError, IntegrityError
 
 if TYPE_CHECKING:
@@ -12,7 +20,9 @@ if TYPE_CHECKING:
 
 
 def verify(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="All that are here, if none.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", help="As `abaci list` has them; none: all.")
+    ] = None,
     mend: Annotated[bool, typer.Option("--repair", help="Fetch damaged files again.")] = False,
     offline: OfflineOption = False,
     as_json: JsonOption = False,
@@ -26,7 +36,7 @@ def verify(
     if as_json:
         print_json(checked)
     elif not models:
-        print_text("no model is here")
+        print_line("no model is here yet: abaci pull NAME")
     if not all(one["right"] for one in checked):
         raise typer.Exit(IntegrityError.exit_code)
 
