@@ -21,6 +21,7 @@ from abaci.bench.report import (
 )
 from abaci.cli.app import app
 from abaci.kernels.ceilings import Ceilings
+from abaci.tensor import CacheType
 
 CEILINGS = Ceilings(30e9, 900e9)
 MACHINE = Machine("Some Processor", 2, 24_000_000_000, "Linux 6", "3.11", 0.1)
@@ -100,13 +101,13 @@ def test_json_is_one_document(monkeypatch, tmp_path):
     path.touch()
     asked = {}
 
-    def compare(path, model, names, plan, *, num_threads, tell):
-        asked.update(path=path, names=names, plan=plan, num_threads=num_threads)
+    def compare(path, model, names, plan, *, num_threads, kv_type, tell):
+        asked.update(path=path, names=names, plan=plan, num_threads=num_threads, kv_type=kv_type)
         tell("a line on the way")
         return comparison_report()
 
     monkeypatch.setattr(comparison, "compare", compare)
-    result = bench(str(path), "--against", "llama.cpp", "--quick", "--threads", "1", "--json")
+    result = bench(str(path), "--against", "llama.cpp", "--quick", "--threads", "1", "--kv-type", "int8", "--json")
     assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
     assert document["figures"][0]["ratio"] == 3.5
@@ -117,6 +118,7 @@ def test_json_is_one_document(monkeypatch, tmp_path):
         "names": ["abaci", "llama.cpp"],
         "plan": comparison.QUICK_PLAN,
         "num_threads": 1,
+        "kv_type": CacheType.INT8,
     }
     assert "a line on the way" in result.stderr
 

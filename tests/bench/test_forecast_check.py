@@ -37,7 +37,7 @@ class FakeProcess:
     def __exit__(self, *_):
         pass
 
-    def open(self, path, num_threads):
+    def open(self, path, num_threads, kv_type):
         return Description("0", {}, 256)
 
     def prefill(self, token_ids):
