@@ -335,6 +335,14 @@ double int8_peak_rate(ThreadPool& pool, const std::string& target, int repeats) 
     return best;
 }
 
+// Heads of a slot with the norm and rotation that go before attention. rope -1: none.
+struct PreparedHeads {
+    int slot, count;
+    std::optional<std::vector<float>> norm;
+    float epsilon;
+    int rope;
+};
+
 // The program with what it points to, and with the checks that the engine's arrays pass before a kernel sees them.
 class StepProgram {
   public:
@@ -380,7 +388,7 @@ class StepProgram {
     }
     int add_routing(int num_experts, int num_active, bool sigmoid, bool normalise,
                     const std::optional<Floats1>& choice_bias, int num_groups, int top_groups, int group_best,
-                    float scale) {
+                    float scale, const std::optional<Floats1>& expert_scales) {
         require(num_experts > 0 && num_experts <= 16384 && num_active > 0 && num_active <= num_experts &&
                     num_active <= 1024,
                 "experts out of range");
@@ -388,10 +396,11 @@ class StepProgram {
                     group_best > 0 && group_best <= 2 && int64_t{num_experts} / num_groups * top_groups >= num_active,
                 "groups of experts out of range");
         require(!choice_bias || static_cast<int>(choice_bias->shape(0)) == num_experts, "bias of the wrong size");
+        require(!expert_scales || static_cast<int>(expert_scales->shape(0)) == num_experts, "not one scale per expert");
         routings_.push_back({num_experts, num_active});
         return program_->add_routing({num_experts, num_active, sigmoid, normalise,
                                       choice_bias ? keep(*choice_bias) : nullptr, num_groups, top_groups, group_best,
-                                      scale});
+                                      scale, expert_scales ? keep(*expert_scales) : nullptr});
     }
     void embed(const Matrix& table, float scale, int out) {
         check_slot(out, table.packed.columns);
@@ -431,26 +440,31 @@ class StepProgram {
         }
         program_->linear(in, std::move(parts));
     }
-    void prepare_heads(int query, int num_heads, const std::optional<Floats1>& query_norm, float query_epsilon,
-                       int query_rope, int key, int num_kv_heads, const std::optional<Floats1>& key_norm,
-                       float key_epsilon, int key_rope, int value, int layer, int head_dim, double scale_beta,
+    void prepare_heads(const PreparedHeads& query, const std::optional<PreparedHeads>& key,
+                       const std::optional<PreparedHeads>& value, int layer, int head_dim, double scale_beta,
                        int scale_period) {
-        check_layer(layer, num_kv_heads, head_dim);
         require(std::isfinite(scale_beta) && scale_period > 0, "scale by position out of range");
-        check_heads(query, num_heads, head_dim, query_norm, query_rope);
-        check_heads(key, num_kv_heads, head_dim, key_norm, key_rope);
-        check_heads(value, num_kv_heads, head_dim, std::nullopt, -1);
-        program_->prepare_heads({query, num_heads, query_norm ? keep(*query_norm) : nullptr, query_epsilon, query_rope,
-                                 scale_beta, scale_period},
-                                {key, num_kv_heads, key_norm ? keep(*key_norm) : nullptr, key_epsilon, key_rope}, value,
-                                layer, head_dim);
+        require(key.has_value() == value.has_value(), "a key without a value, or a value without a key");
+        require(query.count > 0 && head_dim > 0 && head_dim <= kMaxHeadDim, "heads out of range");
+        check_heads(query, head_dim);
+        Program::Heads keys = {}, values = {};
+        if (key) {
+            check_layer(layer, key->count, head_dim);
+            require(value->count == key->count && value->slot != key->slot, "values do not go with the keys");
+            check_heads(*key, head_dim);
+            check_heads(*value, head_dim);
+            keys = keep(*key);
+            values = keep(*value);
+        }
+        program_->prepare_heads(keep(query), keys, values, layer, head_dim, {scale_beta, scale_period});
     }
     void attention(int query, int out, int layer, int num_heads, int num_kv_heads, int head_dim, float scale,
                    int window, const std::optional<Floats1>& sinks, bool quantise) {
         check_layer(layer, num_kv_heads, head_dim);
-        require(num_heads > 0 && num_heads % num_kv_heads == 0 && window >= 0, "attention out of range");
-        check_heads(query, num_heads, head_dim, std::nullopt, -1);
-        check_heads(out, num_heads, head_dim, std::nullopt, -1);
+        require(num_heads > 0 && num_heads % num_kv_heads == 0, "attention out of range");
+        require(window == windows_[program_->cache_layer(layer).group], "a window that is not the cache's");
+        check_slot(query, int64_t{num_heads} * head_dim);
+        check_slot(out, int64_t{num_heads} * head_dim);
         require(!quantise || num_heads / num_kv_heads * head_dim % kGroup == 0,
                 "a quantised group is a multiple of 32");
         require(!sinks || static_cast<int>(sinks->shape(0)) == num_heads, "not one sink per head");
@@ -581,28 +595,31 @@ class StepProgram {
         require(shared_gate < 0 || shared >= 0, "a gate without a shared expert");
         program_->combine(in, routing, shared, shared_gate, out);
     }
-    void gated(int gate, int up, int out, int kind, bool quantise) {
+    void gated(int gate, int up, int64_t up_begin, int out, int kind, bool quantise) {
         check_slot(out, -1);
         check_slot(gate, columns_[out]);
-        check_slot(up, columns_[out]);
+        check_slot(up, -1);
+        require(up_begin >= 0 && up_begin <= columns_[up] - columns_[out], "columns out of range");
         require(kind >= 0 && kind < kNumActivations, "no such activation");
         require(program_->slot(gate).rows_per_token == program_->slot(out).rows_per_token &&
                     program_->slot(up).rows_per_token == program_->slot(out).rows_per_token,
                 "slots of other rows");
         require(!quantise || columns_[out] % kGroup == 0, "a quantised row is a multiple of 32");
-        program_->gated(gate, up, out, columns_[out], static_cast<ActivationKind>(kind), quantise);
+        program_->gated(gate, up, up_begin, out, columns_[out], static_cast<ActivationKind>(kind), quantise);
     }
-    void add(int x, int y, int out) {
+    void add(int x, int y, int out, float scale) {
         check_slot(out, -1);
         check_slot(x, columns_[out]);
         check_slot(y, columns_[out]);
-        program_->add(x, y, out);
+        require(std::isfinite(scale), "a scale that is not finite");
+        program_->add(x, y, out, scale);
     }
-    void head(int in, const Matrix& matrix, const std::optional<Floats1>& bias) {
+    void head(int in, const Matrix& matrix, const std::optional<Floats1>& bias, float soft_cap) {
+        require(std::isfinite(soft_cap) && soft_cap >= 0, "soft cap out of range");
         check_slot(in, matrix.packed.columns);
         require(matrix.packed.rows == vocab_size_, "head rows are not the vocabulary");
         require(!bias || static_cast<int64_t>(bias->shape(0)) == matrix.packed.rows, "bias of the wrong size");
-        program_->head(in, keep(matrix), bias ? keep(*bias) : nullptr);
+        program_->head(in, keep(matrix), bias ? keep(*bias) : nullptr, soft_cap);
         columns_.push_back(matrix.packed.columns);
         columns_.push_back(matrix.packed.rows);
     }
@@ -717,10 +734,11 @@ class StepProgram {
             require(read < 0 || writers[read] < 0 || writers[read] == s, "a state is read that another writes");
         }
     }
-    void check_heads(int slot, int count, int head_dim, const std::optional<Floats1>& norm, int rope) const {
-        check_slot(slot, int64_t{count} * head_dim);
-        require(!norm || static_cast<int>(norm->shape(0)) == head_dim, "head norm of the wrong size");
-        require(rope >= -1 && rope < static_cast<int>(rope_dims_.size()) && (rope < 0 || rope_dims_[rope] <= head_dim),
+    void check_heads(const PreparedHeads& heads, int head_dim) const {
+        check_slot(heads.slot, int64_t{heads.count} * head_dim);
+        require(!heads.norm || static_cast<int>(heads.norm->size()) == head_dim, "head norm of the wrong size");
+        require(heads.rope >= -1 && heads.rope < static_cast<int>(rope_dims_.size()) &&
+                    (heads.rope < 0 || rope_dims_[heads.rope] <= head_dim),
                 "no such rope");
     }
     void check_rows(const StepInput& in) const {
@@ -771,6 +789,10 @@ class StepProgram {
     PackedMatrix keep(const Matrix& matrix) {
         arenas_.push_back(matrix.arena);
         return matrix.packed;
+    }
+    Program::Heads keep(const PreparedHeads& heads) {
+        if (heads.norm) floats_.push_back(*heads.norm);
+        return {heads.slot, heads.count, heads.norm ? floats_.back().data() : nullptr, heads.epsilon, heads.rope};
     }
     const float* keep(const Floats1& values) {
         // Kernels read biases in whole panels.
@@ -871,6 +893,15 @@ NB_MODULE(_native, m) {
         .def("rms_norm", &Kernels::rms_norm, "x"_a, "weight"_a, "epsilon"_a)
         .def("gated", &Kernels::gated, "gate"_a, "up"_a, "kind"_a);
 
+    nb::class_<PreparedHeads>(m, "Heads")
+        .def(
+            "__init__",
+            [](PreparedHeads* self, int slot, int count, const std::optional<Floats1>& norm, float epsilon, int rope) {
+                new (self) PreparedHeads{slot, count, std::nullopt, epsilon, rope};
+                if (norm) self->norm.emplace(norm->data(), norm->data() + norm->shape(0));
+            },
+            "slot"_a, "count"_a, "norm"_a.none(), "epsilon"_a, "rope"_a);
+
     nb::class_<StepProgram>(m, "StepProgram")
         .def(nb::init<std::shared_ptr<ThreadPool>, const std::string&, int32_t, int32_t, std::vector<int32_t>, int>(),
              "pool"_a, "target"_a, "max_tokens"_a, "vocab_size"_a, "windows"_a, "cache_type"_a = 0)
@@ -880,16 +911,16 @@ NB_MODULE(_native, m) {
              "yarn_slow"_a = 0.0, "yarn_truncate"_a = true)
         .def("add_cache_layer", &StepProgram::add_cache_layer, "group"_a, "num_heads"_a, "head_dim"_a, "has_values"_a)
         .def("add_routing", &StepProgram::add_routing, "num_experts"_a, "num_active"_a, "sigmoid"_a, "normalise"_a,
-             "choice_bias"_a.none(), "num_groups"_a, "top_groups"_a, "group_best"_a, "scale"_a)
+             "choice_bias"_a.none(), "num_groups"_a, "top_groups"_a, "group_best"_a, "scale"_a,
+             "expert_scales"_a.none() = nb::none())
         .def("embed", &StepProgram::embed, "table"_a, "scale"_a, "out"_a)
         .def("embed_from_file", &StepProgram::embed_from_file, "descriptor"_a, "offset"_a, "format"_a, "columns"_a,
              "scale"_a, "out"_a)
         .def("rms_norm", &StepProgram::rms_norm, "x"_a, "out"_a, "weight"_a, "epsilon"_a, "quantise"_a)
         .def("quantise", &StepProgram::quantise, "slot"_a)
         .def("linear", &StepProgram::linear, "x"_a, "matrices"_a, "outs"_a, "biases"_a, "accumulate"_a)
-        .def("prepare_heads", &StepProgram::prepare_heads, "query"_a, "num_heads"_a, "query_norm"_a.none(),
-             "query_epsilon"_a, "query_rope"_a, "key"_a, "num_kv_heads"_a, "key_norm"_a.none(), "key_epsilon"_a,
-             "key_rope"_a, "value"_a, "layer"_a, "head_dim"_a, "scale_beta"_a = 0.0, "scale_period"_a = 1)
+        .def("prepare_heads", &StepProgram::prepare_heads, "query"_a, "key"_a.none(), "value"_a.none(), "layer"_a,
+             "head_dim"_a, "scale_beta"_a = 0.0, "scale_period"_a = 1)
         .def("attention", &StepProgram::attention, "query"_a, "out"_a, "layer"_a, "num_heads"_a, "num_kv_heads"_a,
              "head_dim"_a, "scale"_a, "window"_a, "sinks"_a.none(), "quantise"_a)
         .def("head_norm", &StepProgram::head_norm, "slot"_a, "weight"_a, "epsilon"_a)
@@ -905,9 +936,9 @@ NB_MODULE(_native, m) {
         .def("dispatch", &StepProgram::dispatch, "x"_a, "routing"_a, "out"_a, "floats"_a, "quantise"_a)
         .def("expert_linear", &StepProgram::expert_linear, "x"_a, "routing"_a, "stacks"_a, "outs"_a, "biases"_a)
         .def("combine", &StepProgram::combine, "x"_a, "routing"_a, "shared"_a, "shared_gate"_a, "out"_a)
-        .def("gated", &StepProgram::gated, "gate"_a, "up"_a, "out"_a, "kind"_a, "quantise"_a)
-        .def("add", &StepProgram::add, "x"_a, "y"_a, "out"_a)
-        .def("head", &StepProgram::head, "x"_a, "matrix"_a, "bias"_a.none())
+        .def("gated", &StepProgram::gated, "gate"_a, "up"_a, "up_begin"_a, "out"_a, "kind"_a, "quantise"_a)
+        .def("add", &StepProgram::add, "x"_a, "y"_a, "out"_a, "scale"_a = 1.0f)
+        .def("head", &StepProgram::head, "x"_a, "matrix"_a, "bias"_a.none(), "soft_cap"_a = 0.0f)
         .def("allocate_cache", &StepProgram::allocate_cache, "num_pages"_a, "num_states"_a = 0)
         .def("state_bytes", &StepProgram::state_bytes)
         .def("page_bytes", &StepProgram::page_bytes, "group"_a)

@@ -35,6 +35,7 @@ class ChooseOperation final : public RowOperation {
         for (int32_t rank = 0; rank < router.num_active; ++rank) {
             if (router.normalise) weights[rank] /= sum + kNormaliseEpsilon;
             weights[rank] *= router.scale;
+            if (router.expert_scales) weights[rank] *= router.expert_scales[experts[rank]];
         }
     }
 

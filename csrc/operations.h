@@ -262,12 +262,21 @@ PageSlot page_slot(const Step& step, const CacheLayer& cache, int64_t r) {
 // Norm, rotation and scale of query and key heads, then keys and values into their pages.
 class PrepareHeadsOperation final : public RowOperation {
   public:
-    PrepareHeadsOperation(Program& program, Program::Heads query, Program::Heads key, int value, int layer,
-                          int32_t head_dim)
-        : RowOperation(program), query_(query), key_(key), value_(value), layer_(layer), head_dim_(head_dim) {}
+    PrepareHeadsOperation(Program& program, Program::Heads query, Program::Heads key, Program::Heads value, int layer,
+                          int32_t head_dim, Program::PositionScale scale)
+        : RowOperation(program),
+          query_(query),
+          key_(key),
+          value_(value),
+          layer_(layer),
+          head_dim_(head_dim),
+          scale_(scale) {}
     void run_row(int64_t r, int) override {
         prepare(query_, r);
+        if (scale_.beta != 0) scale_query(r);
+        if (key_.count == 0) return;  // the layer reads what another has stored
         prepare(key_, r);
+        prepare(value_, r);
         append(r);
     }
 
@@ -278,26 +287,28 @@ class PrepareHeadsOperation final : public RowOperation {
             if (heads.norm) p_.kernels().rms_norm({head, head, heads.norm, head_dim_, heads.epsilon, QuantiseTarget{}});
             if (heads.rope >= 0) rotate(p_, heads.rope, r, head);
         }
-        if (heads.scale_beta == 0) return;
-        const double periods = 1.0 + p_.current().positions[r] / heads.scale_period;
-        const float factor = static_cast<float>(1.0 + heads.scale_beta * log_of(periods));
-        float* row = p_.slot(heads.slot).row(r);
-        for (int64_t i = 0; i < int64_t{heads.count} * head_dim_; ++i) row[i] *= factor;
+    }
+    void scale_query(int64_t r) {
+        const double periods = 1.0 + p_.current().positions[r] / scale_.period;
+        const float factor = static_cast<float>(1.0 + scale_.beta * log_of(periods));
+        float* row = p_.slot(query_.slot).row(r);
+        for (int64_t i = 0; i < int64_t{query_.count} * head_dim_; ++i) row[i] *= factor;
     }
     void append(int64_t r) {
         const CacheLayer& cache = p_.cache_layer(layer_);
         const PageSlot at = page_slot(p_.current(), cache, r);
         const float* keys = p_.slot(key_.slot).row(r);
-        const float* values = p_.slot(value_).row(r);
+        const float* values = p_.slot(value_.slot).row(r);
         for (int32_t h = 0; h < key_.count; ++h) {
             const int64_t head = at.page + h * cache.head_bytes;
             p_.kernels().store_keys(cache.type, keys + h * head_dim_, head_dim_, cache.keys + head, at.slot);
             p_.kernels().store_values(cache.type, values + h * head_dim_, head_dim_, cache.values + head, at.slot);
         }
     }
-    const Program::Heads query_, key_;
-    const int value_, layer_;
+    const Program::Heads query_, key_, value_;
+    const int layer_;
     const int32_t head_dim_;
+    const Program::PositionScale scale_;
 };
 
 class AttentionOperation final : public Operation {
@@ -368,10 +379,12 @@ class AttentionOperation final : public Operation {
 
 class GatedOperation final : public Operation {
   public:
-    GatedOperation(Program& program, int gate, int up, int out, int64_t columns, ActivationKind kind, bool quantise)
+    GatedOperation(Program& program, int gate, int up, int64_t up_begin, int out, int64_t columns, ActivationKind kind,
+                   bool quantise)
         : p_(program),
           gate_(gate),
           up_(up),
+          up_begin_(up_begin),
           out_(out),
           columns_(columns),
           kind_(kind),
@@ -382,13 +395,16 @@ class GatedOperation final : public Operation {
         const int64_t r = piece / parts_, begin = piece % parts_ * kGatedColumns;
         const int64_t columns = std::min(kGatedColumns, columns_ - begin);
         float* out = p_.slot(out_).row(r) + begin;
-        p_.kernels().gated(p_.slot(gate_).row(r) + begin, p_.slot(up_).row(r) + begin, columns, kind_, out);
+        const float* up = p_.slot(up_).row(r) + up_begin_ + begin;
+        p_.kernels().gated(p_.slot(gate_).row(r) + begin, up, columns, kind_, out);
         if (quantise_) p_.kernels().quantise(out, columns, p_.slot(out_).quantised(r, begin / kGroup));
     }
 
   private:
     Program& p_;
-    const int gate_, up_, out_;
+    const int gate_, up_;
+    const int64_t up_begin_;
+    const int out_;
     const int64_t columns_;
     const ActivationKind kind_;
     const bool quantise_;
@@ -397,13 +413,19 @@ class GatedOperation final : public Operation {
 
 class AddOperation final : public RowOperation {
   public:
-    AddOperation(Program& program, int x, int y, int out) : RowOperation(program), x_(x), y_(y), out_(out) {}
+    AddOperation(Program& program, int x, int y, int out, float scale)
+        : RowOperation(program), x_(x), y_(y), out_(out), scale_(scale) {}
     void run_row(int64_t r, int) override {
-        p_.kernels().add(p_.slot(x_).row(r), p_.slot(y_).row(r), p_.slot(out_).columns, p_.slot(out_).row(r));
+        const int64_t columns = p_.slot(out_).columns;
+        float* out = p_.slot(out_).row(r);
+        p_.kernels().add(p_.slot(x_).row(r), p_.slot(y_).row(r), columns, out);
+        if (scale_ == 1.0f) return;
+        for (int64_t i = 0; i < columns; ++i) out[i] *= scale_;
     }
 
   private:
     const int x_, y_, out_;
+    const float scale_;
 };
 
 // Adds up the squares of every column of a slot, of dispatched rows for each expert by itself. Work is split over
@@ -473,13 +495,15 @@ class GatherOperation final : public Operation {
 
 class SampleOperation final : public Operation {
   public:
-    SampleOperation(Program& program, Slot& logits, int32_t tile) : p_(program), logits_(logits), tile_(tile) {}
+    SampleOperation(Program& program, Slot& logits, int32_t tile, float soft_cap)
+        : p_(program), logits_(logits), tile_(tile), soft_cap_(soft_cap) {}
     uint32_t plan() override { return std::min(kHeadTile, p_.current().input.num_logit_rows - tile_ * kHeadTile); }
     void run(uint32_t piece, int worker) override {
         const StepInput& in = p_.current().input;
         const int64_t i = tile_ * kHeadTile + piece;
         const LogitRow& row = in.logit_rows[i];
         const uint32_t* mask = row.mask_row < 0 ? nullptr : in.masks + row.mask_row * in.mask_words;
+        if (soft_cap_ > 0) cap(logits_.row(piece));
         sample(p_.kernels(), {&row, logits_.row(piece), p_.vocab_size(), in.history, in.bias, mask},
                p_.sample_scratch(worker),
                {in.token_out + i, in.logprob_out + i, in.top_ids_out + i * in.top_width,
@@ -487,9 +511,17 @@ class SampleOperation final : public Operation {
     }
 
   private:
+    // cap tanh(x / cap), by tanh y = 1 - 2 / (1 + exp 2y).
+    void cap(float* logits) {
+        const int32_t n = p_.vocab_size();
+        p_.kernels().exp_values(logits, n, 0.0f, 2.0f / soft_cap_, logits);
+        for (int32_t i = 0; i < n; ++i) logits[i] = soft_cap_ - 2.0f * soft_cap_ / (1.0f + logits[i]);
+    }
+
     Program& p_;
     Slot& logits_;
     const int32_t tile_;
+    const float soft_cap_;  // 0: none
 };
 
 }  // namespace

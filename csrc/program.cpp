@@ -179,8 +179,10 @@ void Program::linear(int in, std::vector<Part> parts) {
     operations_.push_back(std::make_unique<LinearOperation>(*this, slot(in), std::move(parts), std::move(outs)));
 }
 
-void Program::prepare_heads(Heads query, Heads key, int value, int layer, int32_t head_dim) {
-    operations_.push_back(std::make_unique<PrepareHeadsOperation>(*this, query, key, value, layer, head_dim));
+void Program::prepare_heads(Heads query, Heads key, Heads value, int layer, int32_t head_dim,
+                            PositionScale query_scale) {
+    operations_.push_back(
+        std::make_unique<PrepareHeadsOperation>(*this, query, key, value, layer, head_dim, query_scale));
 }
 
 void Program::want_attention_scratch(int32_t queries, int32_t head_dim) {
@@ -240,16 +242,16 @@ void Program::combine(int in, int routing, int shared, int shared_gate, int out)
     operations_.push_back(std::make_unique<CombineOperation>(*this, in, routing, shared, shared_gate, out));
 }
 
-void Program::gated(int gate, int up, int out, int64_t columns, ActivationKind kind, bool quantise) {
+void Program::gated(int gate, int up, int64_t up_begin, int out, int64_t columns, ActivationKind kind, bool quantise) {
     if (quantise) want_quantised(slot(out));
-    operations_.push_back(std::make_unique<GatedOperation>(*this, gate, up, out, columns, kind, quantise));
+    operations_.push_back(std::make_unique<GatedOperation>(*this, gate, up, up_begin, out, columns, kind, quantise));
 }
 
-void Program::add(int x, int y, int out) {
-    operations_.push_back(std::make_unique<AddOperation>(*this, x, y, out));
+void Program::add(int x, int y, int out, float scale) {
+    operations_.push_back(std::make_unique<AddOperation>(*this, x, y, out, scale));
 }
 
-void Program::head(int in, const PackedMatrix& matrix, const float* bias) {
+void Program::head(int in, const PackedMatrix& matrix, const float* bias, float soft_cap) {
     const int64_t columns = slot(in).columns;
     hidden_operation_ = std::make_unique<HiddenOperation>(*this, in);
     hidden_size_ = columns;
@@ -262,7 +264,7 @@ void Program::head(int in, const PackedMatrix& matrix, const float* bias) {
         head_operations_.push_back(std::make_unique<GatherOperation>(*this, in, gathered, tile));
         head_operations_.push_back(std::make_unique<LinearOperation>(
             *this, gathered, std::vector<Part>{{matrix, 0, bias, false}}, std::vector<Slot*>{&logits}));
-        head_operations_.push_back(std::make_unique<SampleOperation>(*this, logits, tile));
+        head_operations_.push_back(std::make_unique<SampleOperation>(*this, logits, tile, soft_cap));
     }
 }
 

@@ -109,6 +109,7 @@ struct RouterParameters {
     const float* choice_bias;  // null: none
     int32_t num_groups, top_groups, group_best;
     float scale;
+    const float* expert_scales;  // null: none
 };
 
 // What a router chose for the running step. A token has num_active rows, which stand in order of expert.
@@ -177,10 +178,13 @@ class Program {
         const float* norm;  // null: none
         float epsilon;
         int rope;  // -1: none
-        double scale_beta = 0;
-        int32_t scale_period = 1;
     };
-    void prepare_heads(Heads query, Heads key, int value, int layer, int32_t head_dim);
+    struct PositionScale {
+        double beta;  // 0: none
+        int32_t period;
+    };
+    // Without keys (count 0) the layer's cache stays as it is.
+    void prepare_heads(Heads query, Heads key, Heads value, int layer, int32_t head_dim, PositionScale query_scale);
     void attention(int query, int out, int layer, int32_t num_heads, int32_t num_kv_heads, int32_t head_dim,
                    float scale, int32_t window, const float* sinks, bool quantise);
     void head_norm(int slot, const float* weight, int64_t head_dim, float epsilon);
@@ -204,11 +208,11 @@ class Program {
     };
     void expert_linear(int in, int routing, std::vector<ExpertPart> parts);
     void combine(int in, int routing, int shared, int shared_gate, int out);
-    void gated(int gate, int up, int out, int64_t columns, ActivationKind kind, bool quantise);
-    void add(int x, int y, int out);
+    void gated(int gate, int up, int64_t up_begin, int out, int64_t columns, ActivationKind kind, bool quantise);
+    void add(int x, int y, int out, float scale);
     // What stands in a slot at this place of the program; `routing` of dispatched rows, else -1.
     const Observation& observe(int slot, int routing);
-    void head(int in, const PackedMatrix& matrix, const float* bias);
+    void head(int in, const PackedMatrix& matrix, const float* bias, float soft_cap);
 
     // Running.
     void allocate_cache(const std::vector<int64_t>& num_pages, int64_t num_states);

@@ -63,6 +63,17 @@ LONG_ROPE = {
     "original_max_position_embeddings": 16,
 }
 
+GEMMA4 = {
+    "num_hidden_layers": 6,
+    "head_dim": 16,
+    "global_head_dim": 32,
+    "sliding_window": 16,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2,
+    "vocab_size_per_layer_input": 96,
+    "final_logit_softcapping": 30.0,
+}
+SHARED_KEYS = {"attention_k_eq_v": True, "num_global_key_value_heads": 1}
+
 
 def _sizes(**changes: object) -> dict[str, object]:
     return {**SIZES, **changes}
@@ -76,6 +87,30 @@ FAMILIES: dict[str, tuple[type, PreTrainedConfig]] = {
     "gemma3_text": (
         hf.Gemma3ForCausalLM,
         hf.Gemma3TextConfig(**_sizes(num_hidden_layers=7, head_dim=16, query_pre_attn_scalar=16, sliding_window=16)),
+    ),
+    "gemma4_text": (
+        hf.Gemma4ForCausalLM,
+        hf.Gemma4TextConfig(
+            **_sizes(**GEMMA4, num_kv_shared_layers=3, hidden_size_per_layer_input=32, use_double_wide_mlp=True)
+        ),
+    ),
+    "gemma4_text-dense": (
+        hf.Gemma4ForCausalLM,
+        hf.Gemma4TextConfig(**_sizes(**GEMMA4, **SHARED_KEYS, hidden_size_per_layer_input=0)),
+    ),
+    "gemma4_text-mixture": (
+        hf.Gemma4ForCausalLM,
+        hf.Gemma4TextConfig(
+            **_sizes(
+                **GEMMA4,
+                **SHARED_KEYS,
+                hidden_size_per_layer_input=0,
+                enable_moe_block=True,
+                num_experts=4,
+                top_k_experts=2,
+                moe_intermediate_size=32,
+            )
+        ),
     ),
     "mistral": (hf.MistralForCausalLM, hf.MistralConfig(**_sizes(head_dim=16, sliding_window=16))),
     "qwen3": (hf.Qwen3ForCausalLM, hf.Qwen3Config(**_sizes(head_dim=16))),
@@ -213,13 +248,15 @@ def save(folder: Path, name: str) -> None:
     model_class, config = FAMILIES[name]
     model = model_class(config)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter_name, parameter in model.named_parameters():
             if parameter.ndim == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.2)
             else:
                 parameter.copy_(torch.randn_like(parameter) / parameter.shape[-1] ** 0.5)
+            if config.model_type == "gemma4_text" and parameter_name.endswith("q_norm.weight"):
+                parameter.mul_(parameter.shape[0] ** -0.5)  # nothing else keeps its scores small
         for buffer_name, buffer in model.named_buffers():
-            if buffer_name.endswith("e_score_correction_bias"):
+            if buffer_name.endswith(("e_score_correction_bias", "layer_scalar")):
                 buffer.add_(torch.randn_like(buffer) * 0.2)
     dtype = torch.float16 if name in FLOAT16 else torch.bfloat16
     model.to(dtype).save_pretrained(folder, max_shard_size=SHARDED.get(name, "5GB"))

@@ -18,7 +18,16 @@ from abaci.kernels import native
 from abaci.kernels.batch import PAGE_TOKENS
 from abaci.models.families import spec_from_gguf
 
-NAMES = ("qwen3_next", "qwen3_5_text", "deepseek_v3", "gpt_oss", "qwen3_moe", "olmo3")
+NAMES = (
+    "qwen3_next",
+    "qwen3_5_text",
+    "deepseek_v3",
+    "gpt_oss",
+    "qwen3_moe",
+    "olmo3",
+    "gemma4_text",
+    "gemma4_text-mixture",
+)
 NUM_PAGES = 64
 VOCAB_SIZE = 96
 """Token ids that all of them have."""

@@ -50,7 +50,8 @@ def costs_of_file(path: Path) -> ModelCosts:
 def costs_of_model(spec: ModelSpec, tensors: Mapping[str, TensorInfo], file_bytes: int) -> ModelCosts:
     """Costs of a model whose tensors are stored like this."""
     matrices = {name: shape for name, shape in spec.tensors() if len(shape) == 2}
-    body = [name for name in matrices if name not in (spec.embedding.weight, spec.head.weight)]
+    others = {spec.head.weight, *(table.weight for table in spec.embeddings())}
+    body = [name for name in matrices if name not in others]
     return ModelCosts(
         file_bytes=file_bytes,
         step_bytes=sum(tensors[name].num_bytes for name in (*body, spec.head.weight)),

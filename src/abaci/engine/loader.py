@@ -20,7 +20,7 @@ from abaci.kernels.reference import ReferenceExecutor
 from abaci.kernels.weights import FileRange, RawTensor
 from abaci.models.families import spec_from_gguf
 from abaci.models.mixtures import mixture_named
-from abaci.models.spec import MixtureOfExperts, ModelSpec
+from abaci.models.spec import ModelSpec
 from abaci.tensor import CacheType
 
 
@@ -113,17 +113,16 @@ class _WeightBytes(NamedTuple):
 
 
 def _weight_bytes(spec: ModelSpec, checkpoint: Checkpoint) -> _WeightBytes:
-    """An embedding whose rows are read from the file does not count."""
+    """Embeddings whose rows are read from the file do not count."""
     sizes = {name: checkpoint.tensors[name].num_bytes for name, _ in spec.tensors()}
-    embedding = spec.embedding.weight
-    if embedding != spec.head.weight and checkpoint.is_stored(checkpoint.tensors[embedding]):
-        del sizes[embedding]
+    for table in spec.row_tables():
+        if checkpoint.is_stored(checkpoint.tensors[table.weight]):
+            del sizes[table.weight]
     met = dict(sizes)
-    for layer in spec.layers:
-        if isinstance(layer.mlp, MixtureOfExperts):
-            router = layer.mlp.router
-            for stack in (layer.mlp.gate, layer.mlp.up, layer.mlp.down):
-                met[stack.weight] = sizes[stack.weight] * router.num_active // router.num_experts
+    for mixture in spec.mixtures():
+        router = mixture.router
+        for stack in (mixture.gate, mixture.up, mixture.down):
+            met[stack.weight] = sizes[stack.weight] * router.num_active // router.num_experts
     return _WeightBytes(sum(sizes.values()), sum(met.values()))
 
 

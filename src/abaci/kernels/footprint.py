@@ -5,7 +5,7 @@ asked about. Tests hold it against a real executor. Must not know any machine's 
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
@@ -30,7 +30,7 @@ from abaci.kernels.recording import (
     values_read,
 )
 from abaci.models import decoder
-from abaci.models.spec import Attention, DeltaNet, LatentAttention, ModelSpec
+from abaci.models.spec import Attention, DeltaNet, HeadLinear, LatentAttention, ModelSpec
 from abaci.tensor import CacheType, WeightFormat
 
 _PANEL_ROWS: Final = 32
@@ -106,9 +106,9 @@ def footprint(
     """The footprint of a model whose tensors are stored in these formats; an untied embedding is read from its file
     row by row if it is stored as it is needed, else packed. Raises KeyError for a tensor without a format.
     """
-    reads_rows = embedding_is_stored and spec.embedding.weight != spec.head.weight
-    matrices = _matrices(spec, formats, with_embedding=not reads_rows)
-    stored = {part.weight for part in (spec.embedding, *spec.linears(), *spec.stacks())}
+    file_tables = {table.weight for table in spec.row_tables()} if embedding_is_stored else set()
+    matrices = _matrices(spec, formats, file_tables)
+    stored = {part.weight for part in (*spec.embeddings(), *spec.linears(), *spec.stacks())}
     vectors = [shape for name, shape in spec.tensors() if name not in stored]
     recorder = Recorder(frozenset(name for name, matrix in matrices.items() if matrix.weight_format.is_quantised))
     decoder.forward(recorder, spec)
@@ -123,9 +123,7 @@ def footprint(
         windows=tuple(group.window for group in spec.cache_groups()),
         state_bytes=sum(_state_bytes(spec, layer) for layer in spec.state_layers()),
         products=tuple(_products(recorder.steps, matrices)),
-        attention=tuple(
-            _layer_attention(spec, layer, cache_type) for group in spec.cache_groups() for layer in group.layers
-        ),
+        attention=tuple(_layer_attention(spec, layer, cache_type) for layer in spec.attending_layers()),
         num_operations=len(recorder.steps) + len(spec.layers),  # heads are prepared in an operation of their own
         values_per_token=sum(_values_made(step) for step in recorder.steps),
         vocab_size=spec.vocab_size,
@@ -148,17 +146,17 @@ class _Matrix:
     num_bytes: int
 
 
-def _matrices(spec: ModelSpec, formats: Mapping[str, WeightFormat], *, with_embedding: bool) -> dict[str, _Matrix]:
-    """What is packed, by `Linear.matrix` or the stack's tensor."""
+def _matrices(spec: ModelSpec, formats: Mapping[str, WeightFormat], left: Set[str]) -> dict[str, _Matrix]:
+    """What is packed, by its name as a matrix: all but the tables that are `left` in the file."""
     sizes: dict[str, tuple[str, int, int]] = {}
-    if with_embedding:
-        table = spec.embedding
-        sizes[table.weight] = table.weight, table.vocab_size, table.hidden_size
+    for table in spec.embeddings():
+        if table.weight not in left:
+            sizes[table.weight] = table.weight, table.vocab_size, table.hidden_size
     for linear in spec.linears():
         sizes[linear.matrix] = linear.weight, linear.out_features, linear.in_features
     for stack in spec.stacks():
-        rows = math.prod(next(stack.tensors())[1][:-1])
-        sizes[stack.weight] = stack.weight, rows, stack.in_features
+        num_matrices = stack.num_heads if isinstance(stack, HeadLinear) else stack.num_experts
+        sizes[stack.matrix] = stack.weight, num_matrices * stack.out_features, stack.in_features
     return {
         name: _Matrix(formats[tensor], rows, columns, _packed_bytes(formats[tensor], rows, columns))
         for name, (tensor, rows, columns) in sizes.items()
@@ -236,10 +234,10 @@ def _products(steps: Iterable[RecordedStep], matrices: Mapping[str, _Matrix]) ->
             case LinearStep(linears=linears):
                 yield from (product(linear.matrix) for linear in linears)
             case HeadLinearStep(linear=stack):
-                yield product(stack.weight)
+                yield product(stack.matrix)
             case ExpertLinearStep(linears=stacks, choice=choice):
                 met = Fraction(choice.router.num_active, choice.router.num_experts)
-                yield from (product(stack.weight, met) for stack in stacks)
+                yield from (product(stack.matrix, met) for stack in stacks)
             case HeadStep(head=head):
                 yield product(head.matrix, is_head=True)
 

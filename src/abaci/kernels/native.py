@@ -31,6 +31,7 @@ from abaci.kernels.recording import (
     GatedStep,
     HeadLinearStep,
     HeadNormStep,
+    Heads,
     HeadStep,
     LatentStep,
     LinearStep,
@@ -46,11 +47,15 @@ from abaci.models import decoder
 from abaci.models.spec import (
     Activation,
     DeltaNet,
+    ExpertLinear,
     LatentAttention,
     Linear,
+    Mixer,
     ModelSpec,
+    Norm,
     Rope,
     RopeStyle,
+    Rows,
     Scoring,
 )
 from abaci.tensor import CacheType, WeightFormat
@@ -158,8 +163,7 @@ class NativeExecutor:
             weight_format.label: f"{self.target} {'int8' if weight_format.is_quantised else 'float'}"
             for weight_format in sorted(self._weights.formats, key=lambda weight_format: weight_format.label)
         }
-        rows = self._weights.embedding_rows
-        if rows is not None:
+        for rows in self._weights.file_tables.values():
             kernels.setdefault(rows.format.label, "rows from the file")
         return kernels
 
@@ -257,15 +261,14 @@ class _PackedWeights:
     ) -> None:
         self.matrices: dict[str, _native.Matrix] = {}
         self.vectors: dict[str, NDArray[np.float32]] = {}
-        self.embedding_rows: RawTensor | None = None
-        """The embedding, where its rows are read from the file as they are needed: untied, and in a file."""
         self._tensors = stored_matrices(spec, source)
-        table = spec.embedding.weight
-        if table != spec.head.weight and self._tensors[table].file is not None:
-            self.embedding_rows = self._tensors.pop(table)
+        tables = [table.weight for table in spec.row_tables()]
+        self.file_tables = {name: self._tensors.pop(name) for name in tables if self._tensors[name].file is not None}
+        """Embeddings whose rows are read from the file as they are needed: those that are no head, and in a file."""
         self.formats = {tensor.format for tensor in self._tensors.values()}
         self.num_bytes = sum(map(_packed_bytes, self._tensors.values()))
-        matrices = {table, *(linear.weight for linear in spec.linears()), *(stack.weight for stack in spec.stacks())}
+        parts = (*spec.embeddings(), *spec.linears(), *spec.stacks())
+        matrices = {part.weight for part in parts}
         for name, shape in spec.tensors():
             if name not in matrices:
                 self.vectors[name] = _vector(name, shape, source.tensor(name))
@@ -457,8 +460,10 @@ class _Emitter:
         slots = [self._program.add_slot(*shape) for shape in assign_slots(recorder.steps)]
         assert slots == list(range(len(slots)))
         for group, members in enumerate(self._spec.cache_groups()):
-            for layer in members.layers:
-                self._add_cache_layer(group, layer)
+            for index in members.layers:
+                self._add_cache_layer(group, index)
+        for layer in self._spec.layers:
+            self._add_rope(layer.mixer)
         for step in recorder.steps:
             self._emit_step(step)
 
@@ -469,10 +474,13 @@ class _Emitter:
             self._cache_layers[layer] = self._program.add_cache_layer(group, 1, mixer.key_dim, False)
         else:
             self._cache_layers[layer] = self._program.add_cache_layer(group, mixer.num_kv_heads, mixer.head_dim, True)
-        if mixer.rope is not None and mixer.rope not in self._ropes:
-            self._ropes[mixer.rope] = self._add_rope(mixer.rope)
 
-    def _add_rope(self, rope: Rope) -> int:
+    def _add_rope(self, mixer: Mixer) -> None:
+        rope = None if isinstance(mixer, DeltaNet) else mixer.rope
+        if rope is not None and rope not in self._ropes:
+            self._ropes[rope] = self._new_rope(rope)
+
+    def _new_rope(self, rope: Rope) -> int:
         factors = None if rope.frequency_factors is None else self._weights.vectors[rope.frequency_factors]
         is_interleaved, yarn = rope.style is RopeStyle.INTERLEAVED, rope.yarn
         if yarn is None:
@@ -499,8 +507,7 @@ class _Emitter:
             case EmbedStep():
                 self._emit_embed(step)
             case NormStep(x=x, norm=norm, out=out):
-                weight = self._weights.vectors[norm.weight]
-                program.rms_norm(_slot(x), _slot(out), weight, norm.epsilon, out.quantised)
+                program.rms_norm(_slot(x), _slot(out), self._norm(norm), norm.epsilon, out.quantised)
             case QuantiseStep(x=x):
                 program.quantise(_slot(x))
             case LinearStep(x=x, linears=linears, outs=outs, accumulate=accumulate):
@@ -511,14 +518,15 @@ class _Emitter:
             case AttentionStep():
                 self._emit_attention(step)
             case HeadNormStep(x=x, norm=norm):
-                program.head_norm(_slot(x), self._weights.vectors[norm.weight], norm.epsilon)
+                program.head_norm(_slot(x), self._norm(norm), norm.epsilon)
             case GatedStep(gate=gate, up=up, activation=activation, out=out):
                 number = _ACTIVATION_NUMBERS[activation]
-                program.gated(_slot(gate), _slot(up), _slot(out), number, out.quantised)
-            case AddStep(x=x, y=y):
-                program.add(_slot(x), _slot(y), _slot(step.out))
-            case HeadStep(x=x, head=head):
-                program.head(_slot(x), self._matrix(head.matrix), self._bias(head))
+                program.gated(_slot(gate), _slot(up.value), up.begin, _slot(out), number, out.quantised)
+            case AddStep(x=x, y=y, scale=scale):
+                factor = 1.0 if scale is None else float(self._weights.vectors[scale][0])
+                program.add(_slot(x), _slot(y), _slot(step.out), factor)
+            case HeadStep(x=x, head=head, soft_cap=cap):
+                program.head(_slot(x), self._matrix(head.matrix), self._bias(head), cap or 0.0)
             case HeadLinearStep() | LatentStep() | DeltaNetStep():
                 self._emit_mixing(step)
             case _:
@@ -527,7 +535,7 @@ class _Emitter:
     def _emit_mixing(self, step: HeadLinearStep | LatentStep | DeltaNetStep) -> None:
         match step:
             case HeadLinearStep(x=x, linear=linear, out=out):
-                self._program.head_linear(_slot(x), self._matrix(linear.weight), linear.num_heads, _slot(out))
+                self._program.head_linear(_slot(x), self._matrix(linear.matrix), linear.num_heads, _slot(out))
             case LatentStep(attention=attention):
                 norm = attention.key_value_norm
                 self._program.latent_attention(
@@ -537,7 +545,7 @@ class _Emitter:
                     out=_slot(step.out),
                     layer=self._cache_layers[step.layer],
                     rope=self._ropes[attention.rope],
-                    norm=self._weights.vectors[norm.weight],
+                    norm=self._norm(norm),
                     epsilon=norm.epsilon,
                     scale=attention.scale,
                     num_heads=attention.num_heads,
@@ -571,7 +579,7 @@ class _Emitter:
                 self._program.dispatch(_slot(x), routing, _slot(out), self._reads_floats(out), out.quantised)
             case ExpertLinearStep(x=x, linears=linears, outs=outs):
                 self._observe(x, [linear.weight for linear in linears], routing)
-                stacks = [self._matrix(linear.weight) for linear in linears]
+                stacks = [self._matrix(linear.matrix) for linear in linears]
                 biases = [self._vector(linear.bias) for linear in linears]
                 self._program.expert_linear(_slot(x), routing, stacks, [_slot(out) for out in outs], biases)
             case CombineStep(routed=routed, shared=shared, shared_gate=shared_gate, out=out):
@@ -584,7 +592,7 @@ class _Emitter:
 
     def _reads_floats(self, dispatched: Value) -> bool:
         return self._observes or any(
-            step.x is dispatched and not self._weights.is_quantised(linear.weight)
+            step.x is dispatched and not self._weights.is_quantised(linear.matrix)
             for step in self._steps
             if isinstance(step, ExpertLinearStep)
             for linear in step.linears
@@ -604,11 +612,13 @@ class _Emitter:
                 router.top_groups,
                 router.group_best,
                 router.scale,
+                self._vector(router.expert_scales),
             )
         return choice.number
 
     def _emit_embed(self, step: EmbedStep) -> None:
-        rows, embedding = self._weights.embedding_rows, step.embedding
+        embedding = step.embedding
+        rows = self._weights.file_tables.get(embedding.weight)
         if rows is None or rows.file is None:
             self._program.embed(self._matrix(embedding.weight), embedding.scale, _slot(step.out))
             return
@@ -618,19 +628,11 @@ class _Emitter:
         )
 
     def _emit_attention(self, step: AttentionStep) -> None:
-        attention, query, key = step.attention, step.query, step.key
+        attention, query, key, value = step.attention, step.query, step.key, step.value
         self._program.prepare_heads(
-            query=_slot(query.value),
-            num_heads=attention.num_heads,
-            query_norm=self._vector(query.norm.weight if query.norm else None),
-            query_epsilon=query.norm.epsilon if query.norm else 0.0,
-            query_rope=self._ropes[query.rope] if query.rope else -1,
-            key=_slot(key.value),
-            num_kv_heads=attention.num_kv_heads,
-            key_norm=self._vector(key.norm.weight if key.norm else None),
-            key_epsilon=key.norm.epsilon if key.norm else 0.0,
-            key_rope=self._ropes[key.rope] if key.rope else -1,
-            value=_slot(step.value),
+            self._prepared(query, attention.num_heads),
+            None if key is None else self._prepared(key, attention.num_kv_heads),
+            None if value is None else self._prepared(value, attention.num_kv_heads),
             layer=self._cache_layers[step.layer],
             head_dim=attention.head_dim,
             scale_beta=query.scale.beta if query.scale else 0.0,
@@ -648,6 +650,18 @@ class _Emitter:
             self._vector(attention.sinks),
             step.quantises,
         )
+
+    def _prepared(self, heads: Heads, count: int) -> _native.Heads:
+        norm = None if heads.norm is None else self._norm(heads.norm)
+        epsilon = 0.0 if heads.norm is None else heads.norm.epsilon
+        return _native.Heads(
+            _slot(heads.value), count, norm, epsilon, -1 if heads.rope is None else self._ropes[heads.rope]
+        )
+
+    def _norm(self, norm: Norm) -> NDArray[np.float32]:
+        """What a norm multiplies with."""
+        weight = np.ones(norm.size, np.float32) if norm.weight is None else self._weights.vectors[norm.weight]
+        return weight * np.float32(norm.scale)
 
     def _matrix(self, name: str) -> _native.Matrix:
         return self._weights.matrices[name]
@@ -670,14 +684,13 @@ def stored_matrices(spec: ModelSpec, source: TensorSource) -> dict[str, RawTenso
 
     Raises UnsupportedModelError for stacks whose matrices are not whole panels.
     """
-    embedding = spec.embedding
-    found = {embedding.weight: source.tensor(embedding.weight)}
+    found = {table.weight: source.tensor(table.weight) for table in spec.embeddings()}
     for linear in spec.linears():
         if linear.matrix not in found:
             raw = source.tensor(linear.weight)
             found[linear.matrix] = replace(raw, shape=(linear.stored_rows, linear.in_features))
             if linear.rows is not None:
-                found[linear.matrix] = _select(raw, linear)
+                found[linear.matrix] = _select(raw, linear.rows, linear.out_features)
     for stack in spec.stacks():
         raw = source.tensor(stack.weight)
         if stack.out_features % _PANEL_ROWS:
@@ -685,24 +698,25 @@ def stored_matrices(spec: ModelSpec, source: TensorSource) -> dict[str, RawTenso
                 f"tensor {stack.weight} holds matrices of {stack.out_features} rows; "
                 f"only multiples of {_PANEL_ROWS} are supported"
             )
-        found[stack.weight] = replace(raw, shape=(math.prod(raw.shape[:-1]), stack.in_features), file=None)
+        rows = math.prod(next(stack.tensors())[1][:-1])
+        found[stack.matrix] = replace(raw, shape=(rows, stack.in_features), file=None)
+        if isinstance(stack, ExpertLinear) and stack.rows is not None:
+            found[stack.matrix] = _select(raw, stack.rows, stack.num_experts * stack.out_features)
     return found
 
 
-def _select(raw: RawTensor, linear: Linear) -> RawTensor:
-    """The rows of a tensor that are the matrix: a view where they stand together, else a copy."""
-    assert linear.rows is not None
-    rows = linear.rows
+def _select(raw: RawTensor, rows: Rows, count: int) -> RawTensor:
+    """The `count` rows of a tensor that are the matrix: a view where they stand together, else a copy."""
 
     def chosen() -> memoryview:
         data = raw.data.cast("B")
         row_bytes = data.nbytes // rows.total
         if rows.period == rows.total:
-            return data[rows.begin * row_bytes : (rows.begin + linear.out_features) * row_bytes]
+            return data[rows.begin * row_bytes : (rows.begin + count) * row_bytes]
         stored = np.frombuffer(data, np.uint8).reshape(rows.total, row_bytes)
-        return memoryview(stored[rows.chosen(linear.out_features)].tobytes())
+        return memoryview(stored[rows.chosen(count)].tobytes())
 
-    return RawTensor(raw.format, (linear.out_features, linear.in_features), chosen, release=raw.release)
+    return RawTensor(raw.format, (count, raw.shape[-1]), chosen, release=raw.release)
 
 
 def _vector(name: str, shape: tuple[int, ...], tensor: RawTensor) -> NDArray[np.float32]:

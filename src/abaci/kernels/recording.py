@@ -60,6 +60,14 @@ class Heads:
     scale: PositionScale | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some columns of a value, from `begin` on: what a gate multiplies."""
+
+    value: Value
+    begin: int
+
+
 @dataclass(eq=False, slots=True)
 class Choice:
     """Which experts the step's tokens see. `number`: of the routing in the program, assigned at emission."""
@@ -68,7 +76,7 @@ class Choice:
     number: int | None = None
 
 
-Operand = Value | Heads | Choice
+Operand = Value | Heads | Part | Choice
 
 
 @dataclass(eq=False, slots=True)
@@ -99,9 +107,11 @@ class LinearStep:
 
 @dataclass(eq=False, slots=True)
 class AttentionStep:
+    """`layer`: whose cache it reads, and writes where there are key and value."""
+
     query: Heads
-    key: Heads
-    value: Value
+    key: Heads | None
+    value: Heads | None
     attention: Attention
     layer: int
     out: Value
@@ -192,7 +202,7 @@ class CombineStep:
 @dataclass(eq=False, slots=True)
 class GatedStep:
     gate: Value
-    up: Value
+    up: Part
     activation: Activation
     out: Value
 
@@ -202,12 +212,14 @@ class AddStep:
     x: Value
     y: Value
     out: Value
+    scale: str | None
 
 
 @dataclass(eq=False, slots=True)
 class HeadStep:
     x: Value
     head: Linear
+    soft_cap: float | None
 
 
 RecordedStep = (
@@ -271,9 +283,12 @@ class Recorder:
     def scale_by_position(self, query: Operand, scale: PositionScale) -> Operand:
         return replace(_heads(query), scale=scale)
 
-    def attention(self, query: Operand, key: Operand, value: Operand, attention: Attention, layer: int) -> Operand:
+    def attention(
+        self, query: Operand, key_value: tuple[Operand, Operand] | None, attention: Attention, layer: int
+    ) -> Operand:
         out = Value(attention.num_heads * attention.head_dim)
-        self.steps.append(AttentionStep(_heads(query), _heads(key), self._plain(value), attention, layer, out))
+        key, value = (None, None) if key_value is None else map(_heads, key_value)
+        self.steps.append(AttentionStep(_heads(query), key, value, attention, layer, out))
         return out
 
     def latent_attention(self, query: Operand, compressed: Operand, attention: LatentAttention, layer: int) -> Operand:
@@ -285,7 +300,7 @@ class Recorder:
 
     def _head_linear(self, x: Value, linear: HeadLinear) -> Value:
         out = Value(linear.num_heads * linear.out_features)
-        if linear.weight in self.is_quantised:
+        if linear.matrix in self.is_quantised:
             self._quantise(x)
         self.steps.append(HeadLinearStep(x, linear, out))
         return out
@@ -311,7 +326,7 @@ class Recorder:
     def expert_linear(self, x: Operand, linears: Sequence[ExpertLinear], choice: Operand) -> tuple[Operand, ...]:
         source, routing = self._plain(x), _choice(choice)
         outs = tuple(Value(linear.out_features, source.rows_per_token) for linear in linears)
-        if any(linear.weight in self.is_quantised for linear in linears):
+        if any(linear.matrix in self.is_quantised for linear in linears):
             self._quantise(source)
         self.steps.append(ExpertLinearStep(source, tuple(linears), routing, outs))
         return outs
@@ -325,12 +340,16 @@ class Recorder:
         return out
 
     def gated(self, gate: Operand, up: Operand, activation: Activation) -> Operand:
-        value, other = self._plain(gate), self._plain(up)
+        value = self._plain(gate)
+        other = up if isinstance(up, Part) else Part(self._plain(up), 0)
         out = Value(value.columns, value.rows_per_token, alias=value)
         self.steps.append(GatedStep(value, other, activation, out))
         return out
 
-    def add(self, x: Operand, y: Operand) -> Operand:
+    def part(self, x: Operand, begin: int, size: int) -> Operand:
+        return Part(self._plain(x), begin)
+
+    def add(self, x: Operand, y: Operand, scale: str | None = None) -> Operand:
         left, right = self._plain(x), self._plain(y)
         out = Value(left.columns, alias=left)
         last = self.steps[-1]
@@ -338,17 +357,18 @@ class Recorder:
             isinstance(last, LinearStep)
             and last.outs == (right,)
             and not last.accumulate
+            and scale is None
             and last.linears[0].bias is None
         ):
             # The product starts from x instead of zero, in x's own slot.
             last.outs = (out,)
             last.accumulate = True
         else:
-            self.steps.append(AddStep(left, right, out))
+            self.steps.append(AddStep(left, right, out, scale))
         return out
 
-    def logits(self, x: Operand, head: Linear) -> None:
-        self.steps.append(HeadStep(self._plain(x), head))
+    def logits(self, x: Operand, head: Linear, soft_cap: float | None) -> None:
+        self.steps.append(HeadStep(self._plain(x), head, soft_cap))
 
     def _quantise(self, value: Value) -> None:
         if value.quantised:
@@ -365,16 +385,16 @@ class Recorder:
         """The value itself; normed heads that no attention takes are normed here."""
         if isinstance(x, Value):
             return x
-        if isinstance(x, Choice) or x.norm is None or x.rope is not None or x.scale is not None:
-            raise NotImplementedError("rotated heads go to attention only")
+        if isinstance(x, Choice | Part) or x.norm is None or x.rope is not None or x.scale is not None:
+            raise NotImplementedError("rotated heads go to attention only, parts of values to gates")
         out = Value(x.value.columns, alias=x.value)
         self.steps.append(HeadNormStep(x.value, x.norm, out))
         return out
 
 
 def _heads(x: Operand) -> Heads:
-    if isinstance(x, Choice):
-        raise NotImplementedError("a choice of experts is no value")
+    if isinstance(x, Choice | Part):
+        raise NotImplementedError("a choice of experts, or a part of a value, is no value")
     return x if isinstance(x, Heads) else Heads(x)
 
 
@@ -404,7 +424,7 @@ def _values(parts: Iterable[object]) -> tuple[Value, ...]:
     for part in parts:
         if isinstance(part, Value):
             found.append(part)
-        elif isinstance(part, Heads):
+        elif isinstance(part, Heads | Part):
             found.append(part.value)
         elif isinstance(part, tuple):
             found.extend(_values(part))

@@ -19,6 +19,7 @@ from abaci.kernels.dequantise import GroupedIntegers, decode, dequantise
 from abaci.kernels.reference_math import (
     Floats,
     attend,
+    capped,
     choose_experts,
     convolve,
     delta_step,
@@ -234,7 +235,8 @@ class _StepOps:
     def rms_norm(self, x: Floats, norm: Norm) -> Floats:
         mean_square = np.mean(x * x, axis=-1, keepdims=True)
         normed: Floats = x / np.sqrt(mean_square + np.float32(norm.epsilon))
-        return normed * self._weights.floats(norm.weight)
+        scale = np.float32(norm.scale)
+        return normed * (scale if norm.weight is None else self._weights.floats(norm.weight) * scale)
 
     def head_norm(self, x: Floats, norm: Norm) -> Floats:
         return self.rms_norm(x.reshape(-1, norm.size), norm).reshape(x.shape)
@@ -254,8 +256,11 @@ class _StepOps:
     def scale_by_position(self, query: Floats, scale: PositionScale) -> Floats:
         return query * position_factors(scale, self._positions)[:, np.newaxis]
 
-    def attention(self, query: Floats, key: Floats, value: Floats, attention: Attention, layer: int) -> Floats:
-        self._append(layer, key, value)
+    def attention(
+        self, query: Floats, key_value: tuple[Floats, Floats] | None, attention: Attention, layer: int
+    ) -> Floats:
+        if key_value is not None:
+            self._append(layer, *key_value)
         sinks = None if attention.sinks is None else self._weights.floats(attention.sinks)
         rows = []
         for row in range(len(query)):
@@ -315,6 +320,8 @@ class _StepOps:
         """Numbers of the chosen experts, then their weights, (tokens, 2 * num_active)."""
         bias = None if router.choice_bias is None else self._weights.floats(router.choice_bias)
         experts, weights = choose_experts(logits, bias, router)
+        if router.expert_scales is not None:
+            weights = weights * self._weights.floats(router.expert_scales)[experts]
         return np.concatenate([experts.astype(np.float32), weights], axis=-1)
 
     def dispatch(self, x: Floats, choice: Floats) -> Floats:
@@ -329,8 +336,7 @@ class _StepOps:
         y = np.empty((len(x), linear.out_features), np.float32)
         for expert in np.unique(experts):
             own = np.flatnonzero(experts == expert)
-            rows = slice(expert * linear.out_features, (expert + 1) * linear.out_features)
-            y[own] = self._weights.multiply(x[own], linear.weight, rows)
+            y[own] = self._weights.multiply(x[own], linear.weight, linear.stored_rows(expert))
         return y if linear.bias is None else y + self._weights.floats(linear.bias)[experts]
 
     def _head_linear(self, x: Floats, linear: HeadLinear) -> Floats:
@@ -354,14 +360,18 @@ class _StepOps:
     def gated(self, gate_value: Floats, up: Floats, activation: Activation) -> Floats:
         return gate(gate_value, up, activation)
 
-    def add(self, x: Floats, y: Floats) -> Floats:
-        return x + y
+    def part(self, x: Floats, begin: int, size: int) -> Floats:
+        return x[:, begin : begin + size]
 
-    def logits(self, x: Floats, head: Linear) -> None:
+    def add(self, x: Floats, y: Floats, scale: str | None = None) -> Floats:
+        return x + y if scale is None else (x + y) * self._weights.floats(scale)
+
+    def logits(self, x: Floats, head: Linear, soft_cap: float | None) -> None:
         self.hidden = x[self._batch.hidden_rows]
         rows = self._batch.logit_rows["row"]
         for begin in range(0, len(rows), LOGIT_TILE_ROWS):
             tile = self._linear(x[rows[begin : begin + LOGIT_TILE_ROWS]], head)
+            tile = tile if soft_cap is None else capped(tile, soft_cap)
             self.sampled += [sample_row(logits, self._batch, begin + index) for index, logits in enumerate(tile)]
 
     def _linear(self, x: Floats, linear: Linear) -> Floats:

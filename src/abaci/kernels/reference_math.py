@@ -133,6 +133,12 @@ def sigmoid(x: Floats) -> Floats:
     return result
 
 
+def capped(logits: Floats, cap: float) -> Floats:
+    """Within +-cap, smoothly."""
+    result: Floats = np.float32(cap) * np.tanh(logits / np.float32(cap))
+    return result
+
+
 def softplus(x: Floats) -> Floats:
     """ln(1 + exp(x)), through exp of a negative number only."""
     result: Floats = np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))

@@ -8,28 +8,51 @@ from abaci.models.spec import (
     GatedMlp,
     LatentAttention,
     Layer,
+    Linear,
     Mixer,
     MixtureOfExperts,
     Mlp,
     ModelSpec,
     Norm,
+    ParallelMlp,
+    SideGate,
+    SideInputs,
 )
 
 
 def forward(ops: Ops[V], spec: ModelSpec) -> None:
     """One step over the batch: token ids in, logits of the asked rows out."""
     x = ops.embed(spec.embedding)
+    sides = None if spec.side_inputs is None else embed_sides(ops, spec.side_inputs, x)
     for index, layer in enumerate(spec.layers):
-        x = decoder_layer(ops, layer, index, x)
-    ops.logits(ops.rms_norm(x, spec.norm), spec.head)
+        x = decoder_layer(ops, layer, index, x, sides)
+    ops.logits(ops.rms_norm(x, spec.norm), spec.head, spec.logit_soft_cap)
 
 
-def decoder_layer(ops: Ops[V], layer: Layer, index: int, x: V) -> V:
-    """Mixer, then MLP, each on a normed copy and added back."""
+def decoder_layer(ops: Ops[V], layer: Layer, index: int, x: V, sides: V | None = None) -> V:
+    """Mixer, then MLP, each on a normed copy and added back; then what the layer takes from the side."""
     mixed = mix(ops, layer.mixer, index, normed(ops, x, layer.mixer_norm))
     x = ops.add(x, normed(ops, mixed, layer.mixer_post_norm))
-    expanded = expand(ops, layer.mlp, normed(ops, x, layer.mlp_norm))
-    return ops.add(x, normed(ops, expanded, layer.mlp_post_norm))
+    added = normed(ops, expand(ops, layer.mlp, normed(ops, x, layer.mlp_norm)), layer.mlp_post_norm)
+    if layer.side is not None and sides is not None:
+        x = ops.add(x, added)
+        added = side_gate(ops, layer.side, index, x, sides)
+    return ops.add(x, added, layer.scale)
+
+
+def embed_sides(ops: Ops[V], inputs: SideInputs, x: V) -> V:
+    """All layers' side inputs, from the tokens and their embedding x."""
+    embedded = ops.embed(inputs.embedding)
+    (projected,) = ops.linear(x, (inputs.projection,))
+    return ops.add(ops.head_norm(projected, inputs.norm), embedded)
+
+
+def side_gate(ops: Ops[V], side: SideGate, index: int, x: V, sides: V) -> V:
+    """The layer's own side input, gated by x."""
+    size = side.gate.out_features
+    (gate,) = ops.linear(x, (side.gate,))
+    (output,) = ops.linear(ops.gated(gate, ops.part(sides, index * size, size), side.activation), (side.output,))
+    return ops.rms_norm(output, side.norm)
 
 
 def normed(ops: Ops[V], x: V, norm: Norm | None) -> V:
@@ -50,29 +73,42 @@ def mix(ops: Ops[V], mixer: Mixer, index: int, x: V) -> V:
 
 def expand(ops: Ops[V], mlp: Mlp, x: V) -> V:
     """The part of a layer that looks at one token."""
-    return gated_mlp(ops, mlp, x) if isinstance(mlp, GatedMlp) else mixture_of_experts(ops, mlp, x)
+    match mlp:
+        case GatedMlp():
+            return gated_mlp(ops, mlp, x)
+        case MixtureOfExperts():
+            return mixture_of_experts(ops, mlp, x)
+        case ParallelMlp(first=first, second=second):
+            one, other = (
+                normed(ops, expand(ops, branch.mlp, normed(ops, x, branch.norm)), branch.post_norm)
+                for branch in (first, second)
+            )
+            return ops.add(one, other)
 
 
 def attention_block(ops: Ops[V], attention: Attention, index: int, x: V) -> V:
     """Project, norm, rotate, attend, gate, project back."""
-    projections = (attention.query, attention.key, attention.value)
-    gate: V | None = None
-    if attention.gate is None:
-        query, key, value = ops.linear(x, projections)
-    else:
-        query, key, value, gate = ops.linear(x, (*projections, attention.gate))
-    query = _normed_heads(ops, query, attention.query_norm, attention.query.out_features)
-    key = _normed_heads(ops, key, attention.key_norm, attention.key.out_features)
-    if attention.rope is not None:
-        query = ops.rope(query, attention.rope, attention.head_dim)
-        key = ops.rope(key, attention.rope, attention.head_dim)
+    query, *others = ops.linear(x, attention.projections)
+    gate = None if attention.gate is None else others.pop()
+    query = _prepared(ops, query, attention.query, attention.query_norm, attention)
     if attention.query_scale is not None:
         query = ops.scale_by_position(query, attention.query_scale)
-    mixed = ops.attention(query, key, value, attention, index)
+    key_value: tuple[V, V] | None = None
+    if attention.key is not None and attention.value is not None:
+        key, value = others
+        key = _prepared(ops, key, attention.key, attention.key_norm, attention)
+        key_value = key, _normed_heads(ops, value, attention.value_norm, attention.value.out_features)
+    mixed = ops.attention(query, key_value, attention, index if attention.cache_of is None else attention.cache_of)
     if gate is not None:
         mixed = ops.gated(gate, mixed, Activation.SIGMOID)
     (output,) = ops.linear(mixed, (attention.output,))
     return output
+
+
+def _prepared(ops: Ops[V], x: V, linear: Linear, norm: Norm | None, attention: Attention) -> V:
+    """Queries or keys, normed and rotated."""
+    x = _normed_heads(ops, x, norm, linear.out_features)
+    return x if attention.rope is None else ops.rope(x, attention.rope, attention.head_dim)
 
 
 def _normed_heads(ops: Ops[V], x: V, norm: Norm | None, columns: int) -> V:
@@ -110,8 +146,9 @@ def gated_mlp(ops: Ops[V], mlp: GatedMlp, x: V) -> V:
 
 def mixture_of_experts(ops: Ops[V], mlp: MixtureOfExperts, x: V) -> V:
     """Each token through the experts chosen for it, and through the shared one; as in Shazeer et al. 2017."""
-    (logits,) = ops.linear(x, (mlp.router.logits,))
+    (logits,) = ops.linear(normed(ops, x, mlp.router.norm), (mlp.router.logits,))
     choice = ops.choose_experts(logits, mlp.router)
+    x = normed(ops, x, mlp.norm)
     gate, up = ops.expert_linear(ops.dispatch(x, choice), (mlp.gate, mlp.up), choice)
     (routed,) = ops.expert_linear(ops.gated(gate, up, mlp.activation), (mlp.down,), choice)
     if mlp.shared is None:

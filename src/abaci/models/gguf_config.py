@@ -80,9 +80,11 @@ class GgufConfig:
         """The longest sequence that will run: some families stretch their rotation only if it is long."""
         self.epsilon = self.number("attention.layer_norm_rms_epsilon")
         self.num_heads = self.integer("attention.head_count", 1, MAX_WIDTH)
-        self.num_kv_heads = self.integer("attention.head_count_kv", 1, MAX_WIDTH, default=self.num_heads)
-        if self.num_heads % self.num_kv_heads:
-            raise self.invalid("attention.head_count", f"is not a multiple of the {self.num_kv_heads} key-value heads")
+        self.kv_heads = self.integers("attention.head_count_kv", 1, MAX_WIDTH, default=self.num_heads)
+        """Of each layer."""
+        for num_kv_heads in self.kv_heads:
+            if self.num_heads % num_kv_heads:
+                raise self.invalid("attention.head_count", f"is not a multiple of the {num_kv_heads} key-value heads")
         self.head_dim = self._read_head_dim()
 
     def integer(self, key: str, lowest: int, highest: int, *, default: int | None = None) -> int:
@@ -93,6 +95,15 @@ class GgufConfig:
         if not lowest <= value <= highest:
             raise self.invalid(key, f"is not between {lowest} and {highest}")
         return value
+
+    def integers(self, key: str, lowest: int, highest: int, *, default: int | None = None) -> tuple[int, ...]:
+        """A whole number for each layer: those stored under `key`, or the one that holds for all."""
+        value = self._read(key, default)
+        if not isinstance(value, list):
+            return (self.integer(key, lowest, highest, default=default),) * self.num_layers
+        if len(value) < self.num_layers or not all(type(item) is int and lowest <= item <= highest for item in value):
+            raise self.invalid(key, f"is not a whole number between {lowest} and {highest} for each layer")
+        return tuple(value[: self.num_layers])
 
     def number(self, key: str, *, default: float | None = None) -> float:
         """The positive, finite number stored under `key`."""
@@ -124,6 +135,13 @@ class GgufConfig:
             raise self.invalid(key, "is not a string")
         return value
 
+    @property
+    def num_kv_heads(self) -> int:
+        """Of every layer. Raises UnsupportedModelError where layers differ."""
+        if len(set(self.kv_heads)) > 1:
+            raise UnsupportedModelError("layers with different numbers of key-value heads are not supported here")
+        return self.kv_heads[0]
+
     def has_tensor(self, name: str) -> bool:
         return name in self._tensors
 
@@ -151,7 +169,7 @@ class GgufConfig:
 
         Raises FileFormatError.
         """
-        for linear in (attention.query, attention.key, attention.value):
+        for linear in attention.projections:
             if linear.bias is None:
                 raise FileFormatError(f"tensor {linear.weight.removesuffix('.weight')}.bias is missing")
         return attention
@@ -191,12 +209,9 @@ class GgufConfig:
 
     def rope(self, style: RopeStyle, *, truncate_yarn: bool = True) -> Rope:
         """Rotary embedding as the file's settings describe it: base, size, scaling, frequency factors."""
-        dim = self.integer("rope.dimension_count", 2, self.head_dim, default=self.head_dim)
-        if dim % 2:
-            raise self.invalid("rope.dimension_count", "is not even")
         rope = Rope(
             theta=self.number("rope.freq_base", default=10000.0),
-            dim=dim,
+            dim=self.rotated("rope.dimension_count", self.head_dim),
             style=style,
             frequency_factors=FREQUENCY_FACTORS if self.has_tensor(FREQUENCY_FACTORS) else None,
         )
@@ -211,6 +226,13 @@ class GgufConfig:
         raise UnsupportedModelError(
             f"rope scaling of type {kind!r} is not supported (known: none, linear, yarn, longrope)"
         )
+
+    def rotated(self, key: str, head_dim: int) -> int:
+        """How many values of a head turn; all of them where the file does not say."""
+        dim = self.integer(key, 2, head_dim, default=head_dim)
+        if dim % 2:
+            raise self.invalid(key, "is not even")
+        return dim
 
     def _stretched(self, rope: Rope, factor: float, *, truncate: bool) -> Rope:
         """YaRN; a multiplier of the logarithm moves its magnitude from the rotation to whoever reads the multiplier."""
@@ -240,7 +262,7 @@ class GgufConfig:
         head_norms: bool = False,
     ) -> Attention:
         """Attention of one layer; scores are divided by sqrt(head_dim) unless `scale` is given."""
-        query_size, kv_size = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        query_size, kv_size = self.num_heads * self.head_dim, self.kv_heads[layer] * self.head_dim
         block = f"blk.{layer}."
         if self.has_tensor(f"{block}attn_qkv.weight"):
             sizes = (query_size, kv_size, kv_size)
@@ -255,7 +277,7 @@ class GgufConfig:
             value=value,
             output=self.linear(f"{block}attn_output", query_size, self.hidden_size),
             num_heads=self.num_heads,
-            num_kv_heads=self.num_kv_heads,
+            num_kv_heads=self.kv_heads[layer],
             head_dim=self.head_dim,
             scale=1 / math.sqrt(self.head_dim) if scale is None else scale,
             rope=rope,
@@ -273,7 +295,7 @@ class GgufConfig:
         """The MLP of one layer, `ffn_gate` and so on with `suffix`; `size` values wide, else as the file says."""
         block = f"blk.{layer}."
         if size is None:
-            size = self.integer("feed_forward_length", 1, MAX_WIDTH)
+            size = self.integers("feed_forward_length", 1, MAX_WIDTH)[layer]
         stored = self._tensors.get(f"{block}ffn_up.weight")
         if not suffix and not self.has_tensor(f"{block}ffn_gate.weight") and stored and stored.shape[0] == 2 * size:
             gate, up = self.fused(f"{block}ffn_up", self.hidden_size, (size, size))
@@ -297,7 +319,7 @@ class GgufConfig:
         num_experts = self.integer("expert_count", 1, MAX_EXPERTS)
         key, dense_key = "expert_feed_forward_length", "feed_forward_length"
         self._keys_read.add(dense_key)
-        size = self.integer(key if self.has(key) else dense_key, 1, MAX_WIDTH)
+        size = self.integers(key if self.has(key) else dense_key, 1, MAX_WIDTH)[layer]
         bias = f"{block}exp_probs_b.bias"
         num_groups = self.integer("expert_group_count", 0, num_experts, default=1) or 1
         if num_experts % num_groups:
@@ -315,10 +337,16 @@ class GgufConfig:
             group_best=2 if scoring is Scoring.SIGMOID else 1,
             scale=self.factor("expert_weights_scale", default=1.0) or 1.0,
         )
+        if self.has_tensor(f"{block}ffn_gate_up_exps.weight"):
+            whole = ExpertLinear(f"{block}ffn_gate_up_exps.weight", num_experts, self.hidden_size, size)
+            gate, up = (replace(whole, rows=Rows(2 * size * num_experts, 2 * size, begin)) for begin in (0, size))
+        else:
+            gate = self._expert_linear(f"{block}ffn_gate_exps", num_experts, self.hidden_size, size)
+            up = self._expert_linear(f"{block}ffn_up_exps", num_experts, self.hidden_size, size)
         return MixtureOfExperts(
             router=router,
-            gate=self._expert_linear(f"{block}ffn_gate_exps", num_experts, self.hidden_size, size),
-            up=self._expert_linear(f"{block}ffn_up_exps", num_experts, self.hidden_size, size),
+            gate=gate,
+            up=up,
             down=self._expert_linear(f"{block}ffn_down_exps", num_experts, size, self.hidden_size),
             activation=activation,
             shared=shared,
@@ -379,13 +407,22 @@ class GgufConfig:
     def _read_head_dim(self) -> int:
         divides = self.hidden_size % self.num_heads == 0
         default = self.hidden_size // self.num_heads if divides else None
-        head_dim = self.integer("attention.key_length", 2, _MAX_HEAD_DIM, default=default)
-        if head_dim % 2:
-            raise self.invalid("attention.key_length", f"gives an odd head size of {head_dim}")
         if self.has_tensor("blk.0.attn_kv_a_mqa.weight"):
-            return head_dim  # latent attention: keys are longer than values, and both are the family's
-        if self.integer("attention.value_length", 2, _MAX_HEAD_DIM, default=head_dim) != head_dim:
+            # Latent attention: keys are longer than values, and both are the family's.
+            return self._key_size("attention.key_length", default)
+        return self.head_size("attention.key_length", "attention.value_length", default=default)
+
+    def head_size(self, key: str, value_key: str, *, default: int | None) -> int:
+        """The size of a head, stored for keys under `key` and for values under `value_key`."""
+        head_dim = self._key_size(key, default)
+        if self.integer(value_key, 2, _MAX_HEAD_DIM, default=head_dim) != head_dim:
             raise UnsupportedModelError(f"keys of {head_dim} values beside values of another size are not supported")
+        return head_dim
+
+    def _key_size(self, key: str, default: int | None) -> int:
+        head_dim = self.integer(key, 2, _MAX_HEAD_DIM, default=default)
+        if head_dim % 2:
+            raise self.invalid(key, f"gives an odd head size of {head_dim}")
         return head_dim
 
 

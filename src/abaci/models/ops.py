@@ -45,8 +45,8 @@ class Ops(Protocol[V]):
     def scale_by_position(self, query: V, scale: PositionScale) -> V:
         """Each row times the factor of its token's position."""
 
-    def attention(self, query: V, key: V, value: V, attention: Attention, layer: int) -> V:
-        """Append key and value to the cache of `layer`, attend causally: (tokens, num_heads * head_dim)."""
+    def attention(self, query: V, key_value: tuple[V, V] | None, attention: Attention, layer: int) -> V:
+        """Append key and value, if any, to the cache of `layer`, attend to it: (tokens, num_heads * head_dim)."""
 
     def latent_attention(self, query: V, compressed: V, attention: LatentAttention, layer: int) -> V:
         """From queries (tokens, num_heads * (nope_dim + rope.dim)) and compressed (tokens, latent_dim + rope.dim).
@@ -76,8 +76,14 @@ class Ops(Protocol[V]):
     def gated(self, gate: V, up: V, activation: Activation) -> V:
         """activation(gate) * up."""
 
-    def add(self, x: V, y: V) -> V:
-        """x + y. x must not be used afterwards: an executor may write the sum over it."""
+    def part(self, x: V, begin: int, size: int) -> V:
+        """Some columns of x, to be what a gate multiplies."""
 
-    def logits(self, x: V, head: Linear) -> None:
-        """End of the step: logits of the rows the batch asks for, handed to sampling."""
+    def add(self, x: V, y: V, scale: str | None = None) -> V:
+        """x + y, times the one value of the tensor `scale`.
+
+        x must not be used afterwards: an executor may write the sum over it.
+        """
+
+    def logits(self, x: V, head: Linear, soft_cap: float | None) -> None:
+        """End of the step: logits of the rows the batch asks for, capped, handed to sampling."""

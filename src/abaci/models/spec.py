@@ -7,6 +7,7 @@ A family file builds a ModelSpec from a configuration; `decoder.forward` walks i
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from enum import Enum
+from typing import TypeGuard
 
 Tensor = tuple[str, tuple[int, ...]]
 """Name and shape, the last axis contiguous."""
@@ -38,15 +39,20 @@ class Scoring(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """RMS norm (Zhang & Sennrich 2019): x / sqrt(mean(x^2) + epsilon) * weight, weight of shape (size,)."""
+    """RMS norm (Zhang & Sennrich 2019): x / sqrt(mean(x^2) + epsilon) * weight * scale.
 
-    weight: str
+    The weight is a tensor of shape (size,); without a name it is one.
+    """
+
+    weight: str | None
     size: int
     epsilon: float
+    scale: float = 1.0
 
     def tensors(self) -> Iterator[Tensor]:
         """Those that this part names itself."""
-        yield self.weight, (self.size,)
+        if self.weight is not None:
+            yield self.weight, (self.size,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +108,11 @@ class HeadLinear:
     in_features: int
     out_features: int
 
+    @property
+    def matrix(self) -> str:
+        """As of a Linear."""
+        return self.weight
+
     def tensors(self) -> Iterator[Tensor]:
         """Those that this part names itself."""
         yield self.weight, (self.num_heads, self.out_features, self.in_features)
@@ -109,17 +120,32 @@ class HeadLinear:
 
 @dataclass(frozen=True, slots=True)
 class ExpertLinear:
-    """A matrix for each expert: a tensor of shape (num_experts, out_features, in_features), and biases likewise."""
+    """A matrix for each expert: a tensor of shape (num_experts, out_features, in_features), and biases likewise.
+
+    With `rows` these rows of a larger tensor, in which an expert's matrices stand one below another; without biases.
+    """
 
     weight: str
     num_experts: int
     in_features: int
     out_features: int
     bias: str | None = None
+    rows: Rows | None = None
+
+    @property
+    def matrix(self) -> str:
+        """As of a Linear."""
+        return self.weight if self.rows is None else f"{self.weight}[{self.rows.begin}/{self.rows.period}]"
+
+    def stored_rows(self, expert: int) -> slice:
+        """Where an expert's matrix stands among the rows of all of the tensor's matrices."""
+        period, begin = (self.out_features, 0) if self.rows is None else (self.rows.period, self.rows.begin)
+        return slice(expert * period + begin, expert * period + begin + self.out_features)
 
     def tensors(self) -> Iterator[Tensor]:
         """Those that this part names itself."""
-        yield self.weight, (self.num_experts, self.out_features, self.in_features)
+        height = self.out_features if self.rows is None else self.rows.period
+        yield self.weight, (self.num_experts, height, self.in_features)
         if self.bias is not None:
             yield self.bias, (self.num_experts, self.out_features)
 
@@ -185,14 +211,15 @@ class PositionScale:
 class Attention:
     """Grouped-query attention with scores q.k * scale; position p sees (p - window, p], without a window [0, p].
 
-    Norms of query and key run over each head, or over all of them where their size is that of the whole row. A sink
-    (one logit per head, of shape (num_heads,)) takes its share of the softmax and brings no value. A `gate` multiplies
-    the output by its sigmoid.
+    Norms of query, key and value run over each head, or over all of them where their size is that of the whole row. A
+    sink (one logit per head, of shape (num_heads,)) takes its share of the softmax and brings no value. A `gate`
+    multiplies the output by its sigmoid. Without key and value the layer sees those of the earlier layer `cache_of`,
+    whose window and heads it shares.
     """
 
     query: Linear
-    key: Linear
-    value: Linear
+    key: Linear | None
+    value: Linear | None
     output: Linear
     num_heads: int
     num_kv_heads: int
@@ -202,9 +229,16 @@ class Attention:
     window: int | None = None
     query_norm: Norm | None = None
     key_norm: Norm | None = None
+    value_norm: Norm | None = None
     query_scale: PositionScale | None = None
     sinks: str | None = None
     gate: Linear | None = None
+    cache_of: int | None = None
+
+    @property
+    def projections(self) -> tuple[Linear, ...]:
+        """Query, key, value and gate, those that are there."""
+        return tuple(linear for linear in (self.query, self.key, self.value, self.gate) if linear is not None)
 
     def tensors(self) -> Iterator[Tensor]:
         """Those that this part names itself."""
@@ -314,7 +348,7 @@ class Router:
 
     `choice_bias` (num_experts,) is added for the choice only. With groups, only experts of the `top_groups` groups
     count whose `group_best` greatest scores have the greatest sum. Weights are divided by their sum (plus 1e-20) if
-    `normalise`, then multiplied by `scale`.
+    `normalise`, then multiplied by `scale` and by the expert's own of `expert_scales` (num_experts,).
     """
 
     logits: Linear
@@ -327,11 +361,15 @@ class Router:
     top_groups: int = 1
     group_best: int = 2
     scale: float = 1.0
+    norm: Norm | None = None
+    """Of what the router reads."""
+    expert_scales: str | None = None
 
     def tensors(self) -> Iterator[Tensor]:
         """Those that this part names itself."""
-        if self.choice_bias is not None:
-            yield self.choice_bias, (self.num_experts,)
+        for name in (self.choice_bias, self.expert_scales):
+            if name is not None:
+                yield name, (self.num_experts,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,14 +384,46 @@ class MixtureOfExperts:
     activation: Activation
     shared: GatedMlp | None = None
     shared_gate: Linear | None = None
+    norm: Norm | None = None
+    """Of what the experts read."""
 
 
-Mlp = GatedMlp | MixtureOfExperts
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """post_norm(mlp(norm(x))); absent norms are the identity."""
+
+    norm: Norm | None
+    mlp: GatedMlp | MixtureOfExperts
+    post_norm: Norm | None
+
+
+@dataclass(frozen=True, slots=True)
+class ParallelMlp:
+    """The sum of two that read the same values."""
+
+    first: Branch
+    second: Branch
+
+
+Mlp = GatedMlp | MixtureOfExperts | ParallelMlp
+
+
+@dataclass(frozen=True, slots=True)
+class SideGate:
+    """What a layer adds of its side input: norm(output(activation(gate x) * side))."""
+
+    gate: Linear
+    output: Linear
+    norm: Norm
+    activation: Activation
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """x += post_norm(mixer(norm(x))); x += post_norm(mlp(norm(x))); absent norms are the identity."""
+    """x += post_norm(mixer(norm(x))); x += post_norm(mlp(norm(x))); x += side(x); x *= scale.
+
+    Absent norms are the identity. `scale` names a tensor of one value.
+    """
 
     mixer_norm: Norm | None
     mixer: Mixer
@@ -361,6 +431,25 @@ class Layer:
     mlp: Mlp
     mixer_post_norm: Norm | None = None
     mlp_post_norm: Norm | None = None
+    side: SideGate | None = None
+    scale: str | None = None
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Those that this part names itself."""
+        if self.scale is not None:
+            yield self.scale, (1,)
+
+
+@dataclass(frozen=True, slots=True)
+class SideInputs:
+    """A second input of every layer (Gemma 3n, 2025): norm(projection(x)) + embedding, x being the embedded tokens.
+
+    All layers' inputs stand one after another; each has `norm.size` values, over which the norm runs.
+    """
+
+    embedding: Embedding
+    projection: Linear
+    norm: Norm
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,6 +470,9 @@ class ModelSpec:
     norm: Norm
     head: Linear
     context_length: int
+    side_inputs: SideInputs | None = None
+    logit_soft_cap: float | None = None
+    """Logits x become cap * tanh(x / cap)."""
 
     @property
     def vocab_size(self) -> int:
@@ -390,9 +482,23 @@ class ModelSpec:
     def hidden_size(self) -> int:
         return self.embedding.hidden_size
 
+    def embeddings(self) -> Iterator[Embedding]:
+        """Every table that token ids choose rows of."""
+        for part in self._parts():
+            if isinstance(part, Embedding):
+                yield part
+
+    def row_tables(self) -> tuple[Embedding, ...]:
+        """Those of which a step needs the rows of its tokens only: all but one that is the head as well."""
+        return tuple(table for table in self.embeddings() if table.weight != self.head.weight)
+
+    def attending_layers(self) -> tuple[int, ...]:
+        """Layers that look at a cache, their own or another's."""
+        return tuple(index for index, mixer in enumerate(self._mixers()) if not isinstance(mixer, DeltaNet))
+
     def cache_groups(self) -> tuple[CacheGroup, ...]:
         """Layers that keep something per token, by window; full attention first, then by growing window."""
-        windows = {i: mixer.window for i, mixer in enumerate(self._mixers()) if not isinstance(mixer, DeltaNet)}
+        windows = {i: mixer.window for i, mixer in enumerate(self._mixers()) if _keeps_tokens(mixer)}
         ordered = sorted(set(windows.values()), key=lambda window: (window is not None, window or 0))
         return tuple(CacheGroup(window, tuple(i for i in windows if windows[i] == window)) for window in ordered)
 
@@ -412,6 +518,12 @@ class ModelSpec:
             if isinstance(part, HeadLinear | ExpertLinear):
                 yield part
 
+    def mixtures(self) -> Iterator[MixtureOfExperts]:
+        """Those of all layers."""
+        for part in self._parts():
+            if isinstance(part, MixtureOfExperts):
+                yield part
+
     def tensors(self) -> Iterator[Tensor]:
         """Every tensor the model needs, each once."""
         seen: set[str] = set()
@@ -426,11 +538,16 @@ class ModelSpec:
 
     def _parts(self) -> Iterator[object]:
         """All nodes of the tree, in order."""
-        return _nodes((self.embedding, *self.layers, self.norm, self.head))
+        return _nodes((self.embedding, self.side_inputs, *self.layers, self.norm, self.head))
 
 
-_NAMING = (Embedding, Norm, Linear, HeadLinear, ExpertLinear, Rope, Attention, DeltaNet, Router)
-_COMPOSED = (LatentAttention, GatedMlp, MixtureOfExperts, Layer)
+_NAMING = (Embedding, Norm, Linear, HeadLinear, ExpertLinear, Rope, Attention, DeltaNet, Router, Layer)
+_COMPOSED = (LatentAttention, GatedMlp, MixtureOfExperts, Branch, ParallelMlp, SideGate, SideInputs)
+
+
+def _keeps_tokens(mixer: Mixer) -> TypeGuard[Attention | LatentAttention]:
+    """Whether a layer has a cache of its own that grows with the text."""
+    return isinstance(mixer, LatentAttention) or (isinstance(mixer, Attention) and mixer.cache_of is None)
 
 
 def _nodes(parts: tuple[object, ...]) -> Iterator[object]:

@@ -79,7 +79,7 @@ def describe_file(path: Path, name: str, cache_type: CacheType = CacheType.F16) 
         counted = footprint(
             spec,
             {name: tensor.format for name, tensor in checkpoint.tensors.items()},
-            embedding_is_stored=checkpoint.is_stored(checkpoint.tensors[spec.embedding.weight]),
+            embedding_is_stored=all(checkpoint.is_stored(checkpoint.tensors[t.weight]) for t in spec.row_tables()),
             cache_type=cache_type,
         )
     finally:

@@ -92,8 +92,7 @@ class OpenModel:
     @property
     def reads_file(self) -> bool:
         """Whether steps read rows of the embedding from the file, so that overwriting it would change answers."""
-        spec = self.loaded.spec
-        return spec.embedding.weight != spec.head.weight
+        return bool(self.loaded.spec.row_tables())
 
     def figures(self) -> EngineFigures:
         """Counters of its engine, as of about now. Any thread."""

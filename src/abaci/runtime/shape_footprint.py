@@ -99,6 +99,7 @@ def _formats(spec: ModelSpec, mixture: _Mixture) -> dict[str, WeightFormat]:
     for index, layer in enumerate(spec.layers):
         attention, mlp = layer.mixer, layer.mlp
         assert isinstance(attention, Attention) and isinstance(mlp, GatedMlp)
+        assert attention.key is not None and attention.value is not None
         for linear in (attention.query, attention.key, attention.output, mlp.gate, mlp.up):
             put(linear, mixture.usual)
         for linear in (attention.value, mlp.down):

@@ -23,7 +23,7 @@ def spec_from_config(config: GgufConfig) -> ModelSpec:
         return replace(
             plain,
             query_norm=config.norm(f"blk.{layer}.attn_q_norm", plain.query.out_features),
-            key_norm=config.norm(f"blk.{layer}.attn_k_norm", plain.key.out_features),
+            key_norm=config.norm(f"blk.{layer}.attn_k_norm", config.num_kv_heads * config.head_dim),
         )
 
     def build_layer(layer: int) -> Layer:
