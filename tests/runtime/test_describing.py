@@ -22,7 +22,7 @@ from abaci.hub.repositories import wanted_model
 from abaci.runtime.describing import Basis, describe_catalog_model, describe_file, describe_model, describe_remote
 from abaci.runtime.fit import Memory
 from abaci.runtime.fit_gate import check_fit
-from abaci.tensor import WeightFormat
+from abaci.tensor import CacheType, WeightFormat
 
 sys.path.append(str(Path(__file__).parents[1] / "hub"))
 from hub_server import HubServer, running_hub
@@ -160,3 +160,16 @@ def test_a_file_that_another_tool_has_is_read_where_it_is(server, tmp_path, monk
     monkeypatch.setenv("LM_STUDIO_MODELS", str(tmp_path / "studio"))
     described = describe_model("lmstudio/maker/tiny", Network(offline_because="--offline"))
     assert described.footprint == describe_file(golden_path("llama"), "llama").footprint
+
+
+def test_the_type_of_the_cache_is_counted_whatever_is_known(server):
+    server.repositories = {"maker/tiny": {"tiny.Q8_0.gguf": golden_path("llama").read_bytes()}}
+    offline = Network(offline_because="--offline")
+    for name, network, head_dim in (
+        ("hf.co/maker/tiny", Network(), 32),
+        (str(golden_path("llama")), Network(), 32),
+        ("qwen2.5:7b", offline, 128),
+    ):
+        (large,) = describe_model(name, network).footprint.page_bytes
+        (small,) = describe_model(name, network, CacheType.INT8).footprint.page_bytes
+        assert small * 2 * head_dim == large * (head_dim + 2 * -(-head_dim // 32))

@@ -465,3 +465,8 @@ def test_two_models_in_one_process_work_side_by_side(tiny_model):
         for caller in callers:
             caller.join(60)
     assert found == {"first": [expected] * 3, "second": [expected] * 3}
+
+
+def test_a_cache_type_that_there_is_not_is_refused_before_anything_is_loaded() -> None:
+    with pytest.raises(UsageError, match="kv_type 'q4' is not possible"):
+        LLM("no such model", kv_type="q4")

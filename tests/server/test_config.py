@@ -6,6 +6,7 @@ import pytest
 
 from abaci.errors import UsageError
 from abaci.server.config import ServerConfig, read_config
+from abaci.tensor import CacheType
 
 
 def test_defaults() -> None:
@@ -55,3 +56,10 @@ def test_wrong_flag_and_variable_are_named_as_they_were_given() -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
         read_config(tmp_path / "none.toml", environment={})
+
+
+def test_the_type_of_the_cache_by_its_name() -> None:
+    assert read_config(environment={}).kv_type is CacheType.F16
+    assert read_config(environment={"ABACI_KV_TYPE": "int8"}).kv_type is CacheType.INT8
+    with pytest.raises(UsageError, match="--kv-type: kv_type = 'q4'"):
+        read_config(flags={"kv_type": "q4"}, environment={})
