@@ -14,6 +14,7 @@ class Event:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     seed: int | None = None
+    token_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class ScriptedModel:
             for piece in pieces:
                 if isinstance(piece, BaseException):
                     raise piece
-                yield Event(piece)
+                yield Event(piece, token_ids=(1,))
             ended = True
             yield Event("", FinishReason.STOP, USAGE, 7 if params.seed is None else params.seed)
         finally:

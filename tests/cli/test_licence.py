@@ -95,7 +95,7 @@ def test_a_model_of_the_catalog_need_not_be_here() -> None:
     document = json.loads(abaci("licence", "gemma3:270m", "--json").stdout)
     assert document["licences"] == "LicenseRef-scancode-gemma-tou-2024-04-01"
     assert document["policy"] is None
-    assert abaci("licence", "gemma3:271m").exit_code == 3
+    assert abaci("licence", "gemma3:271m").exit_code == 1
 
 
 def test_a_notice(tmp_path: Path) -> None:
@@ -215,3 +215,12 @@ def test_a_policy_among_the_settings_counts(tmp_path: Path) -> None:
     settings.mkdir(parents=True)
     (settings / "licence-policy.toml").write_text('[licences]\ndeny = ["mit"]\n')
     assert abaci("licence", model_file(tmp_path, license="mit")).exit_code == 4
+
+
+def test_an_error_is_not_taken_for_a_decision(tmp_path: Path) -> None:
+    damaged = Path(model_file(tmp_path, license="mit"))
+    damaged.write_bytes(damaged.read_bytes()[:40])
+    for model in ("no-such-model:1b", str(tmp_path / "none.gguf"), str(damaged)):
+        result = abaci("licence", model, "--json")
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "hint: " in result.stderr

@@ -59,4 +59,4 @@ def test_a_catalog_is_exported_signed_and_taken_in(tmp_path: Path) -> None:
     taken = abaci("catalog", "update", str(path), "--key", keys.public_key.to_base64().decode(), "--json")
     assert json.loads(taken.stdout)["version"] == present + 1
     assert abaci("catalog", "update", str(path), "--key", keys.public_key.to_base64().decode()).exit_code == 5
-    assert abaci("catalog", "reset").stdout == f"catalog version {present}\n"
+    assert abaci("catalog", "reset").stdout.startswith(f"catalog version {present}: ")

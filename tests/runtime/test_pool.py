@@ -524,3 +524,17 @@ def test_loading_through_the_compiled_kernels(models):
             assert [e.token_ids for e in both[0]] == [e.token_ids for e in both[1]]
 
     with_pool(scenario, pool_of(models, loads=partial(load)))
+
+
+def test_what_users_of_a_model_should_know_is_told_when_it_is_loaded(models):
+    told = []
+    named = (PooledModel(str(models["a"]), cache_bytes=CACHE_BYTES),)
+    pool = EnginePool(PoolConfig(named, threads=1), loader=Loads(), tell=told.append)
+
+    async def scenario(pool):
+        assert told == []
+        async with pool.lease(pool.default_name) as model:
+            assert told == [f"{pool.default_name}: {note}" for note in model.model.notes]
+            assert any("template" in remark for remark in told)
+
+    with_pool(scenario, pool)

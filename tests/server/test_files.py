@@ -82,9 +82,9 @@ def test_a_file_is_its_owners_alone(database: Database) -> None:
 
 
 def test_limits_hold_and_a_refused_upload_leaves_nothing(database: Database) -> None:
-    store = FileStore(database, FileLimits(file_bytes=2 * PART_BYTES, owner_bytes=3 * PART_BYTES))
-    with pytest.raises(PayloadTooLargeError, match="524,288"):
-        upload(store, bytes(2 * PART_BYTES + 1))
+    store = FileStore(database, FileLimits(owner_bytes=3 * PART_BYTES))
+    with pytest.raises(PayloadTooLargeError, match="786,432"):
+        upload(store, bytes(3 * PART_BYTES + 1))
     assert num_parts(database) == 0
     upload(store, bytes(2 * PART_BYTES))
     with pytest.raises(PayloadTooLargeError, match="together"):

@@ -149,6 +149,7 @@ def test_defects_are_not_shown(caplog: pytest.LogCaptureFixture) -> None:
     assert status == 500
     assert "secret" not in json.dumps(answer)
     assert headers["x-request-id"] in caplog.text
-    assert Door(AbaciError("known", hint="do this")).request("/v1/chat/completions")[2]["error"]["message"] == (
-        "known (do this)"
-    )
+    for path in ("/v1/chat/completions", "/v1/messages"):
+        told = Door(AbaciError("known", hint="do this")).request(path)[2]["error"]
+        assert (told["message"], told["hint"]) == ("known (do this)", "do this")
+        assert "hint" not in Door(AbaciError("known")).request(path)[2]["error"]

@@ -1,5 +1,6 @@
 """One answer: tokens as they come, onto the screen, and the figures at its end. Knows no command-line flag."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,6 +17,9 @@ class StreamEvent(Protocol):
 
     @property
     def text(self) -> str: ...
+
+    @property
+    def token_ids(self) -> tuple[int, ...]: ...
 
     @property
     def finish_reason(self) -> FinishReason | None: ...
@@ -46,21 +50,29 @@ class AnswerWriter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of a question; `usage` and `seed` are None if it was stopped before its end."""
+    """What came of a question; `usage` and `seed` are None if it was stopped before its end.
+
+    num_tokens, seconds    what was seen of the answer, and the time from its first token to the last one.
+    """
 
     text: str
     finish_reason: FinishReason
     usage: Usage | None
     seed: int | None = None
+    num_tokens: int = 0
+    seconds: float = 0.0
 
 
 def stream_answer(model: StreamingModel, prompt: Prompt, params: SamplingParams, writer: AnswerWriter) -> Answer:
     """Ask, and write the answer as it comes. Ctrl-C cancels the answer and keeps what there is of it."""
     pieces: list[str] = []
     finish_reason, usage, seed = FinishReason.CANCELLED, None, None
+    num_tokens, times = 0, []
     events = model.stream(prompt, params)
     try:
         for event in events:
+            times.append(time.perf_counter())
+            num_tokens += len(event.token_ids)
             pieces.append(event.text)
             writer.write(event.text)
             if event.finish_reason is not None:
@@ -70,7 +82,8 @@ def stream_answer(model: StreamingModel, prompt: Prompt, params: SamplingParams,
     finally:
         _close(events)
         writer.finish()
-    return Answer("".join(pieces), finish_reason, usage, seed)
+    seconds = times[-1] - times[0] if times else 0.0
+    return Answer("".join(pieces), finish_reason, usage, seed, num_tokens, seconds)
 
 
 def _close(events: Iterator[StreamEvent]) -> None:

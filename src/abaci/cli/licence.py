@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from abaci.cli.terminal import JsonOption, ModelArgument, OfflineOption, print_json, print_text, wrapped
+from abaci.cli.terminal import JsonOption, ModelArgument, OfflineOption, print_error, print_json, print_text, wrapped
+from abaci.errors import AbaciError
 
 if TYPE_CHECKING:
     from abaci.hub.licences import LicenceReport
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from abaci.hub.licences.verdict import Obligation
 
 EXIT_CODES = {"allow": 0, "ask": 3, "deny": 4}
+NO_DECISION = AbaciError.exit_code
+"""Of an error whose own exit code would be taken for a decision."""
 
 
 def licence(
@@ -28,11 +31,20 @@ def licence(
     offline: OfflineOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a model's licences allow and want. Ends with 0 for allow, 3 for ask, 4 for deny."""
+    """Say what a model's licences allow and want.
+
+    Ends with 0 for allow, 3 for ask, 4 for deny; with another code where there is no decision.
+    """
     from abaci.hub.licences import examine, find_policy, write_notice
     from abaci.hub.licences.model_facts import facts_of_name
 
-    report = examine(facts_of_name(model), find_policy(policy))
+    try:
+        report = examine(facts_of_name(model), find_policy(policy))
+    except AbaciError as error:
+        if error.exit_code not in EXIT_CODES.values():
+            raise
+        print_error(error)
+        raise typer.Exit(NO_DECISION) from error
     if notice:
         print_text(write_notice(report).rstrip("\n"))
         return

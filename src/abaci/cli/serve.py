@@ -165,6 +165,7 @@ def _make_pool(config: "ServerConfig", gate: Gate):  # type: ignore[no-untyped-d
             kv_type=config.kv_type,
         ),
         admit=gate.check_file,
+        tell=lambda remark: print_line(f"warning: {remark}"),
     )
 
 

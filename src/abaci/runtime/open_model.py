@@ -5,7 +5,7 @@
 
 import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -15,6 +15,7 @@ from abaci.chat.prompt import chat_template
 from abaci.chat.requests import GenerationDefaults, RequestRules
 from abaci.chat.served import EngineFigures, TextModel
 from abaci.engine.loader import LoadedModel, LoadOptions, load
+from abaci.errors import FileFormatError
 from abaci.formats.checkpoint import Checkpoint, MetadataValue
 from abaci.formats.opening import open_checkpoint
 from abaci.formats.tokenizer import Tokenizer
@@ -142,7 +143,7 @@ def open_model(
         reading = background.submit(_read_tokenizer, checkpoint, prepare)
         loaded = loader(checkpoint, options)
     try:
-        tokenizer = reading.result()
+        tokenizer = _named(reading, resolved.path)
         in_file = metadata.get("tokenizer.chat_template")
         source = template or (in_file if isinstance(in_file, str) else None) or resolved.chat_template
         rendered, note = chat_template(source, tokenizer)
@@ -168,6 +169,16 @@ def _pooling(metadata: Mapping[str, MetadataValue]) -> Pooling:
     """What the file says of embeddings; rerankers, whose pooling makes no embedding, look at the last token too."""
     kind = metadata.get(f"{metadata.get('general.architecture')}.pooling_type")
     return _POOLINGS.get(kind, Pooling.MEAN) if isinstance(kind, int) else Pooling.MEAN
+
+
+def _named(reading: Future[Tokenizer], path: Path) -> Tokenizer:
+    """The tokenizer that was read. Its errors, which name a key, are made to name the file too."""
+    try:
+        return reading.result()
+    except FileFormatError as error:
+        if path.name in error.message:
+            raise
+        raise type(error)(f"{path}: {error.message}", hint=error.hint) from error
 
 
 def _read_tokenizer(checkpoint: Checkpoint, prepare: bool) -> Tokenizer:

@@ -82,7 +82,8 @@ class EnginePool:
 
     Resolves the named models at once, fetching what is not here: raises what `hub.resolve` raises, and UsageError for
     a name given twice. A model of the store that a client asks for must pass `admit` first, which raises if it may not
-    be used; the named ones are the caller's own choice.
+    be used; the named ones are the caller's own choice. `tell` is given what users of a model should know of it, each
+    time it is loaded.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class EnginePool:
         *,
         loader: Loader = load,
         admit: Callable[[hub.ResolvedModel], None] | None = None,
+        tell: Callable[[str], None] = lambda remark: None,
     ) -> None:
         if not config.models:
             raise UsageError("no model to serve", hint="Name at least one.")
@@ -99,6 +101,7 @@ class EnginePool:
         self._config = config
         self._loader = loader
         self._admit = admit
+        self._tell = tell
         self._entries: dict[str, _Entry] = {}
         for model in config.models:
             self._enter(model, hub.resolve(model.model, download=True))
@@ -261,6 +264,8 @@ class EnginePool:
                 model = await self._on_thread(
                     lambda: open_model(resolved, options, template=template, loader=self._loader, prepare=True)
                 )
+                for note in model.notes:
+                    self._tell(f"{entry.name}: {note}")
                 entry.info = model.info
                 entry.resident = Resident(entry, model, self._config.keep_alive_seconds)
                 self._residents.append(entry.resident)

@@ -80,7 +80,7 @@ class ServerConfig(BaseModel):
     batch_concurrency: int = Field(default=8, ge=1)
     """Lines of batches that run at a time."""
     max_body_bytes: int = Field(default=32 << 20, ge=1024)
-    """Larger bodies are refused with 413."""
+    """Larger bodies, and so larger uploads, are refused with 413."""
     max_samples: int = Field(default=32, ge=1)
     """Most `n` of one request."""
     max_prompts: int = Field(default=1024, ge=1)

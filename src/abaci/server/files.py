@@ -35,10 +35,8 @@ class FilePurpose(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FileLimits:
-    """How much may be kept."""
+    """How much may be kept. One upload is as large as a body may be: `max_body_bytes` of the settings."""
 
-    file_bytes: int = 100 << 20
-    """Of one upload."""
     owner_bytes: int = 1 << 30
     """Of all files of one owner, what batches left included."""
 
@@ -150,8 +148,6 @@ class FileStore:
         num_bytes = position = 0
         while data := content.read(_PART_BYTES):
             num_bytes += len(data)
-            if num_bytes > self._limits.file_bytes:
-                raise PayloadTooLargeError(f"the file is larger than {self._limits.file_bytes:,} bytes")
             if num_bytes > room_bytes:
                 raise PayloadTooLargeError(
                     f"all files together would be larger than {self._limits.owner_bytes:,} bytes",

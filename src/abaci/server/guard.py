@@ -90,7 +90,10 @@ class Guard:
 
     def too_large(self) -> PayloadTooLargeError:
         """The error for a body beyond the limit."""
-        return PayloadTooLargeError(f"the body is larger than {self.config.max_body_bytes:,} bytes")
+        return PayloadTooLargeError(
+            f"the body is larger than {self.config.max_body_bytes:,} bytes",
+            hint="Send less; whoever runs the server may raise `max_body_bytes`.",
+        )
 
     def _route(self, path: str, method: str) -> Route:
         routes = self._table.find(path)

@@ -132,16 +132,20 @@ def error_status(error: Exception) -> int:
 
 
 def error_document(error: Exception, path: str) -> dict[str, Any]:
-    """The error as clients of the path's dialect expect it. What is no AbaciError stays in the log, not on the wire."""
+    """The error as clients of the path's dialect expect it. What is no AbaciError stays in the log, not on the wire.
+
+    The hint ends the message, as many clients show nothing else, and stands in a member of its own for those that do.
+    """
     status = error_status(error)
     message = _message(error)
     if path.startswith("/api/"):
         return {"error": message}
     kind = _ERROR_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
+    hint = {"hint": error.hint} if isinstance(error, AbaciError) and error.hint is not None else {}
     if path.startswith("/v1/messages"):
-        return {"type": "error", "error": {"type": kind, "message": message}}
+        return {"type": "error", "error": {"type": kind, "message": message, **hint}}
     parameter = getattr(error, "parameter", None)
-    return {"error": {"message": message, "type": kind, "param": parameter, "code": _code(error)}}
+    return {"error": {"message": message, "type": kind, "param": parameter, "code": _code(error), **hint}}
 
 
 def error_response(error: Exception, path: str, headers: Mapping[str, str] | None = None) -> Response:

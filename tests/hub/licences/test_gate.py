@@ -88,3 +88,20 @@ def test_names_of_nothing(server: HubServer) -> None:
     for name in ("no-such-model:1b", "./none.gguf"):
         with pytest.raises(ModelNotFoundError):
             facts_of_name(name)
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_what_is_accepted_for_a_file_does_not_hold_for_another_of_its_name(
+    server: HubServer, tmp_path: Path, is_folder: bool
+) -> None:
+    policy(tmp_path, commercial=False, ask='"mit"')
+    path = tmp_path / "made.gguf"
+    name = str(tmp_path / "folder" if is_folder else path)
+    if is_folder:
+        (tmp_path / "folder").mkdir()
+        path = path.rename(tmp_path / "folder" / "made.gguf")
+    LicenceGate(accept=True).check_file(hub.resolve(name, download=False))
+    LicenceGate().check_file(hub.resolve(name, download=False))
+    write_gguf(path, {"general.architecture": "llama", "general.license": "mit", "general.name": "another"}, [])
+    with pytest.raises(LicenceNotAcceptedError, match="made"):
+        LicenceGate().check_file(hub.resolve(name, download=False))

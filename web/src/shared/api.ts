@@ -118,11 +118,7 @@ function fieldsOf(value: unknown): { message: string | null; hint: string | null
   const message = fields["message"] ?? fields["detail"];
   const hint = fields["hint"];
   if (typeof message !== "string") return { message: null, hint: null };
-  return typeof hint === "string" ? { message, hint } : withoutHint(message);
-}
-
-/** OpenAI's errors have no place for a hint, so the server ends its messages with it, in brackets: "what (Do this.)". */
-function withoutHint(message: string): { message: string; hint: string | null } {
-  const [, what = message, hint = null] = /^(.+?) \(([^a-z].*[.!?])\)$/s.exec(message) ?? [];
-  return { message: what, hint };
+  if (typeof hint !== "string") return { message, hint: null };
+  const ending = ` (${hint})`; // for clients that show nothing but the message
+  return { message: message.endsWith(ending) ? message.slice(0, -ending.length) : message, hint };
 }

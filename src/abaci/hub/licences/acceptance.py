@@ -25,6 +25,7 @@ class Question:
     """What somebody is asked to accept."""
 
     model: str
+    """Its name; of a file or folder of no store with its SHA-256."""
     licences: str
     """An SPDX expression."""
     terms: tuple[tuple[str, str | None, str | None], ...]
