@@ -614,6 +614,16 @@ class StepProgram {
         require(std::isfinite(scale), "a scale that is not finite");
         program_->add(x, y, out, scale);
     }
+    void scale(const std::vector<int>& slots, const std::vector<float>& factors) {
+        require(slots.size() == factors.size(), "one factor per slot");
+        std::vector<Program::Scaled> scaled;
+        for (size_t i = 0; i < slots.size(); ++i) {
+            check_slot(slots[i], -1);
+            require(std::isfinite(factors[i]), "a factor that is not finite");
+            scaled.push_back({slots[i], factors[i]});
+        }
+        program_->scale(std::move(scaled));
+    }
     void head(int in, const Matrix& matrix, const std::optional<Floats1>& bias, float soft_cap) {
         require(std::isfinite(soft_cap) && soft_cap >= 0, "soft cap out of range");
         check_slot(in, matrix.packed.columns);
@@ -938,6 +948,7 @@ NB_MODULE(_native, m) {
         .def("combine", &StepProgram::combine, "x"_a, "routing"_a, "shared"_a, "shared_gate"_a, "out"_a)
         .def("gated", &StepProgram::gated, "gate"_a, "up"_a, "up_begin"_a, "out"_a, "kind"_a, "quantise"_a)
         .def("add", &StepProgram::add, "x"_a, "y"_a, "out"_a, "scale"_a = 1.0f)
+        .def("scale", &StepProgram::scale, "slots"_a, "factors"_a)
         .def("head", &StepProgram::head, "x"_a, "matrix"_a, "bias"_a.none(), "soft_cap"_a = 0.0f)
         .def("allocate_cache", &StepProgram::allocate_cache, "num_pages"_a, "num_states"_a = 0)
         .def("state_bytes", &StepProgram::state_bytes)

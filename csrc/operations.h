@@ -428,6 +428,23 @@ class AddOperation final : public RowOperation {
     const float scale_;
 };
 
+// Every value of each slot times the slot's factor, in place.
+class ScaleOperation final : public RowOperation {
+  public:
+    ScaleOperation(Program& program, std::vector<Program::Scaled> scaled)
+        : RowOperation(program), scaled_(std::move(scaled)) {}
+    void run_row(int64_t r, int) override {
+        for (const auto& [index, factor] : scaled_) {
+            const Slot& slot = p_.slot(index);
+            float* row = slot.row(r);
+            for (int64_t i = 0; i < slot.columns; ++i) row[i] *= factor;
+        }
+    }
+
+  private:
+    const std::vector<Program::Scaled> scaled_;
+};
+
 // Adds up the squares of every column of a slot, of dispatched rows for each expert by itself. Work is split over
 // columns, so that every sum has one order.
 class ObserveOperation final : public Operation {

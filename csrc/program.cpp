@@ -251,6 +251,10 @@ void Program::add(int x, int y, int out, float scale) {
     operations_.push_back(std::make_unique<AddOperation>(*this, x, y, out, scale));
 }
 
+void Program::scale(std::vector<Scaled> scaled) {
+    operations_.push_back(std::make_unique<ScaleOperation>(*this, std::move(scaled)));
+}
+
 void Program::head(int in, const PackedMatrix& matrix, const float* bias, float soft_cap) {
     const int64_t columns = slot(in).columns;
     hidden_operation_ = std::make_unique<HiddenOperation>(*this, in);

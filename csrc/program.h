@@ -210,6 +210,11 @@ class Program {
     void combine(int in, int routing, int shared, int shared_gate, int out);
     void gated(int gate, int up, int64_t up_begin, int out, int64_t columns, ActivationKind kind, bool quantise);
     void add(int x, int y, int out, float scale);
+    struct Scaled {
+        int slot;
+        float factor;
+    };
+    void scale(std::vector<Scaled> scaled);
     // What stands in a slot at this place of the program; `routing` of dispatched rows, else -1.
     const Observation& observe(int slot, int routing);
     void head(int in, const PackedMatrix& matrix, const float* bias, float soft_cap);

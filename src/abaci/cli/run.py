@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +18,7 @@ from abaci.cli.terminal import (
     DownloadProgress,
     JsonOption,
     KvTypeOption,
+    LoraOption,
     ModelArgument,
     OfflineOption,
     QuantizeOption,
@@ -63,6 +65,7 @@ def run(
     ] = None,
     quantize: QuantizeOption = None,
     kv_type: KvTypeOption = CacheType.F16,
+    lora: LoraOption = None,
     accept_licence: AcceptOption = False,
     offline: OfflineOption = False,
     as_json: JsonOption = False,
@@ -81,9 +84,10 @@ def run(
     question = _question(prompt)
     _check(question, system, raw=raw, as_json=as_json)
     _check_params(params)
+    adapters = _adapters(lora)
     _fetch(model, licence_gate(accept=accept_licence))
     started = time.perf_counter()
-    with _open(model, threads, context, quantize, kv_type) as llm:
+    with _open(model, threads, context, quantize, kv_type=kv_type, adapters=adapters) as llm:
         load_seconds = time.perf_counter() - started
         print_line(dimmed(_introduction(llm.info)))
         if question is None:
@@ -134,11 +138,27 @@ def _fetch(model: str, gate: Gate) -> None:
     gate.check_file(resolved)
 
 
-def _open(model: str, threads: int | None, context: int | None, quantize: str | None, kv_type: CacheType) -> "LLM":
+def _adapters(lora: list[str] | None) -> list[tuple[Path, float]]:
+    """Before the model is loaded, as above."""
+    from abaci.formats.adapter import LoraChoice
+
+    choices = map(LoraChoice.from_text, lora or ())
+    return [(choice.path, choice.scale) for choice in choices]
+
+
+def _open(
+    model: str,
+    threads: int | None,
+    context: int | None,
+    quantize: str | None,
+    *,
+    kv_type: CacheType,
+    adapters: list[tuple[Path, float]],
+) -> "LLM":
     from abaci.runtime.llm import LLM
 
     with warnings.catch_warnings(record=True, action="always") as remarks:
-        llm = LLM(model, threads=threads, context=context, quantize=quantize, kv_type=kv_type)
+        llm = LLM(model, threads=threads, context=context, quantize=quantize, kv_type=kv_type, lora=adapters)
     for remark in remarks:
         print_line(f"warning: {remark.message}")
     return llm

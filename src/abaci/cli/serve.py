@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from abaci.cli.licence_gate import AcceptOption, Gate, licence_gate
-from abaci.cli.terminal import OfflineOption, QuantizeOption, print_line
+from abaci.cli.terminal import LoraOption, OfflineOption, QuantizeOption, print_line
 from abaci.errors import UsageError
 from abaci.tensor import CacheType
 
@@ -30,6 +30,7 @@ def serve(
     kv_type: Annotated[
         CacheType | None, typer.Option(help="What the KV cache keeps: int8 takes about half the memory.")
     ] = None,
+    lora: LoraOption = None,
     threads: Annotated[int | None, typer.Option(help="Threads; else all cores this process may use.")] = None,
     state_dir: Annotated[Path | None, typer.Option(help="Folder of the server's database and files.")] = None,
     keep_alive_seconds: Annotated[float | None, typer.Option(help="Unload a model unused for so long.")] = None,
@@ -59,6 +60,7 @@ def serve(
         "context": context,
         "quantize": quantize,
         "kv_type": kv_type,
+        "lora": _by_model(lora, models),
         "threads": threads,
         "state_dir": state_dir,
         "keep_alive_seconds": keep_alive_seconds,
@@ -70,6 +72,18 @@ def serve(
     set_up_logs(settings.log_level)
     composition = _Composition(settings, licence_gate(accept=accept_licence, serves_others=not settings.is_loopback))
     listen(settings, composition.make_services, composition.announce)
+
+
+def _by_model(lora: list[str] | None, models: list[str] | None) -> dict[str, tuple[str, ...]] | None:
+    """`--lora` as the config file has it: for the one model named beside it."""
+    if lora is None:
+        return None
+    if models is None or len(models) != 1:
+        raise UsageError(
+            "--lora is for one model, named on the command line",
+            hint='For several models write a table into the config file: [lora], then "MODEL" = ["FILE", "FILE=0.5"].',
+        )
+    return {models[0]: tuple(lora)}
 
 
 class _Composition:
@@ -132,6 +146,7 @@ class _Composition:
 def _make_pool(config: "ServerConfig", gate: Gate):  # type: ignore[no-untyped-def]  # EnginePool, imported below
     from abaci import hub
     from abaci.cli.terminal import DownloadProgress
+    from abaci.formats.adapter import LoraChoice
     from abaci.runtime.pool import EnginePool, PoolConfig, PooledModel
 
     names = config.models or (hub.load_catalog().default,)
@@ -145,12 +160,15 @@ def _make_pool(config: "ServerConfig", gate: Gate):  # type: ignore[no-untyped-d
     unknown = set(config.aliases.values()) - set(names)
     if unknown:
         raise UsageError(f"aliases: {', '.join(sorted(unknown))} is not served", hint="Name it among the models.")
+    if strangers := set(config.lora) - set(names):
+        raise UsageError(f"lora: {', '.join(sorted(strangers))} is not served", hint="Name it among the models.")
     models = tuple(
         PooledModel(
             name,
             names=(own_names[name], *_aliases_of(name, config)),
             context=config.context,
             quantize=config.quantize,
+            lora=tuple(map(LoraChoice.from_text, config.lora.get(name, ()))),
         )
         for name in names
     )

@@ -35,6 +35,10 @@ KvTypeOption = Annotated[
     CacheType,
     typer.Option(envvar="ABACI_KV_TYPE", help="What the KV cache keeps: int8 takes about half the memory."),
 ]
+LoraOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FILE[=SCALE]", help="A LoRA adapter, GGUF or a PEFT folder; may be given again."),
+]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="As `abaci list` has it.")]
 
 

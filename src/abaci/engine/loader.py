@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from abaci.engine.adapted import AdaptedCheckpoint
 from abaci.engine.engine import Engine, EngineConfig
 from abaci.engine.grammar import Vocabulary
 from abaci.engine.memory import CacheSize, available_memory_bytes, check_weights, count_states, size_cache
 from abaci.engine.quantised import QuantisedCheckpoint
 from abaci.engine.threads import ThreadPlan, plan_threads
 from abaci.errors import FileFormatError
+from abaci.formats.adapter import LoraChoice
 from abaci.formats.checkpoint import Checkpoint, MetadataValue
 from abaci.kernels.batch import PAGE_TOKENS, Executor
 from abaci.kernels.packed_store import KeptWeights, packed_store
@@ -38,6 +40,8 @@ class LoadOptions:
     """Name of a mixture, such as q4_k_m, that float weights are quantised to as they are loaded."""
     kv_type: CacheType = CacheType.F16
     """What the KV cache keeps keys and values as."""
+    lora: tuple[LoraChoice, ...] = ()
+    """Adapters, all of which are in force."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +174,10 @@ def load(checkpoint: Checkpoint, options: LoadOptions, backend: BackendFactory =
             checkpoint = QuantisedCheckpoint(checkpoint, mixture_named(options.quantize), _native_pool(threads))
         with _naming_file(checkpoint):
             spec = spec_from_gguf(checkpoint.metadata, checkpoint.tensors, options.context_length)
+        if options.lora:
+            checkpoint = adapters = AdaptedCheckpoint(checkpoint, options.lora)
+            spec = adapters.adapted(spec)
+        with _naming_file(checkpoint):
             built = backend(spec, checkpoint, options, threads)
         try:
             cache = _allocate_cache(spec, built, options)

@@ -39,6 +39,7 @@ from abaci.kernels.recording import (
     QuantiseStep,
     RecordedStep,
     Recorder,
+    ScaleStep,
     Value,
     assign_slots,
 )
@@ -247,7 +248,10 @@ class NativeExecutor:
 
 
 class _PackedWeights:
-    """Every tensor of a spec: matrices packed in one arena, vectors as float32."""
+    """Every tensor of a spec: matrices packed in one arena, vectors as float32.
+
+    Matrices of adapters have an arena of their own, so that what is kept of a model serves it with any adapters.
+    """
 
     def __init__(
         self,
@@ -267,6 +271,7 @@ class _PackedWeights:
         """Embeddings whose rows are read from the file as they are needed: those that are no head, and in a file."""
         self.formats = {tensor.format for tensor in self._tensors.values()}
         self.num_bytes = sum(map(_packed_bytes, self._tensors.values()))
+        adapters = {name: self._tensors.pop(name) for name in _adapter_matrices(spec)}
         parts = (*spec.embeddings(), *spec.linears(), *spec.stacks())
         matrices = {part.weight for part in parts}
         for name, shape in spec.tensors():
@@ -275,6 +280,9 @@ class _PackedWeights:
         self.are_mapped = kept is not None and self._map(kept)
         if not self.are_mapped:
             self.are_mapped = self._pack(pool, progress, kept, must_map=must_map)
+        if adapters:
+            self._allocate(adapters)
+            _Packing(pool, 0, None).run(adapters, self.matrices)
         self._tensors.clear()
         _native.trim_memory()
 
@@ -292,7 +300,7 @@ class _PackedWeights:
 
     def _map(self, kept: KeptWeights) -> bool:
         """Whether the packed weights were found as an earlier load left them."""
-        arena = self._allocate()
+        arena = self._allocate(self._tensors)
         with kept.store.opened(self._key(kept, arena)) as descriptor:
             return descriptor is not None and arena.map(descriptor)
 
@@ -305,14 +313,14 @@ class _PackedWeights:
         must_map: bool,
     ) -> bool:
         """Pack, if possible by way of a file for later loads: whether it is that file's pages that are used now."""
-        arena = self._allocate()
+        arena = self._allocate(self._tensors)
         draft = None if kept is None else kept.store.begin(self._key(kept, arena))
         packing = _Packing(pool, sum(tensor.num_bytes for tensor in self._tensors.values()), progress)
         if draft is not None:
             spilling = _Spilling(arena, draft)
             if packing.run(self._tensors, self.matrices, spilling.spill) and spilling.finish():
                 return True
-            self._allocate()  # nothing is left of what was spilled
+            self._allocate(self._tensors)  # nothing is left of what was spilled
         if must_map:
             raise ResourceError(
                 f"the weights take {self.num_bytes:,} bytes, more than memory holds, and could not be kept on disk",
@@ -321,13 +329,14 @@ class _PackedWeights:
         packing.run(self._tensors, self.matrices)
         return False
 
-    def _allocate(self) -> _native.WeightArena:
+    def _allocate(self, tensors: Mapping[str, RawTensor]) -> _native.WeightArena:
         """An arena, and every matrix's place in it."""
+        num_bytes = sum(map(_packed_bytes, tensors.values()))
         try:
-            arena = _native.WeightArena(self.num_bytes)
+            arena = _native.WeightArena(num_bytes)
         except MemoryError as error:
-            raise _no_memory(f"{self.num_bytes:,} bytes of weights", error) from error
-        for name, tensor in self._tensors.items():
+            raise _no_memory(f"{num_bytes:,} bytes of weights", error) from error
+        for name, tensor in tensors.items():
             self.matrices[name] = arena.allocate(_FORMAT_NUMBERS[tensor.format], *tensor.shape)
         return arena
 
@@ -525,6 +534,8 @@ class _Emitter:
             case AddStep(x=x, y=y, scale=scale):
                 factor = 1.0 if scale is None else float(self._weights.vectors[scale][0])
                 program.add(_slot(x), _slot(y), _slot(step.out), factor)
+            case ScaleStep(outs=outs, factors=factors):
+                program.scale([_slot(out) for out in outs], factors)
             case HeadStep(x=x, head=head, soft_cap=cap):
                 program.head(_slot(x), self._matrix(head.matrix), self._bias(head), cap or 0.0)
             case HeadLinearStep() | LatentStep() | DeltaNetStep():
@@ -703,6 +714,12 @@ def stored_matrices(spec: ModelSpec, source: TensorSource) -> dict[str, RawTenso
         if isinstance(stack, ExpertLinear) and stack.rows is not None:
             found[stack.matrix] = _select(raw, stack.rows, stack.num_experts * stack.out_features)
     return found
+
+
+def _adapter_matrices(spec: ModelSpec) -> list[str]:
+    """By `Linear.matrix`, each once."""
+    halves = (linear for adapter in spec.low_ranks() for linear in (adapter.down, adapter.up))
+    return list(dict.fromkeys(linear.matrix for linear in halves))
 
 
 def _select(raw: RawTensor, rows: Rows, count: int) -> RawTensor:

@@ -1,5 +1,7 @@
 """Records a decoder's operations and turns them into instructions of the step program.
 
+A product with adapters becomes several: A x, the matrix's own, and B times the former added onto the latter.
+
 Three things happen between recording and emission, all of them about memory traffic and none about values:
 an addition to the output of a matrix product becomes the product's starting value; an input of a quantised matrix is
 quantised by the operation that makes it; and values whose lives do not overlap share a slot.
@@ -17,6 +19,7 @@ from abaci.models.spec import (
     HeadLinear,
     LatentAttention,
     Linear,
+    LowRank,
     Norm,
     PositionScale,
     Rope,
@@ -216,6 +219,15 @@ class AddStep:
 
 
 @dataclass(eq=False, slots=True)
+class ScaleStep:
+    """Each of `xs` times its factor, in place."""
+
+    xs: tuple[Value, ...]
+    factors: tuple[float, ...]
+    outs: tuple[Value, ...]
+
+
+@dataclass(eq=False, slots=True)
 class HeadStep:
     x: Value
     head: Linear
@@ -238,6 +250,7 @@ RecordedStep = (
     | CombineStep
     | GatedStep
     | AddStep
+    | ScaleStep
     | HeadStep
 )
 
@@ -268,10 +281,31 @@ class Recorder:
 
     def linear(self, x: Operand, linears: Sequence[Linear]) -> tuple[Operand, ...]:
         source = self._plain(x)
-        outs = tuple(Value(linear.out_features) for linear in linears)
+        latents = self._latents(source, [adapter for linear in linears for adapter in linear.adapters])
+        outs = self._multiply(source, linears)
+        for linear, out in zip(linears, outs, strict=True):
+            for adapter in linear.adapters:
+                self._multiply(latents[adapter.down, adapter.scale], (adapter.up,), (out,))
+        return outs
+
+    def _latents(self, x: Value, adapters: Sequence[LowRank]) -> dict[tuple[Linear, float], Value]:
+        """scale * (A x), once for adapters that have both in common, as parts of a fused matrix do."""
+        if not adapters:
+            return {}
+        pairs = tuple(dict.fromkeys((adapter.down, adapter.scale) for adapter in adapters))
+        products = self._multiply(x, [down for down, _ in pairs])
+        latents = tuple(Value(product.columns, alias=product) for product in products)
+        self.steps.append(ScaleStep(products, tuple(scale for _, scale in pairs), latents))
+        return dict(zip(pairs, latents, strict=True))
+
+    def _multiply(
+        self, x: Value, linears: Sequence[Linear], onto: tuple[Value, ...] | None = None
+    ) -> tuple[Value, ...]:
+        """The products alone, added `onto` values if given."""
+        outs = onto or tuple(Value(linear.out_features) for linear in linears)
         if any(linear.matrix in self.is_quantised for linear in linears):
-            self._quantise(source)
-        self.steps.append(LinearStep(source, tuple(linears), outs))
+            self._quantise(x)
+        self.steps.append(LinearStep(x, tuple(linears), outs, accumulate=onto is not None))
         return outs
 
     def rope(self, x: Operand, rope: Rope, head_dim: int) -> Operand:
@@ -352,20 +386,25 @@ class Recorder:
     def add(self, x: Operand, y: Operand, scale: str | None = None) -> Operand:
         left, right = self._plain(x), self._plain(y)
         out = Value(left.columns, alias=left)
-        last = self.steps[-1]
-        if (
-            isinstance(last, LinearStep)
-            and last.outs == (right,)
-            and not last.accumulate
-            and scale is None
-            and last.linears[0].bias is None
-        ):
+        products = self._last_products(right)
+        starts = bool(products) and not products[0].accumulate and products[0].linears[0].bias is None
+        if starts and scale is None:
             # The product starts from x instead of zero, in x's own slot.
-            last.outs = (out,)
-            last.accumulate = True
+            products[0].accumulate = True
+            for product in products:
+                product.outs = (out,)
         else:
             self.steps.append(AddStep(left, right, out, scale))
         return out
+
+    def _last_products(self, value: Value) -> list[LinearStep]:
+        """The last steps, as far as they are products that add up to the value: a matrix's and its adapters'."""
+        products: list[LinearStep] = []
+        for step in reversed(self.steps):
+            if not isinstance(step, LinearStep) or step.outs != (value,):
+                break
+            products.insert(0, step)
+        return products
 
     def logits(self, x: Operand, head: Linear, soft_cap: float | None) -> None:
         self.steps.append(HeadStep(self._plain(x), head, soft_cap))

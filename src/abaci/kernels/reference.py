@@ -377,10 +377,12 @@ class _StepOps:
     def _linear(self, x: Floats, linear: Linear) -> Floats:
         chosen = None if linear.rows is None else np.array(linear.rows.chosen(linear.out_features))
         y = self._weights.multiply(x, linear.weight, chosen)
-        if linear.bias is None:
-            return y
-        bias = self._weights.floats(linear.bias)
-        return y + (bias if chosen is None else bias[chosen])
+        if linear.bias is not None:
+            bias = self._weights.floats(linear.bias)
+            y = y + (bias if chosen is None else bias[chosen])
+        for adapter in linear.adapters:
+            y = y + self._linear(self._linear(x, adapter.down) * np.float32(adapter.scale), adapter.up)
+        return y
 
 
 def _gather(rows: list[SampledRow], hidden: Floats) -> StepOutput:

@@ -37,7 +37,10 @@ class Ops(Protocol[V]):
         """RMS norm of each head: rows of (tokens * heads, norm.size)."""
 
     def linear(self, x: V, linears: Sequence[Linear]) -> tuple[V, ...]:
-        """x times each matrix, plus its bias: values of shape (tokens, out_features). Given together: they share x."""
+        """x times each matrix, plus its bias and what its adapters add: values of shape (tokens, out_features).
+
+        Given together: they share x.
+        """
 
     def rope(self, x: V, rope: Rope, head_dim: int) -> V:
         """Rotate each head by its token's position."""

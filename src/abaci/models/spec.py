@@ -74,13 +74,15 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """y = W x + b with W of shape (out_features, in_features), or `rows` of a larger tensor (and bias)."""
+    """y = W x + b with W of shape (out_features, in_features), or `rows` of a larger tensor (and bias); and on top what
+    the adapters add, one after another."""
 
     weight: str
     in_features: int
     out_features: int
     bias: str | None = None
     rows: Rows | None = None
+    adapters: "tuple[LowRank, ...]" = ()
 
     @property
     def matrix(self) -> str:
@@ -97,6 +99,18 @@ class Linear:
         yield self.weight, (self.stored_rows, self.in_features)
         if self.bias is not None:
             yield self.bias, (self.stored_rows,)
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """What an adapter adds to a product W x (LoRA, Hu et al. 2021): B (scale * (A x)), with A of shape (rank,
+    in_features) and B of shape (out_features, rank)."""
+
+    down: Linear
+    """A."""
+    up: Linear
+    """B."""
+    scale: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -512,6 +526,12 @@ class ModelSpec:
             if isinstance(part, Linear):
                 yield part
 
+    def low_ranks(self) -> Iterator[LowRank]:
+        """What adapters add."""
+        for part in self._parts():
+            if isinstance(part, LowRank):
+                yield part
+
     def stacks(self) -> Iterator[HeadLinear | ExpertLinear]:
         """Every tensor that holds a matrix for each head or expert."""
         for part in self._parts():
@@ -542,7 +562,7 @@ class ModelSpec:
 
 
 _NAMING = (Embedding, Norm, Linear, HeadLinear, ExpertLinear, Rope, Attention, DeltaNet, Router, Layer)
-_COMPOSED = (LatentAttention, GatedMlp, MixtureOfExperts, Branch, ParallelMlp, SideGate, SideInputs)
+_COMPOSED = (LowRank, LatentAttention, GatedMlp, MixtureOfExperts, Branch, ParallelMlp, SideGate, SideInputs)
 
 
 def _keeps_tokens(mixer: Mixer) -> TypeGuard[Attention | LatentAttention]:
@@ -556,3 +576,5 @@ def _nodes(parts: tuple[object, ...]) -> Iterator[object]:
         if isinstance(part, _NAMING + _COMPOSED):
             yield part
             yield from _nodes(tuple(getattr(part, field.name) for field in fields(part)))
+        elif isinstance(part, tuple):
+            yield from _nodes(part)

@@ -17,6 +17,7 @@ from abaci.chat.reranking import Ranked, Reranker, ranked
 from abaci.chat.text import TextAssembler
 from abaci.engine.loader import LoadOptions, load
 from abaci.errors import AbaciError, UsageError
+from abaci.formats.adapter import LoraChoice
 from abaci.generation import GenerationRequest, Pooling, SamplingParams
 from abaci.runtime.batch import Batch, TextRequest
 from abaci.runtime.journal import Journal, UsageCounter
@@ -49,6 +50,7 @@ class LLM:
     kv_type          what the KV cache keeps keys and values as: "f16", or "int8" in about half the memory.
     chat_template    Jinja source to use instead of the model's.
     quantize         a mixture such as "q4_k_m" that float weights are quantised to as they are loaded.
+    lora             adapters, all in force: GGUF files or PEFT folders, as paths or as pairs of path and scale.
     loader           how an open file becomes a running engine, for other backends than the compiled one.
 
     Raises ModelNotFoundError, DownloadError, FileFormatError, UnsupportedModelError, ResourceError, UsageError.
@@ -65,12 +67,22 @@ class LLM:
         kv_type: CacheType | str = CacheType.F16,
         chat_template: str | None = None,
         quantize: str | None = None,
+        lora: Sequence[str | Path | tuple[str | Path, float]] = (),
         loader: Loader = load,
     ) -> None:
         if kv_type not in list(CacheType):
             raise UsageError(f"kv_type {kv_type!r} is not possible", hint=f"Choose one of: {', '.join(CacheType)}.")
+        adapters = tuple(
+            LoraChoice(Path(item[0]), item[1]) if isinstance(item, tuple) else LoraChoice(Path(item)) for item in lora
+        )
         options = LoadOptions(
-            context, threads, max_sequences, max_step_tokens, quantize=quantize, kv_type=CacheType(kv_type)
+            context,
+            threads,
+            max_sequences,
+            max_step_tokens,
+            quantize=quantize,
+            kv_type=CacheType(kv_type),
+            lora=adapters,
         )
         journal = Journal.of_this_user()
         resolved = hub.resolve(str(model), download=True)

@@ -21,6 +21,7 @@ from abaci.chat.served import EngineFigures, ModelState, ModelStatus, TextModel
 from abaci.engine.loader import LoadOptions, load
 from abaci.engine.memory import available_memory_bytes
 from abaci.errors import EngineClosedError, ModelNotFoundError, ResourceError, UsageError
+from abaci.formats.adapter import LoraChoice
 from abaci.generation import Generator
 from abaci.runtime.open_model import Loader, ModelInfo, OpenModel, is_corrupted, is_replaced, open_model
 from abaci.tensor import CacheType
@@ -46,6 +47,7 @@ class PooledModel:
     context        tokens; None: the model's own, or what the cache holds.
     chat_template  Jinja source to use instead of the model's.
     quantize       a mixture such as "q4_k_m" that float weights are quantised to as they are loaded.
+    lora           adapters, all in force.
     """
 
     model: str
@@ -54,6 +56,7 @@ class PooledModel:
     context: int | None = None
     chat_template: str | None = None
     quantize: str | None = None
+    lora: tuple[LoraChoice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +290,7 @@ class EnginePool:
             cache_bytes,
             entry.model.quantize,
             config.kv_type,
+            entry.model.lora,
         )
 
     def _cache_share(self, entry: "_Entry") -> int:

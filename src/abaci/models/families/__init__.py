@@ -31,6 +31,11 @@ def spec_from_gguf(
     architecture = metadata.get("general.architecture")
     if not isinstance(architecture, str):
         raise FileFormatError(f"general.architecture = {architecture!r} is not a string")
+    if metadata.get("general.type") == "adapter":
+        raise UnsupportedModelError(
+            "an adapter, which is no model by itself",
+            hint="Run the model it was made for: abaci run MODEL --lora FILE.",
+        )
     known = known_architectures()
     if architecture not in known:
         raise UnsupportedModelError(
