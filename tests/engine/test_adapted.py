@@ -21,7 +21,7 @@ from abaci.formats.weight_arrays import as_array, as_bytes, to_float32
 from abaci.kernels import native
 from abaci.kernels.reference import ReferenceExecutor
 from abaci.models.families import spec_from_gguf
-from abaci.tensor import WeightFormat
+from abaci.tensor import CacheType, WeightFormat
 
 TARGETS = native.targets()
 FORMATS = {
@@ -39,7 +39,7 @@ def reference_logprobs(
     activations: Literal["float32", "int8"] = "float32",
 ) -> NDArray[np.float32]:
     spec, checkpoint = opened_with(path, choices)
-    cache_type: Literal["float16", "float32"] = "float16" if activations == "int8" else "float32"
+    cache_type: CacheType | Literal["float32"] = CacheType.F16 if activations == "int8" else "float32"
     executor = ReferenceExecutor(spec, CheckpointTensors(checkpoint), activations=activations, cache_type=cache_type)
     logprobs = StepFeeder(executor, spec, 1, len(token_ids)).logprobs(token_ids)
     checkpoint.close()
