@@ -1,5 +1,10 @@
 #include "dispatch.h"
 
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 namespace abaci {
 
 std::vector<const KernelTable*> available_kernels() {
@@ -12,6 +17,8 @@ std::vector<const KernelTable*> available_kernels() {
                         __builtin_cpu_supports("avx512vnni");
     if (avx2 && avx512) tables.push_back(avx512_vnni_kernels());
     if (avx2) tables.push_back(avx2_kernels());
+#elif defined(__aarch64__)
+    if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) tables.push_back(neon_dotprod_kernels());
 #endif
     tables.push_back(portable_kernels());
     return tables;

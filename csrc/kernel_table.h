@@ -238,5 +238,6 @@ inline constexpr int kMaxBlock = 64;
 const KernelTable* portable_kernels();
 const KernelTable* avx2_kernels();
 const KernelTable* avx512_vnni_kernels();
+const KernelTable* neon_dotprod_kernels();
 
 }  // namespace abaci

@@ -16,6 +16,11 @@ namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
 
+// 4 KiB on x86; up to 64 on ARM.
+uintptr_t page_bytes() {
+    return static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+}
+
 }  // namespace
 
 bool pin_current_thread(int processor) {
@@ -35,7 +40,7 @@ void* allocate_large(size_t num_bytes) {
     // Give back what lies before the first huge page boundary and behind the end.
     const auto begin = reinterpret_cast<uintptr_t>(mapped);
     const uintptr_t aligned = (begin + kHugePage - 1) / kHugePage * kHugePage;
-    constexpr uintptr_t page = 4096;
+    const uintptr_t page = page_bytes();
     const uintptr_t end = (aligned + num_bytes + page - 1) / page * page;
     if (aligned > begin) munmap(mapped, aligned - begin);
     if (begin + num_bytes + slack > end) munmap(reinterpret_cast<void*>(end), begin + num_bytes + slack - end);
@@ -48,7 +53,10 @@ void free_large(void* memory, size_t num_bytes) {
 }
 
 void release_pages(void* memory, size_t num_bytes) {
-    madvise(memory, num_bytes, MADV_DONTNEED);
+    // The system would round the end up, over what must stay.
+    const uintptr_t page = page_bytes(), at = reinterpret_cast<uintptr_t>(memory);
+    const uintptr_t begin = (at + page - 1) / page * page, end = (at + num_bytes) / page * page;
+    if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }
 
 bool map_file_over(void* memory, size_t num_bytes, int descriptor) {

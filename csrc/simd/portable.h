@@ -38,7 +38,7 @@ constexpr int kQueryRows = 1;
 
 // Denormals count as zero, in and out, as on the other targets; the flags of a processor do it where it has them.
 ABACI_INLINE FloatLanes flush(FloatLanes x) {
-#if !defined(__SSE__)
+#if !defined(__SSE__) && !defined(__aarch64__)
     const FloatLanes magnitude = (FloatLanes)((IntLanes)x & 0x7FFFFFFF);
     return magnitude < 1.17549435e-38f ? (FloatLanes)((IntLanes)x & INT32_MIN) : x;
 #endif
@@ -285,6 +285,8 @@ ABACI_INLINE void prefetch_far(const uint8_t*) {}
 ABACI_INLINE void set_float_modes() {
 #if defined(__SSE__)
     _mm_setcsr(0x9FC0);
+#elif defined(__aarch64__)
+    __builtin_aarch64_set_fpcr(1u << 24);
 #endif
 }
 
