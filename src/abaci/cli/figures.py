@@ -1,7 +1,9 @@
-"""The line of figures under an answer: load time, tokens per second, memory."""
+"""Figures in words: of an answer (load time, tokens per second, memory), and of what a quantised file loses."""
 
 import resource
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from abaci.cli.answer import Answer
 from abaci.cli.terminal import megabytes
@@ -49,6 +51,15 @@ def measure(answer: Answer, load_seconds: float) -> Figures:
         completion_tokens_per_second=_per_second(usage.completion_tokens - 1, usage.decode_seconds),
         peak_memory_bytes=peak_memory_bytes(),
     )
+
+
+def quality_rows(quality: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a quantised file loses, by the fields of `abaci.quantize.quality.Quality`."""
+    return [
+        ("loss", f"{quality['mean_kl']:.5f} nats per token, 99th percentile {quality['p99_kl']:.5f}"),
+        ("top token", f"the source's at {quality['top_agreement']:.1%} of positions"),
+        ("perplexity", f"{quality['perplexity']:.3f}, the source's {quality['source_perplexity']:.3f}"),
+    ]
 
 
 def peak_memory_bytes() -> int:

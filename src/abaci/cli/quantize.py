@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from abaci.cli.figures import quality_rows
 from abaci.cli.stages import StageProgress
 from abaci.cli.terminal import JsonOption, ModelArgument, aligned, megabytes, print_json, print_text
 from abaci.errors import UsageError
@@ -112,16 +113,13 @@ def _as_json(destination: Path, made: "Made") -> dict[str, Any]:
 
 
 def _as_text(destination: Path, made: "Made") -> str:
+    from dataclasses import asdict
+
     rows: list[tuple[str, ...]] = [
         ("file", str(destination)),
         ("type", made.plan.mixture.name),
         ("size", megabytes(destination.stat().st_size)),
     ]
     if made.quality is not None:
-        quality = made.quality
-        rows += [
-            ("loss", f"{quality.mean_kl:.5f} nats per token, 99th percentile {quality.p99_kl:.5f}"),
-            ("top token", f"the source's at {quality.top_agreement:.1%} of positions"),
-            ("perplexity", f"{quality.perplexity:.3f}, the source's {quality.source_perplexity:.3f}"),
-        ]
+        rows += quality_rows(asdict(made.quality))
     return aligned(rows)

@@ -41,7 +41,7 @@ def search(
     if as_json:
         print_json([_document(model) for model in models])
     elif models:
-        header = ("NAME", "PARAMETERS", "CONTEXT", "LICENCE", "GOOD AT", "MODEL")
+        header = ("NAME", "PARAMETERS", "CONTEXT", "LICENCE", "GOOD AT")
         print_text(table([header, *(_row(model) for model in models)]))
     else:
         print_line(_nothing(catalog, words or []))
@@ -81,7 +81,6 @@ def _row(model: "CatalogModel") -> tuple[str, ...]:
         "" if model.context is None else f"{model.context.num_tokens / 1024:,.0f}K",
         model.licence.expression,
         ", ".join(model.tasks),
-        model.title,
     )
 
 

@@ -3,6 +3,7 @@
 from contextlib import closing
 from typing import Any
 
+from abaci.cli.figures import quality_rows
 from abaci.cli.terminal import JsonOption, ModelArgument, aligned, megabytes, print_json, print_text
 
 
@@ -100,9 +101,4 @@ def _as_text(description: dict[str, Any]) -> str:
 
 def _quality_rows(quality: dict[str, Any]) -> list[tuple[str, str]]:
     measured_on = f"{quality['num_tokens']} tokens ({quality['text']}), against {quality['source_format']}"
-    return [
-        ("loss", f"{quality['mean_kl']:.5f} nats per token, 99th percentile {quality['p99_kl']:.5f}"),
-        ("top token", f"the source's at {quality['top_agreement']:.1%} of positions"),
-        ("perplexity", f"{quality['perplexity']:.3f}, the source's {quality['source_perplexity']:.3f}"),
-        ("measured on", measured_on),
-    ]
+    return [*quality_rows(quality), ("measured on", measured_on)]

@@ -104,11 +104,14 @@ def table(rows: list[tuple[str, ...]]) -> str:
 
 
 def folded(rows: list[tuple[str, ...]], num_columns: int) -> list[tuple[str, ...]]:
-    """Rows whose cells fit `num_columns` characters together: a cell that does not goes on in further rows."""
+    """Rows whose cells fit `num_columns` characters together: a cell that does not goes on in further rows.
+
+    The first column, a name to be copied, stays whole, and no other gets narrower than a few characters.
+    """
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     room = num_columns - len(_GAP) * (len(widths) - 1)
-    while sum(widths) > room and max(widths) > _NARROWEST_COLUMN:
-        widths[widths.index(max(widths))] -= 1
+    while sum(widths) > room and max(widths[1:], default=0) > _NARROWEST_COLUMN:
+        widths[widths.index(max(widths[1:]), 1)] -= 1
     return [
         line
         for row in rows
