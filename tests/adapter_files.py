@@ -104,6 +104,10 @@ class MergedTensors:
 def opened_with(path: Path, choices: Sequence[LoraChoice]) -> tuple[ModelSpec, AdaptedCheckpoint]:
     """Spec and checkpoint of a model with adapters."""
     base = open_checkpoint(path)
-    spec = spec_from_gguf(base.metadata, base.tensors)
-    checkpoint = AdaptedCheckpoint(base, choices)
-    return checkpoint.adapted(spec), checkpoint
+    try:
+        spec = spec_from_gguf(base.metadata, base.tensors)
+        checkpoint = AdaptedCheckpoint(base, choices)
+        return checkpoint.adapted(spec), checkpoint
+    except BaseException:
+        base.close()
+        raise

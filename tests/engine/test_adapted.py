@@ -192,5 +192,5 @@ def test_peft_folders_are_the_merged_folder(tmp_path: Path, name: str, is_stabil
     write_safetensors(tmp_path / "merged" / "model.safetensors", merged)
     adapter = write_peft(tmp_path / "adapter", pairs, use_rslora=is_stabilised)
     found = reference_logprobs(source, [LoraChoice(adapter)], token_ids)
-    np.testing.assert_allclose(found, reference_logprobs(tmp_path / "merged", [], token_ids), atol=1e-4)
+    np.testing.assert_allclose(found, reference_logprobs(tmp_path / "merged", [], token_ids), atol=2e-3)
     assert np.abs(found - reference_logprobs(source, [], token_ids)).max() > 0.1

@@ -20,6 +20,7 @@ from abaci.formats.safetensors import SafetensorsFile, StoredTensor
 from abaci.formats.weight_arrays import as_array, as_bytes, num_bytes
 from abaci.models.huggingface import mappings_of_architecture
 from abaci.models.huggingface.changes import Array, Change, Settings, Shape, Split
+from abaci.models.huggingface.delta_net import TurnedValueHeads
 from abaci.models.huggingface.mapping import ModelMapping, SplitRule, TensorRule
 from abaci.tensor import TensorInfo, WeightFormat
 
@@ -175,7 +176,7 @@ def _arranged(file: SafetensorsFile, base: Checkpoint) -> tuple[dict[str, Adapte
             half = f"{twin.name}.lora_{'b' if is_up else 'a'}"
             if half in tensors:
                 raise FileFormatError(f"tensor {name!r} is a part of {twin.name} that another tensor is too")
-            tensors[half] = _tensor(file, file.tensors[name], half, twin if is_up else None, settings)
+            tensors[half] = _tensor(file, file.tensors[name], half, _change(twin, is_up), settings)
             modules[twin.name] = module
     return tensors, modules
 
@@ -220,20 +221,17 @@ def _twins(module: str, mapping: ModelMapping) -> list[_Twin]:
 
 
 def _tensor(
-    file: SafetensorsFile, stored: StoredTensor, name: str, twin: _Twin | None, settings: Settings
+    file: SafetensorsFile, stored: StoredTensor, name: str, change: "Change | _Part | None", settings: Settings
 ) -> AdapterTensor:
-    """A half under GGUF's name; B (whose `twin` is given) with its rows as GGUF has the matrix's."""
+    """A half under GGUF's name and in its arrangement."""
     weight_format = _FORMATS.get(stored.dtype)
     if weight_format is None:
         raise UnsupportedModelError(f"tensor {stored.name!r} of the type {stored.dtype} is not supported", hint=_HINT)
     if len(stored.shape) != 2 or 0 in stored.shape:
         raise FileFormatError(f"tensor {stored.name!r} has the shape {stored.shape}, which is no matrix")
     read = partial(file.data, stored)
-    change = None if twin is None else _change(twin)
     if change is None:
         return AdapterTensor(_info(name, weight_format, stored.shape), read, partial(file.release, stored))
-    if change.moves_columns:
-        raise UnsupportedModelError(f"tensor {stored.name!r} changes a matrix that is no plain one", hint=_HINT)
 
     def make() -> memoryview:
         return as_bytes(change.apply(as_array(weight_format, stored.shape, read()), settings))
@@ -264,5 +262,14 @@ class _Part:
         return self.split.part(array, self.index, settings)
 
 
-def _change(twin: _Twin) -> Change | _Part | None:
-    return _Part(twin.rule.split, twin.index) if isinstance(twin.rule, SplitRule) else twin.rule.change
+def _change(twin: _Twin, is_up: bool) -> Change | _Part | None:
+    """What becomes of a half: rows of the matrix are rows of B, its columns are columns of A.
+
+    Raises UnsupportedModelError for a matrix that is published as its transpose.
+    """
+    change = _Part(twin.rule.split, twin.index) if isinstance(twin.rule, SplitRule) else twin.rule.change
+    if change is None or change.moves_columns is not is_up:
+        if change is not None and change.moves_columns and not isinstance(change, TurnedValueHeads):
+            raise UnsupportedModelError(f"it changes {twin.name}, which is stored as its transpose", hint=_HINT)
+        return change
+    return None
