@@ -1,7 +1,8 @@
 // Sixteen lanes as four registers of four on ARMv8.2 with dot products. Included once, by targets/neon_dotprod.cpp.
 //
-// The flush to zero looks at a product before it is rounded, that of x86 after: of what lies within 2^-25 of the least
-// normal number, from below, x86 makes that number and ARM makes zero. No other result differs.
+// Two results differ from those of x86. What is smaller than the least normal number becomes zero before it is rounded,
+// there afterwards: what rounding would bring to that number (from within 2^-25 of it) is zero here. And what is not a
+// number has the other sign.
 #pragma once
 
 #include <arm_neon.h>
