@@ -23,7 +23,7 @@ def abaci(*arguments: str) -> Result:
 def test_a_table() -> None:
     result = abaci("search", "coder", "--max-size", "1B")
     header, *rows = result.stdout.splitlines()
-    assert header.split() == ["NAME", "PARAMETERS", "CONTEXT", "LICENCE", "GOOD", "AT", "MODEL"]
+    assert header.split() == ["NAME", "PARAMETERS", "CONTEXT", "LICENCE", "GOOD", "AT"]
     assert [row.split()[:3] for row in rows] == [["qwen2.5-coder:0.5b", "490M", "32K"]]
 
 
