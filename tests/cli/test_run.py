@@ -20,7 +20,7 @@ from abaci.tensor import CacheType
 def model(monkeypatch: pytest.MonkeyPatch) -> ScriptedModel:
     scripted = ScriptedModel([["Hel", "lo", "."]])
     monkeypatch.setattr("abaci.cli.run._fetch", lambda name, gate: None)
-    monkeypatch.setattr("abaci.cli.run._open", lambda name, threads, context, quantize, kv_type: scripted)
+    monkeypatch.setattr("abaci.cli.run._open", lambda *flags, **more: scripted)
     return scripted
 
 
@@ -93,7 +93,7 @@ def test_control_c_keeps_what_was_said_and_ends_with_130(model: ScriptedModel) -
 
 def test_a_parameter_out_of_range_is_refused_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("abaci.cli.run._fetch", lambda name: pytest.fail("fetched"))
-    monkeypatch.setattr("abaci.cli.run._open", lambda name, threads, context, quantize, kv_type: pytest.fail("loaded"))
+    monkeypatch.setattr("abaci.cli.run._open", lambda *flags, **more: pytest.fail("loaded"))
     result = run("Hi", "--top-p", "3")
     assert (result.exit_code, result.stderr) == (2, "error: top_p must be in (0, 1], not 3.0\n")
 
@@ -111,18 +111,26 @@ def test_a_conversation_takes_neither_raw_nor_json(
 def test_the_environment_stands_for_flags_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Any] = []
 
-    def open_scripted(*arguments: Any) -> ScriptedModel:
-        opened.append(arguments)
-        return ScriptedModel([["Hello."]])
+    def open_scripted(
+        name: str, threads: int | None, context: int | None, quantize: str | None, **more: Any
+    ) -> ScriptedModel:
+        opened.append((name, threads, context, quantize, more["kv_type"], more["adapters"]))
+        return model
 
-    monkeypatch.setattr("abaci.cli.run._fetch", lambda name, gate: None)
     monkeypatch.setattr("abaci.cli.run._open", open_scripted)
     monkeypatch.setenv("ABACI_THREADS", "1")
     monkeypatch.setenv("ABACI_CONTEXT", "512")
     monkeypatch.setenv("ABACI_KV_TYPE", "int8")
     run("Hi")
-    run("Hi", "--threads", "2", "--kv-type", "f16")
-    assert opened == [("any", 1, 512, None, CacheType.INT8), ("any", 2, 512, None, CacheType.F16)]
+    run("Hi", "--threads", "2", "--kv-type", "f16", "--lora", "a.gguf", "--lora", "b=0.5")
+    adapters = [(Path("a.gguf"), 1.0), (Path("b"), 0.5)]
+    assert opened == [("any", 1, 512, None, CacheType.INT8, []), ("any", 2, 512, None, CacheType.F16, adapters)]
+
+
+def test_a_scale_that_is_no_number_is_refused_before_loading(model: ScriptedModel) -> None:
+    answer = run("Hi", "--lora", "a.gguf=much")
+    assert answer.exit_code == 2
+    assert "a.gguf=much" in answer.stderr
 
 
 def test_a_real_model_answers(smollm2_path: Path) -> None:

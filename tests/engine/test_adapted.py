@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,8 @@ from abaci.formats.opening import open_checkpoint
 from abaci.formats.safetensors import SafetensorsFile, write_safetensors
 from abaci.formats.weight_arrays import as_array, as_bytes, to_float32
 from abaci.kernels import native
+from abaci.kernels.footprint import footprint
+from abaci.kernels.packed_store import KeptWeights, PackedStore
 from abaci.kernels.reference import ReferenceExecutor
 from abaci.models.families import spec_from_gguf
 from abaci.tensor import CacheType, WeightFormat
@@ -194,3 +197,35 @@ def test_peft_folders_are_the_merged_folder(tmp_path: Path, name: str, is_stabil
     found = reference_logprobs(source, [LoraChoice(adapter)], token_ids)
     np.testing.assert_allclose(found, reference_logprobs(tmp_path / "merged", [], token_ids), atol=2e-3)
     assert np.abs(found - reference_logprobs(source, [], token_ids)).max() > 0.1
+
+
+def test_footprints_count_adapters(tmp_path: Path) -> None:
+    path = golden_path("llama")
+    spec, checkpoint = opened_with(path, [LoraChoice(random_adapter(path, rank=5).write(tmp_path / "a.gguf"))])
+    formats = {tensor.name: tensor.format for tensor in checkpoint.tensors.values()}
+    pool = native.thread_pool(1)
+    executor = native.NativeExecutor(spec, CheckpointTensors(checkpoint), max_step_tokens=64, pool=pool)
+    counted = footprint(spec, formats, embedding_is_stored=False)
+    assert counted.weight_bytes == executor.weight_bytes
+    executor.close()
+    checkpoint.close()
+
+
+def test_packed_weights_are_kept_for_the_model_alone(tmp_path: Path) -> None:
+    path, token_ids = golden_path("llama"), golden_sequences("llama")[0].token_ids[:16]
+    kept = KeptWeights(PackedStore(tmp_path / "packed", smallest_bytes=0), "the model")
+    pool = native.thread_pool(1)
+    found = []
+    for number, seed in enumerate((1, 2, 1)):
+        choice = LoraChoice(random_adapter(path, seed=seed).write(tmp_path / f"{number}.gguf"))
+        spec, checkpoint = opened_with(path, [choice])
+        executor = native.NativeExecutor(spec, CheckpointTensors(checkpoint), max_step_tokens=64, pool=pool, kept=kept)
+        assert executor.weights_are_mapped
+        found.append(StepFeeder(executor, spec, 1, len(token_ids)).logprobs(token_ids).tobytes())
+        executor.close()
+        checkpoint.close()
+        deadline = time.monotonic() + 30
+        while not any((tmp_path / "packed").iterdir()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert len(list((tmp_path / "packed").iterdir())) == 1
+    assert found[0] == found[2] != found[1]
