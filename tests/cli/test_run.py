@@ -115,8 +115,9 @@ def test_the_environment_stands_for_flags_of_the_machine(monkeypatch: pytest.Mon
         name: str, threads: int | None, context: int | None, quantize: str | None, **more: Any
     ) -> ScriptedModel:
         opened.append((name, threads, context, quantize, more["kv_type"], more["adapters"]))
-        return model
+        return ScriptedModel([["Hello."]])
 
+    monkeypatch.setattr("abaci.cli.run._fetch", lambda name, gate: None)
     monkeypatch.setattr("abaci.cli.run._open", open_scripted)
     monkeypatch.setenv("ABACI_THREADS", "1")
     monkeypatch.setenv("ABACI_CONTEXT", "512")

@@ -63,3 +63,9 @@ def test_the_type_of_the_cache_by_its_name() -> None:
     assert read_config(environment={"ABACI_KV_TYPE": "int8"}).kv_type is CacheType.INT8
     with pytest.raises(UsageError, match="--kv-type: kv_type = 'q4'"):
         read_config(flags={"kv_type": "q4"}, environment={})
+
+
+def test_adapters_are_listed_by_model(tmp_path: Path) -> None:
+    file = tmp_path / "abaci.toml"
+    file.write_text('models = ["a", "b"]\n[lora]\n"a" = ["x.gguf", "y.gguf=0.5"]\n')
+    assert read_config(file, {}, {}).lora == {"a": ("x.gguf", "y.gguf=0.5")}
