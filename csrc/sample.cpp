@@ -146,7 +146,8 @@ class Sampler {
         if (row_.temperature == 0.0f) return first_of(largest);
         const float sharpness = 1.0f / row_.temperature;
         const double u = uniform(row_.seed, row_.sample_index, row_.token_index);
-        const bool all = (row_.top_k == 0 || row_.top_k >= in_.vocab_size) && row_.top_p >= 1.0f && row_.min_p <= 0.0f;
+        const bool all = (row_.top_k == 0 || row_.top_k >= in_.vocab_size) && row_.top_p >= 1.0f &&
+                         row_.min_p < std::numeric_limits<float>::min();
         return all ? draw_from_all(largest, sharpness, u) : draw_from_best(largest, sharpness, u);
     }
 

@@ -102,10 +102,10 @@ def truncate(
 
     Without truncation all tokens by id; else by falling probability, equal ones by lowest id. top-k keeps the first k;
     top-p the shortest run of these that holds at least top_p of their sum; min-p those of at least min_p times the
-    likeliest.
+    likeliest, a min-p too small for a normal float32 counting as none.
     """
     weights = np.exp(logits.astype(np.float64) - float(logits.max()))
-    if not 0 < top_k < logits.size and top_p >= 1 and min_p <= 0:
+    if not 0 < top_k < logits.size and top_p >= 1 and min_p < np.finfo(np.float32).tiny:
         return np.arange(logits.size), weights
     candidates = likeliest_first(logits)
     if top_k > 0:
