@@ -3,10 +3,10 @@
 Everything is compared as bits, log-probabilities included, and counters show that what is tested took place.
 """
 
-import queue
 from contextlib import contextmanager
 
 import pytest
+from engine_answers import answers
 
 from abaci.engine.engine import Engine, EngineConfig
 from abaci.engine.loader import LoadOptions, native_backend
@@ -42,21 +42,6 @@ def opened(path, *, num_threads=1, max_step_tokens=512, num_pages=64, kv_type=Ca
     engine = Engine(executor, config)
     yield engine
     engine.close()
-
-
-def answers(engine, *requests):
-    """Tokens and log-probabilities of each request, all running together."""
-    heard = queue.SimpleQueue()
-    for request in requests:
-        engine.submit(request, heard.put)
-    found = {request.request_id: [] for request in requests}
-    num_open = len(requests)
-    while num_open:
-        event = heard.get(timeout=200)
-        assert event.error is None
-        found[event.request_id].append((event.token_ids, event.logprobs))
-        num_open -= event.finish_reason is not None
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,10 @@ Experts see their rows in another order beside others, latents are shared betwee
 none of it may show. Real weights, and what a caller sees: test_determinism.py, tests/determinism.
 """
 
-import queue
 from contextlib import contextmanager
 
 import pytest
+from engine_answers import answers
 from golden_folders import golden_folder
 from golden_models import CheckpointTensors
 
@@ -64,21 +64,6 @@ def opened(name, *, target=None, num_threads=1, max_step_tokens=512, num_pages=N
     )
     yield engine
     engine.close()
-
-
-def answers(engine, *requests):
-    """Tokens and log-probabilities of each request, all running together."""
-    heard = queue.SimpleQueue()
-    for request in requests:
-        engine.submit(request, heard.put)
-    found = {request.request_id: [] for request in requests}
-    num_open = len(requests)
-    while num_open:
-        event = heard.get(timeout=200)
-        assert event.error is None
-        found[event.request_id].append((event.token_ids, event.logprobs))
-        num_open -= event.finish_reason is not None
-    return found
 
 
 @pytest.fixture(scope="module", params=NAMES)
