@@ -131,10 +131,10 @@ def test_the_engine_is_measured_where_no_suite_is_named():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("engine",), "Missing argument 'MODEL'"),
-        (("kernels", "--against", "llama.cpp"), "No such option"),
+        (("engine",), "missing argument 'MODEL'"),
+        (("kernels", "--against", "llama.cpp"), "no such option"),
         (("http", "some-model", "--load", "everything"), "known: streams, arrivals, prefix, turns, visits"),
-        (("http", "some-model", "--rate", "0"), "--rate must be above 0"),
+        (("http", "some-model", "--rate", "0"), "--rate 0 is no rate"),
         (("http", "some-model", "--python", "vllm"), "--python vllm"),
     ],
 )

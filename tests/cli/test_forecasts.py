@@ -119,5 +119,5 @@ def test_looking_makes_no_database(tmp_path):
 def test_bars_and_columns_show_the_smallest():
     assert top_command._bar(1, 10_000) != ""
     assert top_command._bar(0, 10_000) == ""
-    assert top_command._bar(10, 10) == "█" * 20
+    assert top_command._bar(10, 10) == "█" * 10
     assert top_command._sparkline((0, 1, 1000, 500)) == " ▁█▄"

@@ -260,7 +260,7 @@ def test_a_proxy_is_asked_in_its_place(hub: HubServer, monkeypatch: pytest.Monke
 
 
 def test_certificates_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = SOURCES.parents[1] / "tests" / "server" / "data"
+    data = Path(__file__).parents[1] / "server" / "data"
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(data / "localhost.pem", data / "localhost-key.pem")
     handler = type("Handler", (BaseHTTPRequestHandler,), {"do_GET": _hello, "log_message": lambda *_: None})

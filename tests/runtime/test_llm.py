@@ -116,7 +116,7 @@ def test_parameters_out_of_range_are_refused_at_once(llm):
 
 
 def test_each_prompt_may_have_its_own_parameters(llm):
-    short, long = llm.generate(["a", "a"], [SamplingParams(max_tokens=2), SamplingParams(max_tokens=5)])
+    short, long = llm.generate(["a", "a"], [SamplingParams(max_tokens=n, ignore_eos=True) for n in (2, 5)])
     assert (len(short.token_ids), len(long.token_ids)) == (2, 5)
 
 
