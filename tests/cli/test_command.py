@@ -165,6 +165,7 @@ def test_a_model_from_pull_to_rm(smollm2_path: Path) -> None:
     assert [model["name"] for model in of_catalog if model["path"]] == [name]
     assert {model["name"] for model in of_catalog} == load_catalog().models.keys()
     assert any(line.startswith(name) for line in abaci("list").stdout.splitlines())
+    assert "yes" in next(line for line in abaci("list", "--catalog").stdout.splitlines() if line.startswith(name))
     assert abaci_json("verify") == abaci_json("verify", name)
     assert abaci_json("verify")[0]["sha256"] == pulled["sha256"]
     assert abaci_json("rm", name) == {"name": name, "freed_bytes": pulled["num_bytes"]}

@@ -18,7 +18,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from abaci.errors import AbaciError, AuthenticationError, ContextLengthError
 from abaci.server.web import web_routes
+from abaci.server.wire import error_response
 
 MARKDOWN = """\
 ## A prime test
@@ -99,7 +101,9 @@ def _application(script: Script) -> Starlette:
         script.bodies.append(body)
         said = str(body["messages"][-1]["content"])
         if "refuse" in said:
-            return _error(400, "the prompt has 40,000 tokens, the model holds 32,768 (Start a new chat.)")
+            return _error(
+                ContextLengthError("the prompt has 40,000 tokens, the model holds 32,768", hint="Start a new chat.")
+            )
         return StreamingResponse(_stream(body, said), media_type="text/event-stream")
 
     async def _stream(body: dict[str, Any], said: str) -> AsyncIterator[str]:
@@ -132,7 +136,7 @@ def _application(script: Script) -> Starlette:
     def _refusal(request: Request) -> Response | None:
         if script.required_key in (None, request.headers.get("authorization", "").removeprefix("Bearer ")):
             return None
-        return _error(401, "no API key was sent (Send it as `Authorization: Bearer KEY`.)")
+        return _error(AuthenticationError("no API key was sent", hint="Send it as `Authorization: Bearer KEY`."))
 
     return Starlette(
         routes=[
@@ -177,9 +181,12 @@ def _event(document: dict[str, Any]) -> str:
     return f"data: {json.dumps(document)}\n\n"
 
 
-def _error(status: int, message: str) -> Response:
-    error = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
-    return JSONResponse({"error": error}, status_code=status)
+_TOO_LONG = ContextLengthError("the prompt has 40,000 tokens, the model holds 32,768", hint="Start a new chat.")
+
+
+def _error(error: AbaciError) -> Response:
+    """As the server itself says it."""
+    return error_response(error, "/v1/chat/completions")
 
 
 def _metrics(seconds: float) -> str:
