@@ -1,24 +1,18 @@
 """`GET /usage`: what was used, as JSON or CSV. A key of the database sees its own figures, others see all of them."""
 
-from datetime import date
-
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from abaci.server.services import Services
-from abaci.server.usage_report import Dimension, first_day, report_as_csv, report_as_json, report_usage
+from abaci.server.usage_query import check_names, first_day_asked
+from abaci.server.usage_report import Dimension, report_as_csv, report_as_json, report_usage
 from abaci.server.wire import ParameterError
-
-_MAX_DAYS = 36_500
 
 
 async def usage(request: Request, services: Services) -> Response:
     """Usage and cost by key, model or day: `?by=key&by=model&since=7d&format=csv`."""
     query = request.query_params
-    unknown = set(query) - {"by", "since", "format"}
-    if unknown:
-        name = min(unknown)
-        raise ParameterError(name[:64], f"unknown parameter {name[:64]!r}", hint="There are by, since and format.")
+    check_names(query, ("by", "since", "format"))
     layout = query.get("format", "json")
     if layout not in ("json", "csv"):
         raise ParameterError("format", f"format must be json or csv, not {layout[:64]!r}")
@@ -28,7 +22,7 @@ async def usage(request: Request, services: Services) -> Response:
         report_usage,
         database,
         by,
-        since=_first_day(query.get("since")),
+        since=first_day_asked(query),
         key_id=request.state.caller.key_id,
         hourly_price=services.config.hourly_price,
     )
@@ -42,12 +36,3 @@ def _dimension(name: str) -> Dimension:
         return Dimension(name)
     except ValueError:
         raise ParameterError("by", f"by must be key, model or day, not {name[:64]!r}") from None
-
-
-def _first_day(text: str | None) -> date | None:
-    if text is None:
-        return None
-    try:
-        return first_day(text, _MAX_DAYS)
-    except ValueError:
-        raise ParameterError("since", f"since {text[:64]!r} is not a day", hint="2026-01-31, or 7d") from None

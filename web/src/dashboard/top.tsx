@@ -1,9 +1,8 @@
 /** What ran here over time: models, families or keys by tokens, from the server's books and this machine's journal. */
 
 import { useSignal } from "@preact/signals";
-import { useEffect } from "preact/hooks";
-import { ApiError, requestJson } from "../shared/api.ts";
 import * as format from "../shared/format.ts";
+import { useReport } from "./report.ts";
 import { Choice } from "./usage.tsx";
 
 export interface TopRow {
@@ -26,7 +25,6 @@ type Dimension = "model" | "family" | "key";
 
 const DIMENSIONS: Record<Dimension, string> = { model: "Model", family: "Family", key: "Key" };
 const PERIODS = { "7d": "7 days", "30d": "30 days", "365d": "A year", "": "All time" };
-const REFRESH_SECONDS = 30;
 const MOST_ROWS = 10;
 const WIDTH = 600;
 const HEIGHT = 120;
@@ -34,30 +32,8 @@ const HEIGHT = 120;
 export function Top() {
   const by = useSignal<Dimension>("model");
   const period = useSignal("7d");
-  const report = useSignal<TopReport | null>(null);
-  const failure = useSignal<ApiError | null>(null);
-
-  useEffect(() => {
-    let isCurrent = true;
-    const query = new URLSearchParams({ by: by.value, ...(period.value && { since: period.value }) });
-    const load = () =>
-      requestJson<TopReport>(`usage/top?${query}`, "once").then(
-        (answer) => {
-          if (!isCurrent) return;
-          report.value = answer;
-          failure.value = null;
-        },
-        (error: unknown) => {
-          if (isCurrent) failure.value = error instanceof ApiError ? error : new ApiError(String(error), 0);
-        },
-      );
-    void load();
-    const timer = setInterval(() => document.hidden || void load(), REFRESH_SECONDS * 1000);
-    return () => {
-      isCurrent = false;
-      clearInterval(timer);
-    };
-  }, [by.value, period.value]);
+  const query = new URLSearchParams({ by: by.value, ...(period.value && { since: period.value }) });
+  const { report, failure } = useReport<TopReport>(`usage/top?${query}`);
 
   return (
     <section class="panel usage">

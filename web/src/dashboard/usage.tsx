@@ -1,11 +1,11 @@
 /** What keys have used and what that cost, from the server's own books. */
 
 import { useSignal } from "@preact/signals";
-import { useEffect } from "preact/hooks";
-import { ApiError, request, requestJson } from "../shared/api.ts";
+import { request } from "../shared/api.ts";
 import { download } from "../shared/download.ts";
 import * as format from "../shared/format.ts";
 import { show } from "./chart.tsx";
+import { useReport } from "./report.ts";
 
 interface UsageRow {
   day: string | null;
@@ -35,34 +35,11 @@ type Dimension = "key" | "model" | "day";
 const DIMENSIONS: Record<Dimension, string> = { key: "Key", model: "Model", day: "Day" };
 /** As the server writes them: days up to today. */
 const PERIODS = { "1d": "Today", "7d": "7 days", "30d": "30 days", "": "All time" };
-const REFRESH_SECONDS = 30;
 
 export function Usage() {
   const by = useSignal<Dimension>("key");
   const period = useSignal("30d");
-  const report = useSignal<UsageReport | null>(null);
-  const failure = useSignal<ApiError | null>(null);
-
-  useEffect(() => {
-    let isCurrent = true;
-    const load = () =>
-      requestJson<UsageReport>(`usage?${query(by.value, period.value)}`, "once").then(
-        (answer) => {
-          if (!isCurrent) return;
-          report.value = answer;
-          failure.value = null;
-        },
-        (error: unknown) => {
-          if (isCurrent) failure.value = error instanceof ApiError ? error : new ApiError(String(error), 0);
-        },
-      );
-    void load();
-    const timer = setInterval(() => document.hidden || void load(), REFRESH_SECONDS * 1000);
-    return () => {
-      isCurrent = false;
-      clearInterval(timer);
-    };
-  }, [by.value, period.value]);
+  const { report, failure } = useReport<UsageReport>(`usage?${query(by.value, period.value)}`);
 
   return (
     <section class="panel usage">
