@@ -39,7 +39,6 @@ from abaci.models import decoder
 from abaci.models.spec import (
     Activation,
     DeltaNet,
-    LatentAttention,
     Linear,
     Mixer,
     ModelSpec,
@@ -85,11 +84,10 @@ class Emitter:
 
     def _add_cache_layer(self, group: int, layer: int) -> None:
         mixer = self._spec.layers[layer].mixer
-        assert not isinstance(mixer, DeltaNet)
-        if isinstance(mixer, LatentAttention):
-            self._cache_layers[layer] = self._program.add_cache_layer(group, 1, mixer.key_dim, False)
-        else:
-            self._cache_layers[layer] = self._program.add_cache_layer(group, mixer.num_kv_heads, mixer.head_dim, True)
+        cache = mixer.cache
+        self._cache_layers[layer] = self._program.add_cache_layer(
+            group, cache.num_key_heads, cache.head_dim, cache.num_value_heads > 0
+        )
 
     def _add_rope(self, mixer: Mixer) -> None:
         rope = None if isinstance(mixer, DeltaNet) else mixer.rope

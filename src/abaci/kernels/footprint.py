@@ -30,7 +30,7 @@ from abaci.kernels.recording import (
     values_read,
 )
 from abaci.models import decoder
-from abaci.models.spec import Attention, DeltaNet, HeadLinear, LatentAttention, ModelSpec
+from abaci.models.spec import Attention, HeadLinear, LatentAttention, ModelSpec
 from abaci.tensor import CacheType, WeightFormat
 
 _PANEL_ROWS: Final = 32
@@ -121,7 +121,7 @@ def footprint(
         logit_row_bytes=head_bytes + _slot_bytes(spec.head.out_features, False),
         page_bytes=tuple(_page_bytes(spec, group.layers, cache_type) for group in spec.cache_groups()),
         windows=tuple(group.window for group in spec.cache_groups()),
-        state_bytes=sum(_state_bytes(spec, layer) for layer in spec.state_layers()),
+        state_bytes=sum(_FLOAT_BYTES * layer.mixer.state_values for layer in spec.layers),
         products=tuple(_products(recorder.steps, matrices)),
         attention=tuple(_layer_attention(spec, layer, cache_type) for layer in spec.attending_layers()),
         num_operations=len(recorder.steps) + len(spec.layers),  # heads are prepared in an operation of their own
@@ -197,18 +197,8 @@ def _page_bytes(spec: ModelSpec, layers: Iterable[int], cache_type: CacheType) -
 
 
 def _position_bytes(spec: ModelSpec, layer: int, cache_type: CacheType) -> int:
-    match spec.layers[layer].mixer:
-        case Attention() as attention:
-            return 2 * attention.num_kv_heads * cache_type.head_bytes(attention.head_dim)
-        case LatentAttention() as attention:
-            return cache_type.head_bytes(attention.key_dim)
-        case DeltaNet():
-            return 0
-
-
-def _state_bytes(spec: ModelSpec, layer: int) -> int:
-    mixer = spec.layers[layer].mixer
-    return mixer.state_values * _FLOAT_BYTES if isinstance(mixer, DeltaNet) else 0
+    cache = spec.layers[layer].mixer.cache
+    return (cache.num_key_heads + cache.num_value_heads) * cache_type.head_bytes(cache.head_dim)
 
 
 def _layer_attention(spec: ModelSpec, layer: int, cache_type: CacheType) -> LayerAttention:

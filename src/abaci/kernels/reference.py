@@ -80,8 +80,10 @@ class ReferenceExecutor:
 
     def page_bytes(self, group: int) -> int:
         """Bytes that one page of a cache group takes, all its layers together."""
-        kept = (_kept_per_token(self.spec.layers[layer].mixer) for layer in self._groups[group].layers)
-        return PAGE_TOKENS * sum((keys + values) * self._head_bytes(head_dim) for keys, values, head_dim in kept)
+        kept = (self.spec.layers[layer].mixer.cache for layer in self._groups[group].layers)
+        return PAGE_TOKENS * sum(
+            (cache.num_key_heads + cache.num_value_heads) * self._head_bytes(cache.head_dim) for cache in kept
+        )
 
     def _head_bytes(self, head_dim: int) -> int:
         return self._cache_type.head_bytes(head_dim) if isinstance(self._cache_type, CacheType) else 4 * head_dim
@@ -89,7 +91,7 @@ class ReferenceExecutor:
     @property
     def state_bytes(self) -> int:
         """Bytes of one sequence's state, all layers that have one together."""
-        return 4 * sum(_state_values(self.spec.layers[layer].mixer) for layer in self.spec.state_layers())
+        return 4 * sum(layer.mixer.state_values for layer in self.spec.layers)
 
     def allocate_cache(self, num_pages: tuple[int, ...], num_states: int = 0) -> None:
         """Make room for that many pages per group and that many states; once, before the first step.
@@ -103,7 +105,7 @@ class ReferenceExecutor:
                 mixer = self.spec.layers[layer].mixer
                 self._caches[layer] = _LayerCache.of_pages(num_pages[index], index, mixer, self._cache_type)
         for layer in self.spec.state_layers():
-            shape = (num_states, _state_values(self.spec.layers[layer].mixer))
+            shape = (num_states, self.spec.layers[layer].mixer.state_values)
             self._states[layer] = np.full(shape, np.nan, np.float32)
 
     def step(self, batch: StepBatch) -> StepOutput:
@@ -170,21 +172,6 @@ def _select(matrix: GroupedIntegers, chosen: NDArray[np.integer] | slice | None)
     return replace(matrix, codes=rows(matrix.codes), scales=rows(matrix.scales), offsets=offsets)
 
 
-def _kept_per_token(mixer: Mixer) -> tuple[int, int, int]:
-    """How many heads of keys, and of values, a layer keeps for each token, and their size."""
-    match mixer:
-        case Attention():
-            return mixer.num_kv_heads, mixer.num_kv_heads, mixer.head_dim
-        case LatentAttention():
-            return 1, 0, mixer.key_dim
-        case DeltaNet():
-            return 0, 0, 0
-
-
-def _state_values(mixer: Mixer) -> int:
-    return mixer.state_values if isinstance(mixer, DeltaNet) else 0
-
-
 @dataclass(frozen=True, slots=True)
 class _LayerCache:
     """Keys and values of one layer, (pages, PAGE_TOKENS, heads, head_dim), reached by the page tables of `group`."""
@@ -200,8 +187,11 @@ class _LayerCache:
         cls, num_pages: int, group: int, mixer: Mixer, cache_type: CacheType | Literal["float32"]
     ) -> "_LayerCache":
         dtype = np.float16 if cache_type is CacheType.F16 else np.float32
-        *counts, head_dim = _kept_per_token(mixer)
-        keys, values = (np.full((num_pages, PAGE_TOKENS, heads, head_dim), np.nan, dtype) for heads in counts)
+        kept = mixer.cache
+        keys, values = (
+            np.full((num_pages, PAGE_TOKENS, heads, kept.head_dim), np.nan, dtype)
+            for heads in (kept.num_key_heads, kept.num_value_heads)
+        )
         return cls(group, keys, values, cache_type is CacheType.INT8)
 
     def put(self, pages: NDArray[np.integer], slots: NDArray[np.integer], key: Floats, value: Floats | None) -> None:

@@ -214,6 +214,15 @@ class Rope:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenCache:
+    """What a mixer keeps of each token: so many heads of keys, and of values, of `head_dim` values each."""
+
+    num_key_heads: int
+    num_value_heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True, slots=True)
 class PositionScale:
     """Queries at position p are multiplied by 1 + beta * ln(1 + floor(p / period)) (Llama 4, Ministral 3)."""
 
@@ -248,6 +257,16 @@ class Attention:
     sinks: str | None = None
     gate: Linear | None = None
     cache_of: int | None = None
+
+    @property
+    def cache(self) -> TokenCache:
+        """Of the layer whose cache is read, which may be another one."""
+        return TokenCache(self.num_kv_heads, self.num_kv_heads, self.head_dim)
+
+    @property
+    def state_values(self) -> int:
+        """Floats kept per sequence."""
+        return 0
 
     @property
     def projections(self) -> tuple[Linear, ...]:
@@ -291,6 +310,16 @@ class LatentAttention:
         return
 
     @property
+    def cache(self) -> TokenCache:
+        """One key, of which the values are a part."""
+        return TokenCache(1, 0, self.key_dim)
+
+    @property
+    def state_values(self) -> int:
+        """Floats kept per sequence."""
+        return 0
+
+    @property
     def key_dim(self) -> int:
         """Values kept per token."""
         return self.latent_dim + self.rope.dim
@@ -330,6 +359,11 @@ class DeltaNet:
     def channels(self) -> int:
         """Of the convolution: queries, keys, values."""
         return 2 * self.num_key_heads * self.key_dim + self.num_value_heads * self.value_dim
+
+    @property
+    def cache(self) -> TokenCache:
+        """Nothing."""
+        return TokenCache(0, 0, 0)
 
     @property
     def state_values(self) -> int:
