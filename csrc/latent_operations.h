@@ -85,10 +85,9 @@ class LatentAttentionOperation final : public Operation {
         const int32_t parts = latent_.num_heads / heads_per_piece_;
         const RowRun& rows = (*runs_)[runs_->size() - 1 - piece / parts];
         const int64_t head = piece % parts * heads_per_piece_;
-        const Step& step = p_.current();
         const CacheLayer& cache = p_.cache_layer(latent_.layer);
         const int32_t head_dim = latent_.latent_dim + rotated_, plain = latent_.nope_dim + rotated_;
-        AttentionTask task = {};
+        AttentionTask task = attention_task(p_, cache, rows, worker);
         task.query = p_.slot(latent_.absorbed).row(rows.row) + head * latent_.latent_dim;
         task.query_stride = p_.slot(latent_.absorbed).stride;
         task.query_head_stride = latent_.latent_dim;
@@ -98,18 +97,11 @@ class LatentAttentionOperation final : public Operation {
         task.tail_begin = latent_.latent_dim;
         task.output = p_.slot(latent_.out).row(rows.row) + head * latent_.latent_dim;
         task.output_stride = p_.slot(latent_.out).stride;
-        task.cache_type = cache.type;
         task.keys = cache.keys;
-        task.page_stride = cache.page_stride;
-        task.page_table =
-            step.input.page_tables[cache.group] + rows.sequence * step.input.pages_per_sequence[cache.group];
-        task.first_position = step.positions[rows.row];
-        task.num_rows = rows.num_rows;
         task.heads_per_group = heads_per_piece_;
         task.head_dim = head_dim;
         task.value_dim = latent_.latent_dim;
         task.scale = latent_.scale;
-        task.scratch = p_.attention_scratch(worker);
         p_.kernels().attention(task);
     }
 

@@ -311,6 +311,19 @@ class PrepareHeadsOperation final : public RowOperation {
     const Program::PositionScale scale_;
 };
 
+// What attention of any kind is told of the rows it is for and of the cache they see.
+AttentionTask attention_task(Program& program, const CacheLayer& cache, const RowRun& rows, int worker) {
+    const Step& step = program.current();
+    AttentionTask task = {};
+    task.cache_type = cache.type;
+    task.page_stride = cache.page_stride;
+    task.page_table = step.input.page_tables[cache.group] + rows.sequence * step.input.pages_per_sequence[cache.group];
+    task.first_position = step.positions[rows.row];
+    task.num_rows = rows.num_rows;
+    task.scratch = program.attention_scratch(worker);
+    return task;
+}
+
 class AttentionOperation final : public Operation {
   public:
     AttentionOperation(Program& program, int query, int out, int layer, int32_t num_heads, int32_t num_kv_heads,
@@ -331,33 +344,25 @@ class AttentionOperation final : public Operation {
         return runs_->size() * num_kv_heads_;
     }
     void run(uint32_t piece, int worker) override {
-        const Step& step = p_.current();
         const CacheLayer& cache = p_.cache_layer(layer_);
         // Late rows of long sequences first: they take longest.
         const RowRun& rows = (*runs_)[runs_->size() - 1 - piece / num_kv_heads_];
         const int64_t kv_head = piece % num_kv_heads_;
         const int64_t head = kv_head * heads_per_group_ * head_dim_;
-        AttentionTask task = {};
+        AttentionTask task = attention_task(p_, cache, rows, worker);
         task.query = p_.slot(query_).row(rows.row) + head;
         task.query_stride = p_.slot(query_).stride;
         task.query_head_stride = head_dim_;
         task.tail_begin = head_dim_;
         task.output = p_.slot(out_).row(rows.row) + head;
         task.output_stride = p_.slot(out_).stride;
-        task.cache_type = cache.type;
         task.keys = cache.keys + kv_head * cache.head_bytes;
         task.values = cache.values + kv_head * cache.head_bytes;
-        task.page_stride = cache.page_stride;
-        task.page_table =
-            step.input.page_tables[cache.group] + rows.sequence * step.input.pages_per_sequence[cache.group];
-        task.first_position = step.positions[rows.row];
-        task.num_rows = rows.num_rows;
         task.heads_per_group = heads_per_group_;
         task.head_dim = task.value_dim = head_dim_;
         task.sinks = sinks_ ? sinks_ + kv_head * heads_per_group_ : nullptr;
         task.window = window_;
         task.scale = scale_;
-        task.scratch = p_.attention_scratch(worker);
         p_.kernels().attention(task);
         if (!quantise_) return;
         const Slot& out = p_.slot(out_);
