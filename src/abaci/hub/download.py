@@ -56,11 +56,15 @@ class LocatingSource(Protocol):
         """Its place."""
 
 
-_NUM_ATTEMPTS: Final = 3
+_NUM_ATTEMPTS: Final = 10
 
 
 class _WrongHashError(Exception):
     """All bytes came and they are not the file's."""
+
+
+class _VanishedError(Exception):
+    """Another process removed a file that was here."""
 
 
 def download(
@@ -96,7 +100,10 @@ def fetch(
             return present
         fetching = _Fetching(model, store, listener, network or Network.from_environment())
         for _ in range(_NUM_ATTEMPTS):
-            found = [fetching.fetch(file) for file in model.files]
+            try:
+                found = [fetching.fetch(file) for file in model.files]
+            except _VanishedError:
+                continue
             sources = dict.fromkeys(source for _, source in found if source)
             stored = _referred(model, tuple(file for file, _ in found), ", ".join(sources), store)
             if stored is not None:
@@ -173,7 +180,7 @@ class _Fetching:
         path = None if file.sha256 is None else self.store.find(file.sha256)
         if path is None or file.sha256 is None or not _is_right(file, path, self.show(file, "this store")):
             return None
-        return stored_file(file.path, path, file.sha256, is_ours=True), "this store"
+        return _noted(file, path, file.sha256, is_ours=True), "this store"
 
     def _elsewhere(self, file: WantedFile) -> tuple[StoredFile, str] | None:
         """A file of another tool on this machine, used in place."""
@@ -181,8 +188,7 @@ class _Fetching:
             return None  # a copy was named
         for path in (*candidates(file), *_located(file)):
             if _is_right(file, path, self.show(file, str(path))):
-                sha256 = file.sha256 or sha256_of(path)
-                return stored_file(file.path, path, sha256, is_ours=self.store.has_fetched(path)), str(path)
+                return _noted(file, path, file.sha256, is_ours=self.store.has_fetched(path)), str(path)
             self.listener.noticed(f"{path} is called what {file.name} is called, and holds other bytes")
         return None
 
@@ -205,7 +211,7 @@ class _Fetching:
             raise
         kept = source.keep(file, path, self.network) if isinstance(source, KeepingSource) else None
         location = kept or self.store.adopt(file, path, sha256)
-        return stored_file(file.path, location, sha256, is_ours=True), source.label
+        return _noted(file, location, sha256, is_ours=True), source.label
 
     def _check_space(self, file: WantedFile, partial: PartialFile) -> None:
         following = self.model.files[self.model.files.index(file) + 1 :]
@@ -295,6 +301,14 @@ class _Fetching:
             self.listener.noticed(f"{_labels(group)}: what had arrived earlier was damaged; starting again")
         wanted = f"not {file.sha256}" if file.sha256 else "and is not the file that its repository names"
         raise _WrongHashError(f"its file has SHA-256 {found}, {wanted}")
+
+
+def _noted(file: WantedFile, location: Path, sha256: str | None, *, is_ours: bool) -> StoredFile:
+    """What is to be written down of a file that was found right; it may have been removed since."""
+    try:
+        return stored_file(file.path, location, sha256 or sha256_of(location), is_ours=is_ours)
+    except FileNotFoundError as error:
+        raise _VanishedError from error
 
 
 def _run(group: tuple[Source, ...], transfer: Transfer) -> Source:
