@@ -123,6 +123,18 @@ def test_json_is_one_document(monkeypatch, tmp_path):
     assert "a line on the way" in result.stderr
 
 
+def test_streams_take_the_place_of_the_usual_ones():
+    plan = comparison.FULL_PLAN.with_streams((1, 8))
+    assert [load.name for load in plan.workloads] == [
+        "prefill 512",
+        "prefill 2048",
+        "decode, 1 stream",
+        "decode, 8 streams",
+    ]
+    assert [load.step_tokens for load in plan.workloads[-2:]] == [1, 1]
+    assert plan.repetitions == comparison.FULL_PLAN.repetitions
+
+
 def test_the_engine_is_measured_where_no_suite_is_named():
     assert all(suite in bench("--help").stdout for suite in ("engine", "kernels", "http"))
     assert "bench engine" in bench("--no-such-option").stderr
@@ -133,6 +145,7 @@ def test_the_engine_is_measured_where_no_suite_is_named():
     [
         (("engine",), "missing argument 'MODEL'"),
         (("kernels", "--against", "llama.cpp"), "no such option"),
+        (("engine", "some-model", "--streams", "1,0"), "--streams 1,0: not numbers"),
         (("http", "some-model", "--load", "everything"), "known: streams, arrivals, prefix, turns, visits"),
         (("http", "some-model", "--rate", "0"), "--rate 0 is no rate"),
         (("http", "some-model", "--python", "vllm"), "--python vllm"),

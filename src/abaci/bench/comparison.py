@@ -7,7 +7,7 @@ runs the others sleep.
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from random import Random
@@ -46,6 +46,14 @@ class Plan:
     """Fresh processes for load to first token."""
     beside_busy: Decode | None
     """What is run beside a busy process."""
+
+    def with_streams(self, numbers: Sequence[int]) -> "Plan":
+        """The same with other numbers of streams decoded together."""
+        lengths = {load.num_streams: load.num_tokens for load in self.workloads if isinstance(load, Decode)}
+        shortest = min(lengths.values())
+        prefills = (load for load in self.workloads if isinstance(load, Prefill))
+        decodes = (Decode(number, lengths.get(number, shortest)) for number in numbers)
+        return replace(self, workloads=(*prefills, *decodes))
 
 
 FULL_PLAN = Plan(

@@ -49,6 +49,7 @@ class Peer(StrEnum):
 
 
 ThreadsOption = Annotated[int | None, typer.Option(help="Threads; else all cores this process may use.")]
+_MAX_STREAMS = 1024
 QuickOption = Annotated[bool, typer.Option("--quick", help="Less of everything.")]
 
 
@@ -57,6 +58,9 @@ def engine(
     model: ModelArgument,
     *,
     against: Annotated[Peer | None, typer.Option(help="Measure this engine too, in turns.")] = None,
+    streams: Annotated[
+        str, typer.Option(metavar="N,...", help="How many streams are decoded together; else 1 to 32.")
+    ] = "",
     quick: QuickOption = False,
     threads: ThreadsOption = None,
     kv_type: KvTypeOption = CacheType.F16,
@@ -66,9 +70,11 @@ def engine(
     """Measure a model's speed and memory, and how near they come to what this machine can do."""
     from abaci.bench.comparison import FULL_PLAN, OWN_NAME, QUICK_PLAN, compare
 
+    plan = QUICK_PLAN if quick else FULL_PLAN
+    if streams:
+        plan = plan.with_streams(_numbers("--streams", streams))
     resolved = _resolve(model)
     names = [OWN_NAME] if against is None else [OWN_NAME, against.value]
-    plan = QUICK_PLAN if quick else FULL_PLAN
     comparison = compare(resolved.path, resolved.name, names, plan, num_threads=threads, kv_type=kv_type, tell=_tell)
     _print(comparison, as_json)
 
@@ -151,6 +157,13 @@ def _kind(name: str) -> Any:
 
 def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _numbers(flag: str, text: str) -> list[int]:
+    words = _words(text)
+    if not words or any(not word.isdecimal() or not 1 <= int(word) <= _MAX_STREAMS for word in words):
+        raise UsageError(f"{flag} {text}: not numbers from 1 to {_MAX_STREAMS}", hint=f"for example {flag} 1,8")
+    return [int(word) for word in words]
 
 
 def _paths(flag: str, given: list[str] | None) -> dict[str, Path]:
