@@ -22,7 +22,7 @@ from abaci.kernels.reference import ReferenceExecutor
 from abaci.kernels.weights import FileRange, RawTensor
 from abaci.models.families import spec_from_gguf
 from abaci.models.mixtures import mixture_named
-from abaci.models.spec import ModelSpec
+from abaci.models.spec import HeadLinear, ModelSpec
 from abaci.tensor import CacheType
 
 
@@ -122,6 +122,10 @@ def _weight_bytes(spec: ModelSpec, checkpoint: Checkpoint) -> _WeightBytes:
     for table in spec.row_tables():
         if checkpoint.is_stored(checkpoint.tensors[table.weight]):
             del sizes[table.weight]
+    for stack in spec.stacks():
+        if isinstance(stack, HeadLinear) and stack.is_transposed:  # beside the other rows of its tensor
+            weight_format = stack.matrix_format(checkpoint.tensors[stack.weight].format)
+            sizes[stack.matrix] = weight_format.block_bytes * stack.num_heads * stack.out_features * stack.in_features
     met = dict(sizes)
     for mixture in spec.mixtures():
         router = mixture.router

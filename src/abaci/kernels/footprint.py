@@ -148,18 +148,19 @@ class _Matrix:
 
 def _matrices(spec: ModelSpec, formats: Mapping[str, WeightFormat], left: Set[str]) -> dict[str, _Matrix]:
     """What is packed, by its name as a matrix: all but the tables that are `left` in the file."""
-    sizes: dict[str, tuple[str, int, int]] = {}
+    sizes: dict[str, tuple[WeightFormat, int, int]] = {}
     for table in spec.embeddings():
         if table.weight not in left:
-            sizes[table.weight] = table.weight, table.vocab_size, table.hidden_size
+            sizes[table.weight] = formats[table.weight], table.vocab_size, table.hidden_size
     for linear in spec.linears():
-        sizes[linear.matrix] = linear.weight, linear.out_features, linear.in_features
+        sizes[linear.matrix] = formats[linear.weight], linear.out_features, linear.in_features
     for stack in spec.stacks():
-        num_matrices = stack.num_heads if isinstance(stack, HeadLinear) else stack.num_experts
-        sizes[stack.matrix] = stack.weight, num_matrices * stack.out_features, stack.in_features
+        stored = formats[stack.weight]
+        weight_format = stack.matrix_format(stored) if isinstance(stack, HeadLinear) else stored
+        sizes[stack.matrix] = weight_format, stack.num_matrices * stack.out_features, stack.in_features
     return {
-        name: _Matrix(formats[tensor], rows, columns, _packed_bytes(formats[tensor], rows, columns))
-        for name, (tensor, rows, columns) in sizes.items()
+        name: _Matrix(weight_format, rows, columns, _packed_bytes(weight_format, rows, columns))
+        for name, (weight_format, rows, columns) in sizes.items()
     }
 
 

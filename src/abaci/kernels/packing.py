@@ -3,9 +3,9 @@
 Must not know what is done with them.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from abaci.kernels import _native
 from abaci.kernels.dequantise import dequantise
 from abaci.kernels.packed_store import KeptWeights, PackedDraft, PackedKey
 from abaci.kernels.weights import RawTensor, TensorSource
-from abaci.models.spec import ExpertLinear, ModelSpec, Rows
+from abaci.models.spec import ExpertLinear, HeadLinear, ModelSpec, Rows
 from abaci.tensor import WeightFormat
 
 ThreadPool = _native.ThreadPool
@@ -240,17 +240,41 @@ def stored_matrices(spec: ModelSpec, source: TensorSource) -> dict[str, RawTenso
             if linear.rows is not None:
                 found[linear.matrix] = _select(raw, linear.rows, linear.out_features)
     for stack in spec.stacks():
-        raw = source.tensor(stack.weight)
         if stack.out_features % _PANEL_ROWS:
             raise UnsupportedModelError(
                 f"tensor {stack.weight} holds matrices of {stack.out_features} rows; "
                 f"only multiples of {_PANEL_ROWS} are supported"
             )
-        rows = math.prod(next(stack.tensors())[1][:-1])
-        found[stack.matrix] = replace(raw, shape=(rows, stack.in_features), file=None)
-        if isinstance(stack, ExpertLinear) and stack.rows is not None:
-            found[stack.matrix] = _select(raw, stack.rows, stack.num_experts * stack.out_features)
+        found[stack.matrix] = _stacked(source.tensor(stack.weight), stack)
     return found
+
+
+def _stacked(raw: RawTensor, stack: HeadLinear | ExpertLinear) -> RawTensor:
+    """All matrices of a stack, one below another."""
+    if isinstance(stack, HeadLinear) and stack.is_transposed:
+        return _transposed(raw, stack)
+    rows = stack.num_matrices * stack.out_features
+    if stack.rows is not None:
+        return _select(raw, stack.rows, rows)
+    return replace(raw, shape=(rows, stack.in_features), file=None)
+
+
+def _transposed(raw: RawTensor, stack: HeadLinear) -> RawTensor:
+    """The same where the tensor's rows are their columns."""
+
+    def matrices() -> memoryview:
+        rows = raw if stack.rows is None else _select(raw, stack.rows, stack.num_heads * stack.stored_height)
+        if raw.format.is_quantised:
+            values: NDArray[Any] = dequantise(rows.format, rows.shape, rows.data)
+            if not np.isfinite(values).all():
+                raise _not_finite(stack.weight)
+        else:
+            values = np.frombuffer(rows.data, f"u{raw.format.block_bytes}")
+        by_head = values.reshape(stack.num_heads, stack.in_features, stack.out_features)
+        return np.ascontiguousarray(by_head.swapaxes(1, 2)).data.cast("B")
+
+    shape = stack.num_heads * stack.out_features, stack.in_features
+    return RawTensor(stack.matrix_format(raw.format), shape, matrices, release=raw.release)
 
 
 def _adapter_matrices(spec: ModelSpec) -> list[str]:

@@ -150,6 +150,11 @@ class _Weights:
         matrix = matrix if chosen is None else matrix[chosen]
         return np.stack([matrix @ row for row in x]) if len(x) else np.empty((0, len(matrix)), np.float32)
 
+    def multiply_columns(self, x: Floats, name: str, chosen: slice) -> Floats:
+        """The same with a matrix whose columns are the `chosen` rows; its values are float32 in either mode."""
+        matrix = np.ascontiguousarray(self.floats(name)[chosen].T)
+        return np.stack([matrix @ row for row in x]) if len(x) else np.empty((0, len(matrix)), np.float32)
+
     def clear(self) -> None:
         self._floats.clear()
         self._integers.clear()
@@ -331,11 +336,10 @@ class _StepOps:
 
     def _head_linear(self, x: Floats, linear: HeadLinear) -> Floats:
         """Each head's part of x (tokens, num_heads * in_features) times its own matrix."""
-        parts = []
-        for head, part in enumerate(np.split(x, linear.num_heads, axis=-1)):
-            rows = slice(head * linear.out_features, (head + 1) * linear.out_features)
-            parts.append(self._weights.multiply(part, linear.weight, rows))
-        return np.concatenate(parts, axis=-1)
+        multiply = self._weights.multiply_columns if linear.is_transposed else self._weights.multiply
+        parts = np.split(x, linear.num_heads, axis=-1)
+        products = [multiply(part, linear.weight, linear.stored_rows(head)) for head, part in enumerate(parts)]
+        return np.concatenate(products, axis=-1)
 
     def combine(self, routed: Floats, choice: Floats, shared: Floats | None, shared_gate: Floats | None) -> Floats:
         weights = np.split(choice, 2, axis=-1)[1]

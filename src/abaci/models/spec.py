@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from typing import TypeGuard
 
+from abaci.tensor import WeightFormat
+
 Tensor = tuple[str, tuple[int, ...]]
 """Name and shape, the last axis contiguous."""
 
@@ -115,21 +117,49 @@ class LowRank:
 
 @dataclass(frozen=True, slots=True)
 class HeadLinear:
-    """A matrix for each head: a tensor of shape (num_heads, out_features, in_features)."""
+    """A matrix for each head: a tensor of shape (num_heads, out_features, in_features).
+
+    With `rows` these rows of a matrix in which all that belongs to a head stands together; where `is_transposed`, they
+    are the columns of the heads' matrices.
+    """
 
     weight: str
     num_heads: int
     in_features: int
     out_features: int
+    rows: Rows | None = None
+    is_transposed: bool = False
 
     @property
     def matrix(self) -> str:
         """As of a Linear."""
-        return self.weight
+        return self.weight if self.rows is None else f"{self.weight}[{self.rows.begin}/{self.rows.period}]"
+
+    @property
+    def num_matrices(self) -> int:
+        """One for each head."""
+        return self.num_heads
+
+    @property
+    def stored_height(self) -> int:
+        """Rows of the tensor that are a head's matrix, or its columns."""
+        return self.in_features if self.is_transposed else self.out_features
+
+    def stored_rows(self, head: int) -> slice:
+        """Where those rows stand among all of the tensor's."""
+        period, begin = (self.stored_height, 0) if self.rows is None else (self.rows.period, self.rows.begin)
+        return slice(head * period + begin, head * period + begin + self.stored_height)
+
+    def matrix_format(self, stored: WeightFormat) -> WeightFormat:
+        """What a tensor of the format `stored` is multiplied in: blocks cannot be cut into columns."""
+        return WeightFormat.F32 if self.is_transposed and stored.is_quantised else stored
 
     def tensors(self) -> Iterator[Tensor]:
         """Those that this part names itself."""
-        yield self.weight, (self.num_heads, self.out_features, self.in_features)
+        if self.rows is None:
+            yield self.weight, (self.num_heads, self.out_features, self.in_features)
+        else:
+            yield self.weight, (self.rows.total, self.out_features if self.is_transposed else self.in_features)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +180,11 @@ class ExpertLinear:
     def matrix(self) -> str:
         """As of a Linear."""
         return self.weight if self.rows is None else f"{self.weight}[{self.rows.begin}/{self.rows.period}]"
+
+    @property
+    def num_matrices(self) -> int:
+        """One for each expert."""
+        return self.num_experts
 
     def stored_rows(self, expert: int) -> slice:
         """Where an expert's matrix stands among the rows of all of the tensor's matrices."""
