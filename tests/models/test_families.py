@@ -126,7 +126,7 @@ def test_senseless_setting_is_named(description: Description, key: str, value: o
 UNSUPPORTED = (
     ("expert_count", 8),
     ("attention.logit_softcapping", 50.0),
-    ("rope.scaling.type", "dynamic"),
+    ("rope.scaling.type", "spiral"),
     ("attention.value_length", 8),
 )
 
@@ -140,6 +140,20 @@ def test_setting_that_would_change_the_mathematics_is_refused(
     is_mixture = metadata["general.architecture"] == "llama" and key == "expert_count"  # then more is missing
     with pytest.raises(FileFormatError if is_mixture else UnsupportedModelError):
         spec_from_gguf(metadata, tensors)
+
+
+def test_dynamic_scaling_is_none_up_to_the_original_context(description: Description) -> None:
+    metadata, tensors = description
+    prefix = f"{metadata['general.architecture']}.rope.scaling."
+    plain = spec_from_gguf(metadata, tensors)
+    metadata |= {f"{prefix}type": "dynamic", f"{prefix}factor": 2.0}
+    assert spec_from_gguf(metadata, tensors) == plain
+    metadata |= {f"{prefix}original_context_length": plain.context_length // 2}
+    assert spec_from_gguf(metadata, tensors, served_context=plain.context_length // 2) == plain
+    for served_context in (None, plain.context_length // 2 + 1):
+        with pytest.raises(UnsupportedModelError, match="rotates every token anew") as caught:
+            spec_from_gguf(metadata, tensors, served_context)
+        assert f"--context {plain.context_length // 2}" in str(caught.value.hint)
 
 
 def test_each_tensor_is_needed_and_shaped(description: Description) -> None:
@@ -166,7 +180,7 @@ def test_surplus_tensor_is_refused(description: Description) -> None:
 def test_any_setting_gives_a_spec_or_a_clear_error(data: st.DataObject) -> None:
     metadata, tensors = describe(golden_path(data.draw(st.sampled_from(GGUF_NAMES))))
     own_keys = sorted(key for key in metadata if key.startswith(str(metadata["general.architecture"])))
-    text = st.sampled_from(["", "none", "linear", "yarn", "64"])
+    text = st.sampled_from(["", "none", "linear", "yarn", "dynamic", "64"])
     value = st.one_of(st.integers(), st.floats(), text, st.booleans(), st.lists(st.integers(), max_size=3))
     metadata |= data.draw(st.dictionaries(st.sampled_from(own_keys), value, max_size=3))
     try:

@@ -221,11 +221,26 @@ class GgufConfig:
             return replace(rope, linear_scale=factor)
         if kind == "yarn":
             return self._stretched(rope, factor, truncate=truncate_yarn)
-        if kind in ("none", "longrope"):
-            return rope
-        raise UnsupportedModelError(
-            f"rope scaling of type {kind!r} is not supported (known: none, linear, yarn, longrope)"
+        if kind == "dynamic":
+            self._refuse_stretching()
+        elif kind not in ("none", "longrope"):
+            raise UnsupportedModelError(
+                f"rope scaling of type {kind!r} is not supported (known: none, linear, yarn, longrope, dynamic)"
+            )
+        return rope
+
+    def _refuse_stretching(self) -> None:
+        """Dynamic scaling is none up to the original context; beyond it every new length has another rotation, which
+        keys that are kept cannot follow. No converter writes the type, and llama.cpp ends at it."""
+        original = self.integer(
+            "rope.scaling.original_context_length", 1, MAX_CONTEXT_TOKENS, default=self.context_length
         )
+        if self.served_context > original:
+            raise UnsupportedModelError(
+                f"beyond {original:,} tokens rope scaling of type 'dynamic' rotates every token anew as the text "
+                "grows, which is not supported",
+                hint=f"Up to {original} tokens it changes nothing: --context {original}.",
+            )
 
     def rotated(self, key: str, head_dim: int) -> int:
         """How many values of a head turn; all of them where the file does not say."""
