@@ -97,3 +97,16 @@ def test_facts_agree(model: CatalogModel) -> None:
         assert model.parameters.active <= model.parameters.total
     if Task.COMPLETION in model.tasks:
         assert Task.CHAT not in model.tasks
+
+
+def test_most_models_have_a_score_of_their_own_task(catalog: Catalog) -> None:
+    """What `recommend` orders by: a benchmark without a task, or a task that no score speaks for, would order nothing."""
+    scored = {
+        task
+        for model in catalog.models.values()
+        for score in model.scores
+        for task in catalog.benchmarks[score.benchmark].tasks
+        if task in model.tasks
+    }
+    assert scored == set(Task) - {Task.VISION}
+    assert all(any(model.score(name) for model in catalog.models.values()) for name in catalog.benchmarks)

@@ -1,5 +1,6 @@
 """The records: each sound, known by its names, and the facts that people are caught by."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ def licence(name: str) -> Licence:
 @pytest.mark.parametrize("record", BOOK.by_id.values(), ids=lambda record: record.id)
 def test_a_record_is_sound(record: Licence) -> None:
     assert record.source.url.startswith("https://")
+    assert record.source.sha256 is None or re.fullmatch("[0-9a-f]{64}", record.source.sha256)
     assert record.permissions.commercial_use in ("allowed", "forbidden", "on registration")
     commercial = [clause.effect for clause in record.clauses if clause.kind is ClauseKind.COMMERCIAL_USE]
     expected = {"allowed": [], "forbidden": [Effect.FORBIDS], "on registration": [Effect.ASKS]}
