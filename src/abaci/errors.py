@@ -20,7 +20,8 @@
     ├── ResourceError               exit 6, HTTP 503   memory, disk or threads that are not there
     └── EngineClosedError           exit 1, HTTP 503   used after close or after fork
 
-`hint` is the sentence that tells the user what to do; it is printed on its own line.
+`hint` is the sentence that tells the user what to do; it is printed on its own line. What can be typed stands at its
+end, after a colon and without a full stop.
 """
 
 

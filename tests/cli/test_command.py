@@ -111,9 +111,9 @@ def test_version_takes_less_than_three_tenths_of_a_second() -> None:
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "error", "hint"),
     [
-        (["show", "qwen2.5"], 3, "error: no model is called 'qwen2.5'", "hint: did you mean qwen2.5:0.5b, "),
-        (["run", "qwen", "hello"], 3, "error: no model is called 'qwen'", "hint: did you mean qwen"),
-        (["rm", "smollm2:135m"], 3, "error: smollm2:135m is not here", "hint: abaci pull smollm2:135m"),
+        (["show", "qwen2.5"], 3, "error: no model is called 'qwen2.5'", "hint: Did you mean qwen2.5:0.5b, "),
+        (["run", "qwen", "hello"], 3, "error: no model is called 'qwen'", "hint: Did you mean qwen"),
+        (["rm", "smollm2:135m"], 3, "error: smollm2:135m is not here", "hint: Fetch it: abaci pull smollm2:135m"),
         (["verify", "nothing"], 3, "error: no model is called 'nothing'", "hint: "),
         (["run", "smollm2:135m", ""], 2, "error: the prompt is empty", "hint: "),
         (
@@ -130,6 +130,18 @@ def test_an_error_is_a_line_a_hint_and_a_code(arguments: list[str], exit_code: i
     assert (result.exit_code, result.stdout, len(lines)) == (exit_code, "", 2)
     assert lines[0].startswith(error)
     assert lines[1].startswith(hint)
+
+
+@pytest.mark.parametrize("name", ["qwen3:0.6c", "qwen", "xyzzy", "./none.gguf"])
+def test_every_verb_answers_an_unknown_name_in_the_same_words(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ABACI_OFFLINE", "1")
+    told = abaci("run", name, "hello").stderr
+    assert len(told.splitlines()) == 2
+    for verb in ("bench", "fit", "licence", "pull", "rm", "serve", "show", "verify"):
+        assert abaci(verb, name).stderr == told, verb
+    for verb, *more in (("fit", "--check"), ("convert", "to.gguf"), ("quantize", "to.gguf", "--type", "q4_0")):
+        assert abaci(verb, name, *more).stderr == told, verb
+    assert abaci("cp", name, "other").stderr == told
 
 
 def test_a_flag_that_is_none_is_a_usage_error() -> None:

@@ -148,7 +148,7 @@ def test_a_conversation_too_long_for_the_context_is_told_how_to_go_on(
     conversation = converse(["A."], [failure], ["C."])
     conversation.run(lines_of("first", "second", "third"))
     [error] = screen.errors
-    assert (error.message, error.hint) == (failure.message, "/clear makes room: the whole conversation is read")
+    assert (error.message, error.hint) == (failure.message, "/clear makes room: the whole conversation is read.")
     assert conversation.model.asked[2][0] == [user("first"), assistant("A."), user("third")]
 
 

@@ -10,13 +10,17 @@ from abaci.errors import UsageError
 @pytest.mark.parametrize(
     ("arguments", "error", "hint"),
     [
-        (["lst"], "no such command 'lst'", "did you mean 'list'"),
-        (["run"], "missing argument 'MODEL'", "abaci run --help"),
-        (["--nonsense"], "no such option: --nonsense", "abaci --help"),
-        (["run", "--nonsense"], "no such option: --nonsense", "abaci run --help"),
-        (["quantize", "a", "b"], "missing option '--type'", "abaci quantize --help"),
-        (["run", "model", "prompt", "--threads", "many"], "invalid value for '--threads'", "abaci run --help"),
-        (["key", "nonsense"], "no such command 'nonsense'", "abaci key --help"),
+        (["lst"], "no such command 'lst'", "Did you mean 'list'?"),
+        (["run"], "missing argument 'MODEL'", "See how it is used: abaci run --help"),
+        (["--nonsense"], "no such option: --nonsense", "See how it is used: abaci --help"),
+        (["run", "--nonsense"], "no such option: --nonsense", "See how it is used: abaci run --help"),
+        (["quantize", "a", "b"], "missing option '--type'", "See how it is used: abaci quantize --help"),
+        (
+            ["run", "model", "prompt", "--threads", "many"],
+            "invalid value for '--threads'",
+            "See how it is used: abaci run --help",
+        ),
+        (["key", "nonsense"], "no such command 'nonsense'", "See how it is used: abaci key --help"),
     ],
 )
 def test_a_command_line_that_cannot_be_read_ends_like_any_other_error(

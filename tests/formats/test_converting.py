@@ -279,6 +279,63 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         convert_to_folder(file, tmp_path / "folder", dequantise)
 
 
+def test_a_converted_folder_is_replaced_when_asked(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    with GgufCheckpoint.open(golden_path("qwen2")) as file:
+        convert_to_folder(file, folder, dequantise)
+        before = files_of(folder)
+        (folder / "model-00001-of-00002.safetensors").write_bytes(b"of an earlier one")
+        (folder / "config.json").write_text("{}")
+        convert_to_folder(file, folder, dequantise, replace=True)
+    assert files_of(folder) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("other", ["README.md", "model.safetensors.bak", ".git", "tokenizer.model"])
+def test_a_folder_of_more_than_a_conversion_is_never_replaced(tmp_path: Path, other: str) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / other).write_text("mine")
+    with GgufCheckpoint.open(golden_path("qwen2")) as file, pytest.raises(UsageError, match=other):
+        convert_to_folder(file, folder, dequantise, replace=True)
+    assert files_of(folder) == {"config.json": b"{}", other: b"mine"}
+
+
+def test_neither_a_file_nor_a_link_is_replaced_by_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to("elsewhere")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    with GgufCheckpoint.open(golden_path("qwen2")) as file:
+        for name in ("file", "link", "dangling"):
+            with pytest.raises(UsageError, match="is not a folder"):
+                convert_to_folder(file, tmp_path / name, dequantise, replace=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dangling", "elsewhere", "file", "link"]
+
+
+def test_a_replacement_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    rename = Path.rename
+
+    def refuse(path: Path, target: Path) -> Path:
+        if Path(target) == folder and path.name != "former":
+            raise OSError("no")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with GgufCheckpoint.open(golden_path("qwen2")) as file, pytest.raises(OSError, match="no"):
+        convert_to_folder(file, folder, dequantise, replace=True)
+    assert files_of(folder) == {"config.json": b"{}"}
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def int4_folder(tmp_path: Path, zero: int) -> Path:
     """A folder with one weight of GPTQ's, groups of 64 and every zero point the same."""
     from abaci.formats.safetensors import write_safetensors

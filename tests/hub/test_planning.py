@@ -101,7 +101,7 @@ def test_modelscope_names_what_is_missing(model_scope: ModelScope, store: Store)
         pull("modelscope/maker/other", store)
     with pytest.raises(ModelNotFoundError, match="has no Q2_K") as caught:
         pull("modelscope/maker/model:q2_k", store)
-    assert caught.value.hint == "it has Q4_K_M, Q8_0"
+    assert caught.value.hint == "It has Q4_K_M, Q8_0."
 
 
 def test_modelscope_and_wrong_bytes(model_scope: ModelScope, store: Store) -> None:
@@ -154,7 +154,7 @@ def test_ollama_names_what_it_has(store: Store) -> None:
     ollama()
     with pytest.raises(ModelNotFoundError) as caught:
         pull("ollama/none", store)
-    assert caught.value.hint == "it has ollama/llama3.2:3b"
+    assert caught.value.hint == "It has ollama/llama3.2:3b."
 
 
 @pytest.mark.parametrize("kind", ["adapter", "projector"])
@@ -201,7 +201,7 @@ def test_a_model_of_lm_studio_is_used_where_it_is(store: Store) -> None:
     assert model.path.exists()
     with pytest.raises(ModelNotFoundError) as caught:
         pull("lmstudio/maker/other", store)
-    assert caught.value.hint == "it has lmstudio/maker/model"
+    assert caught.value.hint == "It has lmstudio/maker/model."
 
 
 def test_a_file_of_lm_studio_serves_for_one_wanted_by_hash(store: Store, hub: HubServer) -> None:
@@ -307,7 +307,7 @@ def test_shards_are_one_model_and_only_whole() -> None:
 def test_a_choice_that_is_the_users() -> None:
     with pytest.raises(UsageError) as caught:
         chosen("a.gguf", "b.gguf")
-    assert caught.value.hint == "name one: a.gguf, b.gguf"
+    assert caught.value.hint == "Name one: a.gguf, b.gguf."
     with pytest.raises(UsageError, match="several files of that quantisation"):
         chosen("a-Q4_0.gguf", "b-Q4_0.gguf", quantisation="Q4_0")
 

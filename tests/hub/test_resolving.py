@@ -81,7 +81,7 @@ def test_a_name_far_from_all_gets_the_list() -> None:
 def test_a_known_model_that_is_not_here_says_how_to_get_it() -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         hub.resolve("smollm2:135m", download=False)
-    assert caught.value.hint == "abaci pull smollm2:135m"
+    assert caught.value.hint == "Fetch it: abaci pull smollm2:135m"
 
 
 def test_pull_from_a_folder_with_another_file_keeps_nothing(tmp_path: Path) -> None:

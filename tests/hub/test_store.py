@@ -53,7 +53,7 @@ def test_a_changed_file_is_refused(store: Store, model: StoredModel, content: by
     os.utime(model.path, ns=(1, 1))
     with pytest.raises(IntegrityError) as caught:
         store.check(model)
-    assert caught.value.hint == "fetch it again: abaci verify --repair tiny:1b"
+    assert caught.value.hint == "Fetch it again: abaci verify --repair tiny:1b"
 
 
 def test_a_missing_file_is_refused(store: Store, model: StoredModel) -> None:

@@ -152,7 +152,7 @@ def _kind(name: str) -> Any:
     try:
         return Kind(name)
     except ValueError:
-        raise UsageError(f"--load: {name} is none", hint=f"known: {', '.join(Kind)}") from None
+        raise UsageError(f"--load: {name} is none", hint=f"Choose one of: {', '.join(Kind)}.") from None
 
 
 def _words(text: str) -> list[str]:
@@ -171,7 +171,7 @@ def _paths(flag: str, given: list[str] | None) -> dict[str, Path]:
     for item in given or ():
         name, equals, path = item.partition("=")
         if not equals or not Path(path).exists():
-            raise UsageError(f"{flag} {item}: no such file", hint=f"for example {flag} vllm=/path/to/it")
+            raise UsageError(f"{flag} {item}: no such file", hint=f"For example: {flag} vllm=/path/to/it")
         paths[name] = Path(path)
     return paths
 

@@ -81,7 +81,9 @@ class Conversation:
         except ContextLengthError as error:
             if not self._turns:
                 raise
-            raise ContextLengthError(error.message, hint="/clear makes room: the whole conversation is read") from error
+            raise ContextLengthError(
+                error.message, hint="/clear makes room: the whole conversation is read."
+            ) from error
         self._turns += [asked, {"role": "assistant", "content": answer.text}]
         self._last = self.describe(answer)
         self.say(self._last)
@@ -102,7 +104,7 @@ class Conversation:
             case "/stats":
                 self.say(self._last or "no answer yet")
             case _:
-                raise UsageError(f"there is no command {name}", hint="/help lists them")
+                raise UsageError(f"there is no command {name}", hint="/help lists them.")
 
     def _system(self, text: str) -> None:
         if text:
@@ -121,13 +123,13 @@ def with_setting(params: SamplingParams, name: str, value: str) -> SamplingParam
     """The parameters with one changed, as `/set NAME VALUE` asks. Raises UsageError."""
     parse = _SETTINGS.get(name)
     if parse is None:
-        raise UsageError(f"there is no setting {name!r}", hint=f"settings: {', '.join(_SETTINGS)}")
+        raise UsageError(f"there is no setting {name!r}", hint=f"Choose one of: {', '.join(_SETTINGS)}.")
     from abaci.chat.requests import check_params
 
     try:
         change: dict[str, Any] = {name: None if value == "none" else parse(value)}
     except ValueError as error:
-        raise UsageError(f"{value!r} is no value for {name}", hint=f"e.g. /set {name} 1") from error
+        raise UsageError(f"{value!r} is no value for {name}", hint=f"For example: /set {name} 1") from error
     changed = replace(params, **change)
     check_params(changed)
     return changed

@@ -22,6 +22,9 @@ def convert(
         str | None,
         typer.Option("--type", help="For a folder, the type of all weights: f32, f16 or bf16. Without, exact values."),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write over an existing file, or a folder of nothing but a model's files.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Convert between Hugging Face folders and GGUF. Values stay exact where the types allow."""
@@ -33,13 +36,16 @@ def convert(
 
     if type_ is not None and type_.lower() not in _FLOAT_TYPES:
         raise UsageError(
-            f"--type {type_} is not possible in a folder", hint=f"Choose one of {', '.join(_FLOAT_TYPES)}."
+            f"--type {type_} is not possible in a folder", hint=f"Choose one of: {', '.join(_FLOAT_TYPES)}."
         )
     to_gguf = destination.suffix == ".gguf"
     if to_gguf and type_ is not None:
-        raise UsageError("--type is for folders", hint=f"abaci quantize {model} {destination} --type {type_}")
-    if to_gguf and destination.exists():
-        raise UsageError(f"{destination} exists", hint="Choose another name, or delete it first.")
+        raise UsageError(
+            "--type is for folders",
+            hint=f"Make a file of that type: abaci quantize {model} {destination} --type {type_}",
+        )
+    if destination.exists() and not force:
+        raise UsageError(f"{destination} exists", hint="Choose another name, or say --force.")
     resolved = hub.resolve(model, download=False)
     with closing(open_checkpoint(resolved.path)) as checkpoint:
         for note in checkpoint.notes:
@@ -48,7 +54,7 @@ def convert(
             convert_to_gguf(checkpoint, destination)
         else:
             wanted = None if type_ is None else WeightFormat[type_.upper()]
-            convert_to_folder(checkpoint, destination, dequantise, wanted=wanted)
+            convert_to_folder(checkpoint, destination, dequantise, wanted=wanted, replace=force)
     files = [destination] if to_gguf else [path for path in sorted(destination.rglob("*")) if path.is_file()]
     num_bytes = sum(path.stat().st_size for path in files)
     if as_json:

@@ -150,7 +150,7 @@ def _number(name: str, text: str) -> int | None:
     if not (digits.isascii() and digits.isdigit()):
         raise UsageError(
             f"--{name.replace('_', '-')} {text!r} is neither a whole number nor {NO_LIMIT!r}",
-            hint=f"For example --{name.replace('_', '-')} 1000.",
+            hint=f"For example: --{name.replace('_', '-')} 1000",
         )
     return int(digits)
 

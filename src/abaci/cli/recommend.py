@@ -70,7 +70,7 @@ def _task(text: str) -> Any:
     try:
         return Task(text)
     except ValueError:
-        raise UsageError(f"--task {text}: there is none", hint=f"known: {', '.join(Task)}") from None
+        raise UsageError(f"--task {text}: there is none", hint=f"Choose one of: {', '.join(Task)}.") from None
 
 
 def _memory(text: str | None) -> "Memory":
@@ -81,7 +81,7 @@ def _memory(text: str | None) -> "Memory":
         return memory
     found = _SIZE.fullmatch(text.strip())
     if found is None:
-        raise UsageError(f"--max-memory {text}: not a size", hint="for example 6GB or 800MB")
+        raise UsageError(f"--max-memory {text}: not a size", hint="Write it like 6GB or 800MB.")
     limit_bytes = int(float(found[1]) * _UNIT_BYTES[found[2].upper()])
     return Memory(min(limit_bytes, memory.available_bytes), min(limit_bytes, memory.total_bytes))
 

@@ -105,13 +105,15 @@ def _question(prompt: str | None) -> str | None:
 
 def _check(question: str | None, system: str | None, *, raw: bool, as_json: bool) -> None:
     if raw and system is not None:
-        raise UsageError("--system has no place in a --raw prompt", hint="write it into the prompt, or leave out --raw")
+        raise UsageError(
+            "--system has no place in a --raw prompt", hint="Write it into the prompt, or leave out --raw."
+        )
     if question is None and raw:
-        raise UsageError("--raw needs a prompt", hint='abaci run MODEL "text to continue" --raw')
+        raise UsageError("--raw needs a prompt", hint='Give one: abaci run MODEL "text to continue" --raw')
     if question is None and as_json:
-        raise UsageError("--json needs a prompt", hint='abaci run MODEL "question" --json')
+        raise UsageError("--json needs a prompt", hint='Give one: abaci run MODEL "question" --json')
     if question is not None and not question.strip():
-        raise UsageError("the prompt is empty", hint='abaci run MODEL "question"')
+        raise UsageError("the prompt is empty", hint='Give one: abaci run MODEL "question"')
 
 
 def _check_params(params: SamplingParams) -> None:

@@ -53,13 +53,13 @@ def _task(text: str) -> Any:
     try:
         return Task(text.lower())
     except ValueError as error:
-        raise UsageError(f"there is no task {text!r}", hint=f"tasks are {', '.join(Task)}") from error
+        raise UsageError(f"there is no task {text!r}", hint=f"Choose one of: {', '.join(Task)}.") from error
 
 
 def _num_parameters(text: str) -> int:
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kmbt]?)", text.lower())
     if match is None:
-        raise UsageError(f"{text!r} is not a number of parameters", hint="write it like 8B, 1.5B or 500M")
+        raise UsageError(f"{text!r} is not a number of parameters", hint="Write it like 8B, 1.5B or 500M.")
     return round(float(match[1]) * _UNITS[match[2]])
 
 

@@ -26,7 +26,7 @@ def call(url: str, path: str, api_key: str | None, body: dict[str, Any] | None =
     if api_key is not None:
         headers["authorization"] = f"Bearer {api_key}"
     if not url.startswith(("http://", "https://")):
-        raise ResourceError(f"{url} is no address of a server", hint="For example --url http://127.0.0.1:8000")
+        raise ResourceError(f"{url} is no address of a server", hint="For example: --url http://127.0.0.1:8000")
     check_reach(url)
     request = urllib.request.Request(url.rstrip("/") + path, data, headers)  # noqa: S310  http or https, see above
     try:
@@ -47,4 +47,4 @@ def _told(error: urllib.error.HTTPError) -> AbaciError:
     except (ValueError, KeyError, TypeError, AttributeError):
         message, hint = f"the server answered {error.code}", None
     kinds: dict[int, type[AbaciError]] = {401: AuthenticationError, 404: ModelNotFoundError}
-    return kinds.get(error.code, AbaciError)(message, hint=hint or "its log says more; abaci ps lists its models")
+    return kinds.get(error.code, AbaciError)(message, hint=hint or "Its log says more; `abaci ps` lists its models.")

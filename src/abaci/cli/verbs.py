@@ -72,11 +72,15 @@ def _unreadable(error: Any) -> UsageError:
     message, _, suggestion = error.format_message().replace("Value error, ", "").rstrip(".").partition(". ")
     verb = "abaci" if error.ctx is None else error.ctx.command_path
     return UsageError(
-        message[:1].lower() + message[1:], hint=suggestion[:1].lower() + suggestion[1:] or f"{verb} --help"
+        message[:1].lower() + message[1:], hint=_sentence(suggestion) or f"See how it is used: {verb} --help"
     )
+
+
+def _sentence(text: str) -> str:
+    return f"{text}." if text and not text.endswith(("?", ")")) else text
 
 
 def _unforeseen(error: OSError) -> ResourceError:
     """What the system refused where no verb expected it, such as writing to a full disk."""
     where = f": {error.filename}" if error.filename is not None else ""
-    return ResourceError(f"{error.strerror or error}{where}", hint="check where the command reads from and writes to")
+    return ResourceError(f"{error.strerror or error}{where}", hint="Check where the command reads from and writes to.")

@@ -1,6 +1,8 @@
 """A model from one format to another, exactly where the types allow: into a GGUF file or a Hugging Face folder."""
 
 import json
+import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +28,11 @@ Progress = Callable[[int, int], None]
 """Told bytes done, and in all."""
 
 _SHARD_BYTES: Final = 5_000_000_000
+_OWN_FILES: Final = re.compile(
+    r"(?:config|generation_config|tokenizer_config|tokenizer|model\.safetensors\.index)\.json"
+    r"|chat_template\.jinja|additional_chat_templates|model(?:-\d{5}-of-\d{5})?\.safetensors"
+)
+"""What `convert_to_folder` writes."""
 _FORMAT_VERSION_KEYS: Final = ("split.no", "split.count", "split.tensors.count")
 
 
@@ -77,14 +84,17 @@ def convert_to_folder(
     dequantise: Dequantise,
     *,
     wanted: WeightFormat | None = None,
+    replace: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> None:
     """Write a model as a Hugging Face folder: whole, or not at all. `wanted` as in `publish`.
 
-    Raises UsageError if the folder is there, UnsupportedModelError for a model that no published type describes.
+    With `replace` it takes the place of a folder of that name, which may hold nothing but what is written here.
+    Raises UsageError if the folder is there, or holds more; UnsupportedModelError for a model that no published type
+    describes.
     """
-    if destination.exists():
-        raise UsageError(f"{destination} is there already", hint="Give the name of a folder that is not.")
+    if os.path.lexists(destination):
+        _check_place(destination, replace)
     metadata = checkpoint.gguf_metadata()
     folder = publish(checkpoint, dequantise, wanted)
     text = tokenizer_files(metadata)
@@ -98,10 +108,38 @@ def convert_to_folder(
         _write_templates(unfinished, metadata)
         _write_weights(unfinished, folder.tensors, progress)
         unfinished.chmod(0o755)
-        unfinished.rename(destination)
+        _put(unfinished, destination)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+
+
+def _check_place(destination: Path, replace: bool) -> None:
+    """Nothing is deleted that a conversion would not have written."""
+    if not replace:
+        raise UsageError(f"{destination} is there already", hint="Give the name of a folder that is not.")
+    if destination.is_symlink() or not destination.is_dir():
+        raise UsageError(f"{destination} is not a folder, and is not written over", hint="Give the name of a folder.")
+    others = sorted(path.name for path in destination.iterdir() if _OWN_FILES.fullmatch(path.name) is None)
+    if others:
+        raise UsageError(
+            f"{destination} holds more than a converted model, such as {others[0]}: it is not written over",
+            hint="Choose another name, or move what is to be kept.",
+        )
+
+
+def _put(unfinished: Path, destination: Path) -> None:
+    """Under its name; what had the name before is deleted once the new folder is there."""
+    if not destination.exists():
+        unfinished.rename(destination)
+        return
+    with tempfile.TemporaryDirectory(dir=unfinished.parent, prefix=f".{destination.name}.") as aside:
+        former = destination.rename(Path(aside) / "former")
+        try:
+            unfinished.rename(destination)
+        except BaseException:
+            former.rename(destination)
+            raise
 
 
 def _write_weights(folder: Path, tensors: tuple[NewTensor, ...], progress: Progress) -> None:

@@ -108,7 +108,9 @@ def fetch(
             stored = _referred(model, tuple(file for file, _ in found), ", ".join(sources), store)
             if stored is not None:
                 return stored
-        raise ResourceError(f"{model.name} is removed by another process as fast as it comes", hint="stop that one")
+        raise ResourceError(
+            f"{model.name} is removed by another process as fast as it comes", hint="Stop that one, then pull again."
+        )
 
 
 def _intact(model: WantedModel, store: Store) -> StoredModel | None:
@@ -221,7 +223,7 @@ class _Fetching:
             raise ResourceError(
                 f"{self.model.name} needs {needed_bytes / 1e6:,.0f} MB more, and {partial.path.parent} has "
                 f"{free_bytes / 1e6:,.0f} MB free",
-                hint="free some space, or set ABACI_HOME to a folder on a larger disk, then pull again",
+                hint="Free some space, or set ABACI_HOME to a folder on a larger disk, then pull again.",
             )
 
     def _bytes_to_come(self, file: WantedFile) -> int:
@@ -250,12 +252,17 @@ class _Fetching:
             self.listener.noticed(reasons[-1])
         name = self.model.name if len(self.model.files) == 1 else f"{self.model.name} ({file.path})"
         message = f"{name} could not be fetched:\n" + "\n".join(f"  {reason}" for reason in reasons)
-        hint = "give a good copy: abaci pull --from FILE"
         if any_wrong:
-            raise IntegrityError(message, hint=f"nothing was kept; try later, or {hint}")
+            raise IntegrityError(
+                message, hint="Nothing was kept; try later, or give a good copy: abaci pull --from FILE"
+            )
         if is_offline:
-            raise OfflineError(message, hint=f"leave out what forbids the network, or {hint}")
-        raise DownloadError(message, hint=f"check the network and pull again, or {hint}")
+            raise OfflineError(
+                message, hint="Leave out what forbids the network, or give a good copy: abaci pull --from FILE"
+            )
+        raise DownloadError(
+            message, hint="Check the network and pull again, or give a good copy: abaci pull --from FILE"
+        )
 
     def _from_group(self, file: WantedFile, partial: PartialFile, group: tuple[Source, ...]) -> Source:
         """From all at once; where that gives wrong bytes, from each alone, so that one of them is found out."""

@@ -105,5 +105,5 @@ def checked_http_url(text: str) -> str:
     except ValueError:
         sound = False
     if not sound:
-        raise UsageError(f"{text[:200]!r} is not a URL", hint="for example https://host/folder/model.gguf")
+        raise UsageError(f"{text[:200]!r} is not a URL", hint="For example: https://host/folder/model.gguf")
     return text

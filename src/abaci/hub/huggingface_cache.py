@@ -46,14 +46,14 @@ def hub_home() -> Path:
 def checked_repository(name: str) -> str:
     """The name of a repository, `org/repo`. Raises UsageError."""
     if not _REPOSITORY.fullmatch(name) or ".." in name or "--" in name:
-        raise UsageError(f"{name[:200]!r} is not the name of a repository", hint="give ORGANISATION/REPOSITORY")
+        raise UsageError(f"{name[:200]!r} is not the name of a repository", hint="Give ORGANISATION/REPOSITORY.")
     return name
 
 
 def checked_revision(revision: str) -> str:
     """A branch, tag or commit. Raises UsageError."""
     if not _REVISION.fullmatch(revision) or ".." in revision or "//" in revision or revision.endswith("/"):
-        raise UsageError(f"{revision[:200]!r} is not the name of a revision")
+        raise UsageError(f"{revision[:200]!r} is not the name of a revision", hint="Give a branch, a tag or a commit.")
     return revision
 
 
@@ -96,7 +96,9 @@ def keep(finished: Path, *, repository: str, revision: str, commit: str, path: s
     Raises OSError.
     """
     if not is_commit(commit) or not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", etag):
-        raise UsageError(f"{repository} has no sound commit or hash")
+        raise UsageError(
+            f"{repository} has no sound commit or hash", hint="Look at the repository's page, or choose another."
+        )
     folder = _folder(repository)
     blob = folder / "blobs" / etag
     pointer = folder / "snapshots" / commit / checked_path(path)

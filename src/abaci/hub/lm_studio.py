@@ -40,10 +40,10 @@ def wanted_model(name: LMStudioName) -> WantedModel:
     folder = lm_studio_folder() / name.repository.organisation / name.repository.name
     if not folder.is_dir():
         names = [f"lmstudio/{path.parent.name}/{path.name}" for path in sorted(lm_studio_folder().glob("*/*"))]
-        where = f"no folder {lm_studio_folder()}; LM_STUDIO_MODELS names one"
+        where = f"There is no folder {lm_studio_folder()}; LM_STUDIO_MODELS names another."
         raise ModelNotFoundError(
             f"{name} is not in LM Studio's folder on this machine",
-            hint=f"it has {', '.join(names[:12])}" if names else where,
+            hint=f"It has {', '.join(names[:12])}." if names else where,
         )
     found = [(path.relative_to(folder).as_posix(), path) for path in sorted(folder.rglob("*")) if path.is_file()]
     files = tuple(ListedFile(path, file.stat().st_size, None) for path, file in found if is_sound_path(path))

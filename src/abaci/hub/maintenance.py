@@ -103,12 +103,17 @@ def prune(store: Store, on_wait: Callable[[], None]) -> tuple[Leftover, ...]:
 def copy(store: Store, model: StoredModel, name: str) -> StoredModel:
     """A second name for a model; no bytes are copied. Raises UsageError for a name that means something already."""
     if isinstance(parse_name(name), LocalPath):
-        raise UsageError(f"{name} is a path", hint="give a name, such as my-model:1b")
+        raise UsageError(f"{name} is a path", hint="Give a name, such as my-model:1b.")
     with store.changing():
         if store.get(name) is not None or load_catalog().find(name) is not None:
-            raise UsageError(f"{name} is the name of a model", hint=f"choose another, or abaci rm {name} first")
+            raise UsageError(
+                f"{name} is the name of a model",
+                hint=f"Choose another name, or delete that model first: abaci rm {name}",
+            )
         if store.get(model.name) is None:
-            raise ModelNotFoundError(f"{model.name} has been removed meanwhile", hint=f"abaci pull {model.name}")
+            raise ModelNotFoundError(
+                f"{model.name} has been removed meanwhile", hint=f"Fetch it again: abaci pull {model.name}"
+            )
         return store.refer(replace(model, name=name))
 
 

@@ -164,7 +164,7 @@ def parse_name(text: str) -> ModelName:
     Raises UsageError for a text that has none of the forms, which says which part is wrong.
     """
     if len(text) > MAX_NAME_CHARACTERS:
-        raise UsageError(f"a model's name has {len(text):,} characters, more than {MAX_NAME_CHARACTERS:,}")
+        raise UsageError(f"a model's name has {len(text):,} characters, more than {MAX_NAME_CHARACTERS:,}", hint=FORMS)
     try:
         return _parse(text)
     except ValueError as error:
@@ -172,8 +172,8 @@ def parse_name(text: str) -> ModelName:
 
 
 FORMS: Final = (
-    "a name is like qwen2.5:7b, org/repo, hf.co/org/repo:Q4_K_M, modelscope/org/repo, ollama/name:tag, "
-    "https://host/file.gguf or ./file.gguf"
+    "A name is like qwen2.5:7b, org/repo, hf.co/org/repo:Q4_K_M, modelscope/org/repo, ollama/name:tag, "
+    "https://host/file.gguf or ./file.gguf."
 )
 
 

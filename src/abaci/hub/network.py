@@ -148,7 +148,7 @@ class Network:
         if self._offline_because is not None:
             raise OfflineError(
                 f"{what} is not asked: {self._offline_because} is set",
-                hint="leave it out where the network may be used",
+                hint="Leave it out where the network may be used.",
             )
 
     def knock(self, host: str, port: int) -> None:

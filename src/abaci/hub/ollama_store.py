@@ -60,13 +60,14 @@ def _layers(path: Path, name: OllamaName) -> list[tuple[str, Digest, int]]:
             text = file.read(_MAX_MANIFEST_BYTES + 1)
     except OSError as error:
         names = names_here()
-        hint = f"it has {', '.join(names[:12])}" if names else f"no store in {ollama_folder()}; OLLAMA_MODELS names one"
+        where = f"There is no store in {ollama_folder()}; OLLAMA_MODELS names another."
+        hint = f"It has {', '.join(names[:12])}." if names else where
         raise ModelNotFoundError(f"{name} is not in Ollama's store on this machine", hint=hint) from error
     try:
         document = json.loads(text) if len(text) <= _MAX_MANIFEST_BYTES else None
         return [_layer(layer) for layer in document["layers"]]  # type: ignore[index]
     except (ValueError, KeyError, TypeError, RecursionError, UsageError) as error:
-        raise FileFormatError(f"{path} is not a manifest", hint="let Ollama fetch the model again") from error
+        raise FileFormatError(f"{path} is not a manifest", hint="Let Ollama fetch the model again.") from error
 
 
 def _layer(layer: Any) -> tuple[str, Digest, int]:

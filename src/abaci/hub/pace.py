@@ -26,7 +26,7 @@ def read_rate(text: str) -> int:
     match = _RATE.fullmatch(text.strip())
     rate = 0 if match is None else int(float(match[1]) * _UNITS[(match[2] or "").lower()])
     if rate < 1:
-        raise UsageError(f"{text[:40]!r} is not a rate", hint="give bytes per second, e.g. 500k, 2.5M or 1G")
+        raise UsageError(f"{text[:40]!r} is not a rate", hint="Give bytes per second, like 500k, 2.5M or 1G.")
     return rate
 
 

@@ -37,7 +37,7 @@ def disk_full(path: Path) -> ResourceError:
     """The error for a disk that cannot take the rest of a file."""
     return ResourceError(
         f"the disk that holds {path.parent} is full; what had arrived was removed",
-        hint="free some space, or set ABACI_HOME to a folder on a larger disk, then pull again",
+        hint="Free some space, or set ABACI_HOME to a folder on a larger disk, then pull again.",
     )
 
 

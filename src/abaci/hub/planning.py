@@ -50,15 +50,18 @@ def plan(name: ModelName, network: Network) -> WantedModel:
             case FileUrl():
                 return _of_url(name, network)
             case LocalPath(path):
-                raise UsageError(f"{path} is a path: there is nothing to fetch")
+                raise UsageError(
+                    f"{path} is a path: there is nothing to fetch",
+                    hint="Check the path, or see the catalog: abaci search",
+                )
     except SourceUnavailableError as error:
-        raise DownloadError(f"{name}: {error}", hint="check the name and the network") from error
+        raise DownloadError(f"{name}: {error}", hint="Check the name and the network.") from error
 
 
 def _of_catalog(text: str, network: Network) -> WantedModel:
     found = load_catalog().find(text)
     if found is None or found.variant is None:
-        raise ModelNotFoundError(f"the catalog knows no files of {text!r}", hint="see what it has: abaci search")
+        raise ModelNotFoundError(f"the catalog knows no files of {text!r}", hint="See what it has: abaci search")
     entry = entry_of(found.model, found.variant)
     if entry is not None:
         file = WantedFile(entry.file_name, entry.num_bytes, Digest.sha256(entry.sha256), entry.sources)
@@ -77,7 +80,7 @@ def _of_variant(model: CatalogModel, variant: Variant, listing: Listing) -> Want
         if len(models) != 1:
             raise ModelNotFoundError(
                 f"{listing.repository} has {len(models)} models that match {variant.pattern}, not one",
-                hint=f"name its file: abaci pull hf.co/{listing.repository}:{variant.quantisation}",
+                hint=f"Name its file: abaci pull hf.co/{listing.repository}:{variant.quantisation}",
             )
         chosen = models[0]
     files = tuple(WantedFile(file.path, file.num_bytes, file.digest, (listing.source,)) for file in chosen)
@@ -102,6 +105,6 @@ def _shard_urls(url: str) -> list[str]:
         return [url]
     total = int(shard[1])
     if not 1 <= total <= _MAX_SHARDS:
-        raise UsageError(f"{url} is one of {total} shards", hint=f"at most {_MAX_SHARDS}")
+        raise UsageError(f"{url} is one of {total} shards", hint=f"Give a model of at most {_MAX_SHARDS}.")
     stem = path[: shard.start()]
     return [f"{stem}-{number:05}-of-{total:05}.gguf{mark}{query}" for number in range(1, total + 1)]

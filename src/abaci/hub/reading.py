@@ -40,7 +40,7 @@ def read_range(file: WantedFile, begin: int, end: int, network: Network) -> byte
             reasons.append(f"{source.label}: {error}")
     raise DownloadError(
         f"the beginning of {file.path} could not be read:\n" + "\n".join(f"  {reason}" for reason in reasons),
-        hint="check the network",
+        hint="Check the network.",
     )
 
 

@@ -108,7 +108,7 @@ def read_reference(text: str, reference: Path, home: Path) -> StoredModel:
 
 def bad_reference(path: Path) -> AbaciError:
     """The error for a document that is no reference."""
-    return AbaciError(f"{path} is not a model reference of this version", hint="delete that file and pull again")
+    return AbaciError(f"{path} is not a model reference of this version", hint="Delete that file and pull again.")
 
 
 def _first_version(fields: dict[str, Any], home: Path, path: str) -> StoredModel:

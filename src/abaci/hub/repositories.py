@@ -73,7 +73,7 @@ def wanted_model(name: str, listing: Listing, quantisation: str | None = None) -
         chosen = _choose(models, listing.repository, quantisation)
     elif quantisation is not None:
         raise ModelNotFoundError(
-            f"{listing.repository} has no GGUF files, so no {quantisation}", hint="leave out the quantisation"
+            f"{listing.repository} has no GGUF files, so no {quantisation}", hint="Leave out the quantisation."
         )
     else:
         chosen = folder_files(listing)
@@ -106,11 +106,11 @@ def folder_files(listing: Listing) -> tuple[ListedFile, ...]:
         if unsafe:
             raise UnsupportedModelError(
                 f"{listing.repository} has its weights in {unsafe[0]}, a format that can run code when it is opened",
-                hint="choose a repository with safetensors or GGUF files",
+                hint="Choose a repository with safetensors or GGUF files.",
             )
         raise ModelNotFoundError(
             f"{listing.repository} holds no model: neither GGUF nor safetensors files",
-            hint="check the name of the repository",
+            hint="Check the name of the repository.",
         )
     names = {file.path for file in weights}
     if any(name.startswith("model") for name in names):  # beside the same weights under their first names
@@ -139,17 +139,17 @@ def _choose(
         paths = by_quantisation[known[0]] if known else list(models) if len(models) == 1 else []
         if not paths:
             raise UsageError(
-                f"{repository} holds several models", hint=f"name one: {', '.join(sorted(by_quantisation))}"
+                f"{repository} holds several models", hint=f"Name one: {', '.join(sorted(by_quantisation))}."
             )
     else:
         paths = by_quantisation.get(quantisation.upper()) or [path for path in models if path == quantisation]
     if not paths:
         raise ModelNotFoundError(
-            f"{repository} has no {quantisation}", hint=f"it has {', '.join(sorted(by_quantisation))}"
+            f"{repository} has no {quantisation}", hint=f"It has {', '.join(sorted(by_quantisation))}."
         )
     if len(paths) > 1:
         raise UsageError(
-            f"{repository} has several files of that quantisation", hint=f"name one: {', '.join(sorted(paths))}"
+            f"{repository} has several files of that quantisation", hint=f"Name one: {', '.join(sorted(paths))}."
         )
     return models[paths[0]]
 
@@ -165,7 +165,8 @@ def _check_shards(repository: str, names: set[str]) -> None:
         ]
         if missing:
             raise ModelNotFoundError(
-                f"{repository} lacks shard {missing[0]} of {total} of {stem}", hint="check the repository's page"
+                f"{repository} lacks shard {missing[0]} of {total} of {stem}",
+                hint="Look at the repository's page, or choose another.",
             )
 
 

@@ -49,10 +49,10 @@ def resolve(name: str, *, download: bool, progress: DownloadListener | None = No
     stored = _stored(name, store)
     if stored is not None:
         return _resolved(store.check(stored))
-    parsed = _known_name(name)
+    parsed = known_name(name)
     if download:
         return pull(name, progress=progress)
-    raise ModelNotFoundError(f"{parsed} has not been fetched yet", hint=f"abaci pull {name}")
+    raise ModelNotFoundError(f"{parsed} has not been fetched yet", hint=f"Fetch it: abaci pull {name}")
 
 
 def pull(
@@ -67,7 +67,7 @@ def pull(
     Raises ModelNotFoundError, DownloadError, IntegrityError, OfflineError, ResourceError, UsageError.
     """
     network = network or Network.from_environment()
-    store, parsed = Store(), _known_name(name)
+    store, parsed = Store(), known_name(name)
     try:
         wanted = plan(parsed, network)
     except OfflineError:
@@ -93,7 +93,7 @@ def stored_model(name: str, store: Store) -> StoredModel:
     """A model that is in the store. Raises ModelNotFoundError, with near names."""
     stored = _stored(name, store)
     if stored is None:
-        raise ModelNotFoundError(f"{_known_name(name)} is not here", hint=f"abaci pull {name}")
+        raise ModelNotFoundError(f"{known_name(name)} is not here", hint=f"Fetch it: abaci pull {name}")
     return stored
 
 
@@ -110,16 +110,19 @@ def _stored(name: str, store: Store) -> StoredModel | None:
     return store.get(str(parsed) if entry is None else entry.name)
 
 
-def _known_name(name: str) -> ModelName:
-    """What a name means. Raises ModelNotFoundError for a path that is not there and a name the catalog has not."""
+def known_name(name: str) -> ModelName:
+    """What a name means that is not that of a file here.
+
+    Raises ModelNotFoundError for a path and, with near names, for a name that the catalog has not; UsageError.
+    """
     parsed = parse_name(name)
     if isinstance(parsed, LocalPath):
-        raise ModelNotFoundError(f"no file or folder {name}", hint="check the path, or see the catalog: abaci search")
+        raise ModelNotFoundError(f"no file or folder {name}", hint="Check the path, or see the catalog: abaci search")
     if isinstance(parsed, CatalogName):
         catalog = load_catalog()
         if catalog.find(parsed.text) is None:
             near = near_names(name, catalog.models, most=4)
-            hint = f"did you mean {', '.join(near)}?" if near else "see what the catalog has: abaci search"
+            hint = f"Did you mean {', '.join(near)}?" if near else "See what the catalog has: abaci search"
             raise ModelNotFoundError(f"no model is called {name!r}", hint=hint)
     return parsed
 
@@ -144,7 +147,7 @@ def _resolve_path(path: Path) -> ResolvedModel:
         return ResolvedModel(path=path, name=name, licence=None, sha256=None, source=str(path), chat_template=None)
     file = _model_in_folder(path) if path.is_dir() else path
     if file.suffix != ".gguf":
-        raise UsageError(f"{file} is not a .gguf file", hint="give a GGUF file, or a Hugging Face folder")
+        raise UsageError(f"{file} is not a .gguf file", hint="Give a GGUF file, or a Hugging Face folder.")
     return ResolvedModel(path=file, name=file.stem, licence=None, sha256=None, source=str(file), chat_template=None)
 
 
@@ -153,11 +156,11 @@ def _model_in_folder(folder: Path) -> Path:
     files = [path for path in sorted(folder.glob("*.gguf")) if _is_first_or_only_shard(path.name)]
     if not files:
         raise ModelNotFoundError(
-            f"no .gguf file and no config.json in {folder}", hint="give a .gguf file, or a folder that holds one"
+            f"no .gguf file and no config.json in {folder}", hint="Give a .gguf file, or a folder that holds one."
         )
     if len(files) > 1:
         names = ", ".join(path.name for path in files)
-        raise UsageError(f"{folder} holds several models: {names}", hint=f"name one, e.g. {files[0]}")
+        raise UsageError(f"{folder} holds several models: {names}", hint=f"Name one, for example: {files[0]}")
     return files[0]
 
 

@@ -36,7 +36,10 @@ class S3Source:
     def __post_init__(self) -> None:
         sound = _BUCKET.fullmatch(self.bucket) and ".." not in self.bucket and self.key and self.key.isprintable()
         if not sound or any(part in (".", "..") for part in self.key.split("/")):
-            raise UsageError(f"s3://{self.bucket}/{self.key} is not the address of an object")
+            raise UsageError(
+                f"s3://{self.bucket}/{self.key} is not the address of an object",
+                hint="For example: s3://bucket/folder/model.gguf",
+            )
 
     @classmethod
     def read(cls, address: str) -> "S3Source":
@@ -108,5 +111,5 @@ class Signer:
 def _region() -> str:
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
     if not _REGION.fullmatch(region):
-        raise UsageError(f"AWS_REGION: {region[:60]!r} is not a region")
+        raise UsageError(f"AWS_REGION: {region[:60]!r} is not a region", hint="Set it to one such as us-east-1.")
     return region

@@ -159,7 +159,8 @@ class Store:
         except OSError as error:
             unfinished.unlink(missing_ok=True)
             raise ResourceError(
-                f"{reference}: {error.strerror}", hint="free some space, or set ABACI_HOME to a folder you may write to"
+                f"{reference}: {error.strerror}",
+                hint="Free some space, or set ABACI_HOME to a folder you may write to.",
             ) from error
         return model
 
@@ -294,8 +295,8 @@ def _with_time(file: StoredFile) -> StoredFile:
 
 
 def _not_writable(folder: Path, reason: str | None) -> ResourceError:
-    return ResourceError(f"{folder}: {reason}", hint="set ABACI_HOME to a folder you may write to")
+    return ResourceError(f"{folder}: {reason}", hint="Set ABACI_HOME to a folder you may write to.")
 
 
 def _again(name: str) -> str:
-    return f"fetch it again: abaci verify --repair {name}"
+    return f"Fetch it again: abaci verify --repair {name}"

@@ -45,7 +45,10 @@ class Digest:
     def __post_init__(self) -> None:
         pattern = _SHA256 if self.algorithm is Algorithm.SHA256 else _SHA1
         if not pattern.fullmatch(self.value):
-            raise UsageError(f"{self.value[:80]!r} is not a {self.algorithm} hash")
+            raise UsageError(
+                f"{self.value[:80]!r} is not a {self.algorithm} hash",
+                hint="Give it in hexadecimal digits, in lower case.",
+            )
 
     @classmethod
     def sha256(cls, value: str) -> "Digest":
@@ -71,7 +74,7 @@ class WantedFile:
     def __post_init__(self) -> None:
         checked_path(self.path)
         if self.num_bytes < 0:
-            raise UsageError(f"{self.path} cannot have {self.num_bytes} bytes")
+            raise UsageError(f"{self.path} cannot have {self.num_bytes} bytes", hint="Give its size, 0 or more.")
 
     @property
     def name(self) -> str:
@@ -102,6 +105,9 @@ class WantedFile:
         return hash_of(path, digest, show_bytes) == self.digest.value
 
 
+_LOOK: Final = "Look at the repository's page, or choose another."
+
+
 @dataclass(frozen=True, slots=True)
 class WantedModel:
     """A model: one file, the shards of one, or a folder. `name` is what it is kept under."""
@@ -115,12 +121,12 @@ class WantedModel:
     def __post_init__(self) -> None:
         checked_name(self.name)
         if not self.files:
-            raise UsageError(f"{self.name} has no files")
+            raise UsageError(f"{self.name} has no files", hint=_LOOK)
         paths = [file.path for file in self.files]
         if len({path.casefold() for path in paths}) != len(paths):
-            raise UsageError(f"{self.name} names a file twice")
+            raise UsageError(f"{self.name} names a file twice", hint=_LOOK)
         if any(other.startswith(f"{path}/") for path in paths for other in paths):
-            raise UsageError(f"{self.name} has a file where it needs a folder")
+            raise UsageError(f"{self.name} has a file where it needs a folder", hint=_LOOK)
 
     @property
     def num_bytes(self) -> int:
@@ -140,12 +146,16 @@ def checked_path(path: str) -> str:
         and all(len(part.encode()) <= _MAX_PART_BYTES for part in parts)
     )
     if not sound:
-        raise UsageError(f"{path[:200]!r} cannot be the name of a model's file")
+        raise UsageError(
+            f"{path[:200]!r} cannot be the name of a model's file", hint="Rename it, or choose another file."
+        )
     return path
 
 
 def checked_name(name: str) -> str:
     """The name, if a model can be kept under it. Raises UsageError."""
     if not name or len(name) > _MAX_NAME_CHARACTERS or not name.isprintable() or name != name.strip():
-        raise UsageError(f"{name[:200]!r} cannot be the name of a model", hint="printable characters, and not too many")
+        raise UsageError(
+            f"{name[:200]!r} cannot be the name of a model", hint="Give one of printable characters, and not too many."
+        )
     return name

@@ -53,8 +53,8 @@ def describe_model(name: str, network: Network, cache_type: CacheType = CacheTyp
     """What is known of a model: its file's header if that can be had, else what the catalog says. Its cache would be
     of `cache_type`.
 
-    Raises ModelNotFoundError, UnsupportedModelError for one that this version cannot run, FileFormatError; OfflineError
-    and DownloadError where only the network could tell; UsageError.
+    Raises ModelNotFoundError, with near names; UnsupportedModelError for one that this version cannot run;
+    FileFormatError; OfflineError and DownloadError where only the network could tell; UsageError.
     """
     try:
         resolved = hub.resolve(name, download=False)
@@ -63,7 +63,7 @@ def describe_model(name: str, network: Network, cache_type: CacheType = CacheTyp
     else:
         return describe_file(resolved.path, resolved.name, cache_type)
     try:
-        return describe_remote(plan(hub.parse_name(name), network), network, cache_type)
+        return describe_remote(plan(hub.known_name(name), network), network, cache_type)
     except (DownloadError, OfflineError, NoHeaderError):
         described = describe_catalog_model(name, cache_type=cache_type)
         if described is None:
@@ -96,7 +96,7 @@ def describe_remote(wanted: WantedModel, network: Network, cache_type: CacheType
     if not all(file.name.endswith(".gguf") for file in wanted.files):
         raise NoHeaderError(
             f"{wanted.name} is not one of GGUF files: what it takes is known when it is here",
-            hint=f"fetch it, then: abaci fit {wanted.name}",
+            hint=f"Fetch it, then: abaci fit {wanted.name}",
         )
     headers = [
         read_header_by_ranges(file.name, file.num_bytes, partial(_read_range, file, network), file_index=index)

@@ -55,4 +55,4 @@ def _hint(name: str) -> str:
     found = hub.load_catalog().find(name)
     tasks = () if found is None else found.model.tasks
     task = f" --task {tasks[0]}" if tasks else ""
-    return f"`abaci recommend{task}` names models that fit; --force fetches this one all the same"
+    return f"`abaci recommend{task}` names models that fit; --force fetches this one all the same."

@@ -312,7 +312,7 @@ class LLM:
         requests = []
         for text in [token_ids] if _is_prompt(token_ids) else token_ids:
             if not _are_token_ids(text):
-                raise UsageError("score takes token ids", hint="llm.score(llm.tokenizer.encode(text))")
+                raise UsageError("score takes token ids", hint="Encode the text: llm.score(llm.tokenizer.encode(text))")
             request = GenerationRequest(self._new_id(), tuple(text), 0, num_prompt_logprobs=top_k)
             requests.append(TextRequest(request, self._new_assembler))
         return Batch(self._model.generator, requests)

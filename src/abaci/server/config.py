@@ -169,5 +169,5 @@ def _explain(error: ValidationError, sources: Mapping[str, str]) -> UsageError:
     name = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
         message = f"{sources.get(name, name)}: there is no setting {name!r}"
-        return UsageError(message, hint="docs/serving.md lists the settings.")
+        return UsageError(message, hint="See docs/serving.md, which lists the settings.")
     return UsageError(f"{sources.get(name, name)}: {name} = {first['input']!r}: {first['msg']}")

@@ -182,9 +182,11 @@ def _server_engine(url: str) -> Engine:
             raise UsageError(f"{parsed.get_backend_name()}: only SQLite and PostgreSQL can hold the state of a server")
         return create_engine(parsed, pool_pre_ping=True)
     except ArgumentError:
-        raise UsageError("the database's URL cannot be read", hint="postgresql://user:password@host/name") from None
+        raise UsageError(
+            "the database's URL cannot be read", hint="For example: postgresql://user:password@host/name"
+        ) from None
     except ModuleNotFoundError as error:
-        raise UsageError(f"PostgreSQL needs {error.name}", hint="pip install 'abaci[postgres]'") from error
+        raise UsageError(f"PostgreSQL needs {error.name}", hint="Install it: pip install 'abaci[postgres]'") from error
 
 
 def _lock_file(path: Path) -> DatabaseLock | None:

@@ -30,7 +30,7 @@ class Traces:
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
         except ImportError as error:
             raise UsageError(
-                "otlp_endpoint needs the OpenTelemetry packages", hint="pip install 'abaci[traces]'"
+                "otlp_endpoint needs the OpenTelemetry packages", hint="Install it: pip install 'abaci[traces]'"
             ) from error
         self._provider = TracerProvider(
             resource=Resource.create({"service.name": "abaci", "service.version": __version__})

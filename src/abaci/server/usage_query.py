@@ -28,4 +28,4 @@ def first_day_asked(query: QueryParams) -> date | None:
     try:
         return first_day(text, _MAX_DAYS)
     except ValueError:
-        raise ParameterError("since", f"since {text[:64]!r} is not a day", hint="2026-01-31, or 7d") from None
+        raise ParameterError("since", f"since {text[:64]!r} is not a day", hint="Write 2026-01-31, or 7d.") from None

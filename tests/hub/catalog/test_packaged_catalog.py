@@ -99,8 +99,8 @@ def test_facts_agree(model: CatalogModel) -> None:
         assert Task.CHAT not in model.tasks
 
 
-def test_most_models_have_a_score_of_their_own_task(catalog: Catalog) -> None:
-    """What `recommend` orders by: a benchmark without a task, or a task that no score speaks for, would order nothing."""
+def test_every_task_has_scores_and_every_benchmark_a_model(catalog: Catalog) -> None:
+    """What `recommend` orders by: a task that no score speaks for could not be ordered."""
     scored = {
         task
         for model in catalog.models.values()

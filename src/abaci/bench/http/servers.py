@@ -72,7 +72,7 @@ def launch_of(name: str, plan: Plan, state_folder: Path) -> Launch:
             return _adapter(name, plan)
         case "vllm":
             return _vllm(plan)
-    raise UsageError(f"no server is called {name}", hint="known: llama.cpp, openvino, vllm")
+    raise UsageError(f"no server is called {name}", hint="Choose one of: llama.cpp, openvino, vllm.")
 
 
 def _abaci(plan: Plan, state_folder: Path) -> Launch:

@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 from abaci.errors import FileFormatError
 
+WRONG = "Its publisher has to put it right; a catalog of a later form needs a newer version of Abaci."
+
 _MAX_TEXT_CHARACTERS = 2_000
 _MAX_ITEMS = 10_000
 _MAX_INTEGER = 1 << 62
@@ -19,7 +21,7 @@ class Table:
 
     def __init__(self, fields: object, where: str) -> None:
         if not isinstance(fields, Mapping):
-            raise FileFormatError(f"catalog: {where} is not a table")
+            raise FileFormatError(f"catalog: {where} is not a table", hint=WRONG)
         self._left = dict(fields)
         self._where = where
 
@@ -96,11 +98,12 @@ class Table:
     def end(self) -> None:
         """Refuses what has not been read."""
         if self._left:
-            raise FileFormatError(f"catalog: {self._where} has unknown fields: {', '.join(map(repr, self._left))}")
+            fields = ", ".join(map(repr, self._left))
+            raise FileFormatError(f"catalog: {self._where} has unknown fields: {fields}", hint=WRONG)
 
     def wrong(self, key: str, wanted: str) -> FileFormatError:
         """The error for a value that is not what it must be."""
-        return FileFormatError(f"catalog: {self._where}: {key!r} is not {wanted}")
+        return FileFormatError(f"catalog: {self._where}: {key!r} is not {wanted}", hint=WRONG)
 
     def _items(self, key: str) -> Sequence[Any]:
         value = self._take(key)
@@ -110,5 +113,5 @@ class Table:
 
     def _take(self, key: str) -> Any:
         if key not in self._left:
-            raise FileFormatError(f"catalog: {self._where} has no {key!r}")
+            raise FileFormatError(f"catalog: {self._where} has no {key!r}", hint=WRONG)
         return self._left.pop(key)

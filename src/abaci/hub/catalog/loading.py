@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from abaci.errors import FileFormatError
+from abaci.hub.catalog.fields import WRONG
 from abaci.hub.catalog.reading import read_catalog
 from abaci.hub.catalog.schema import Catalog
 from abaci.hub.store import default_home
@@ -52,18 +53,18 @@ def _read_update(path: Path, identity: tuple[int, ...]) -> Catalog:
         return parse_catalog(path.read_bytes())
     except FileFormatError as error:
         raise FileFormatError(
-            f"{path}: {error.message}", hint="go back to the package's: abaci catalog reset"
+            f"{path}: {error.message}", hint="Go back to the package's: abaci catalog reset"
         ) from error
 
 
 def parse_catalog(data: bytes) -> Catalog:
     """A published catalog: one JSON document. Raises FileFormatError."""
     if len(data) > MAX_CATALOG_BYTES:
-        raise FileFormatError(f"catalog: it has {len(data):,} bytes, more than {MAX_CATALOG_BYTES:,}")
+        raise FileFormatError(f"catalog: it has {len(data):,} bytes, more than {MAX_CATALOG_BYTES:,}", hint=WRONG)
     try:
         document = json.loads(data, parse_constant=_refuse_constant, object_pairs_hook=_without_repetition)
     except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"catalog: it is not JSON: {error}") from error
+        raise FileFormatError(f"catalog: it is not JSON: {error}", hint=WRONG) from error
     return read_catalog(document, _TEMPLATES)
 
 

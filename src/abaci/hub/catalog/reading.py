@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from abaci.errors import FileFormatError
-from abaci.hub.catalog.fields import Table
+from abaci.hub.catalog.fields import WRONG, Table
 from abaci.hub.catalog.schema import (
     Benchmark,
     Catalog,
@@ -63,11 +63,11 @@ def read_catalog(document: object, templates: Path) -> Catalog:
             models[model.name] = model
             for name in (model.name, *model.aliases):
                 if name in names:
-                    raise FileFormatError(f"catalog: {name} names two models")
+                    raise FileFormatError(f"catalog: {name} names two models", hint=WRONG)
                 names[name] = model.name
     table.end()
     if default not in models:
-        raise FileFormatError(f"catalog: the default {default} is not a model of it")
+        raise FileFormatError(f"catalog: the default {default} is not a model of it", hint=WRONG)
     return Catalog(version, default, MappingProxyType(models), MappingProxyType(benchmarks), MappingProxyType(names))
 
 

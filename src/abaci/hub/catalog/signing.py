@@ -28,7 +28,7 @@ def check_signature(data: bytes, signature: bytes, key: str) -> None:
         raise IntegrityError(f"the catalog was not signed with this key: {error}", hint=_UNCHANGED) from error
 
 
-_UNCHANGED = "the catalog in use was left as it is; get the new one and its .minisig again from their publisher"
+_UNCHANGED = "The catalog in use was left as it is; get the new one and its .minisig again from their publisher."
 
 
 def _public_key(key: str) -> "minisign.PublicKey":
@@ -40,5 +40,5 @@ def _public_key(key: str) -> "minisign.PublicKey":
     except (ValueError, OSError) as error:
         raise UsageError(
             f"{key[:200]!r} is not a public key of minisign: {error}",
-            hint="give the line that begins with RW, or the .pub file that holds it",
+            hint="Give the line that begins with RW, or the .pub file that holds it.",
         ) from error

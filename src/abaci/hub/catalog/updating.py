@@ -35,7 +35,7 @@ def update_catalog(source: str, key: str | None, network: Network, home: Path | 
     if not key:
         raise UsageError(
             "nobody's signature on a catalog is trusted yet",
-            hint=f"set {KEY_VARIABLE}, or give --key, to the minisign key of the catalog's publisher",
+            hint=f"Set {KEY_VARIABLE}, or give --key, to the minisign key of the catalog's publisher.",
         )
     data = _read(source, MAX_CATALOG_BYTES, network)
     check_signature(data, _read(source + SIGNATURE_SUFFIX, _MAX_SIGNATURE_BYTES, network), key)
@@ -58,7 +58,7 @@ def _check_version(catalog: Catalog, home: Path | None) -> None:
     if catalog.version <= present:
         raise IntegrityError(
             f"the catalog has version {catalog.version}, and version {present} is here",
-            hint="the catalog in use was left as it is",
+            hint="The catalog in use was left as it is; get a later one from its publisher.",
         )
 
 
@@ -68,16 +68,17 @@ def _read(source: str, most_bytes: int, network: Network) -> bytes:
             with network.open(Request(source)) as answer:
                 return answer.read_all(most_bytes)
         except SourceUnavailableError as error:
-            raise DownloadError(f"{source}: {error}", hint="check the address and the network") from error
+            raise DownloadError(f"{source}: {error}", hint="Check the address and the network.") from error
     path = Path(source).expanduser()
     try:
         with path.open("rb") as file:
             data = file.read(most_bytes + 1)
     except OSError as error:
-        raise NotFoundError(f"{path}: {error.strerror}", hint="give a catalog's file or address") from error
+        raise NotFoundError(f"{path}: {error.strerror}", hint="Give a catalog's file or address.") from error
     if len(data) > most_bytes:
         raise DownloadError(
-            f"{path} has more than {most_bytes:,} bytes", hint="neither catalogs nor signatures are so long"
+            f"{path} has more than {most_bytes:,} bytes",
+            hint="Neither catalogs nor signatures are so long: give another file.",
         )
     return data
 
@@ -89,7 +90,7 @@ def _locked(folder: Path) -> Iterator[None]:
         lock = (folder / "lock").open("w")
     except OSError as error:
         raise ResourceError(
-            f"{folder}: {error.strerror}", hint="set ABACI_HOME to a folder you may write to"
+            f"{folder}: {error.strerror}", hint="Set ABACI_HOME to a folder you may write to."
         ) from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -85,7 +85,7 @@ class AcceptanceLog:
         except OSError as error:
             raise ResourceError(
                 f"the acceptance could not be recorded in {self.path}: {error.strerror}",
-                hint="set ABACI_HOME to a folder you may write to",
+                hint="Set ABACI_HOME to a folder you may write to.",
             ) from error
         return acceptance
 

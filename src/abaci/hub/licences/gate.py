@@ -61,7 +61,7 @@ class LicenceGate:
         if report.verdict.decision is Decision.DENY:
             raise LicenceDeniedError(
                 f"{report.model} ({report.expression}) may not be used:\n{report.sentences(Decision.DENY)}",
-                hint=f"`abaci licence` says more of it; the policy is {policy_path}",
+                hint=f"`abaci licence` says more of it; the policy is {policy_path}.",
             )
         log, question = AcceptanceLog(Store().home), _question(report, resolved)
         if log.has(question):
@@ -73,7 +73,7 @@ class LicenceGate:
         else:
             raise LicenceNotAcceptedError(
                 f"{report.model} ({report.expression}) must be accepted first:\n{report.sentences(Decision.ASK)}",
-                hint="read what `abaci licence` says of it, then accept: abaci pull or run with --accept-licence",
+                hint="Read what `abaci licence` says of it, then accept it with --accept-licence.",
             )
 
 

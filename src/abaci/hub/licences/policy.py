@@ -116,12 +116,14 @@ def read_policy(path: Path, book: LicenceBook) -> Policy:
     """A policy file. Raises UsageError that names the file, the place and the nearest right name."""
     try:
         if path.stat().st_size > MAX_POLICY_BYTES:
-            raise UsageError(f"{path} is too large for a policy", hint="give the path of a TOML file")
+            raise UsageError(f"{path} is too large for a policy", hint="Give the path of a TOML file.")
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}", hint="give the path of a licence policy") from error
+        raise UsageError(f"{path}: {error.strerror}", hint="Give the path of a licence policy.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid TOML: {error}") from error
+        raise UsageError(
+            f"{path} is not valid TOML: {error}", hint="See docs/licences.md, which describes a policy."
+        ) from error
     return _Reader(path, book).policy(document)
 
 
@@ -207,12 +209,14 @@ class _Reader:
                 raise self._wrong(f"{prefix}{key}", "there is no such key", _nearest(key, known))
 
     def _wrong(self, place: str, message: str, hint: str | None = None) -> UsageError:
-        return UsageError(f"{self._path}: {place}: {message}", hint=hint or "docs/licences.md describes a policy")
+        return UsageError(
+            f"{self._path}: {place}: {message}", hint=hint or "See docs/licences.md, which describes a policy."
+        )
 
 
 def _nearest(name: str, known: Collection[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(known)[:20])}"
+    return f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(sorted(known)[:20])}."
 
 
 def _countries(territories: Collection[str]) -> frozenset[str]:

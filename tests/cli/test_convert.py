@@ -1,0 +1,54 @@
+"""`abaci convert`: both ways, and what it writes over."""
+
+from pathlib import Path
+
+import pytest
+from golden_models import golden_path
+from typer.testing import CliRunner, Result
+
+from abaci.cli.app import app
+
+SOURCE = str(golden_path("qwen2"))
+
+
+@pytest.fixture(autouse=True)
+def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ABACI_HOME", str(tmp_path / "home"))
+
+
+def abaci(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "folder"])
+def test_what_is_there_is_left_alone_unless_force_is_said(tmp_path: Path, name: str) -> None:
+    destination = str(tmp_path / name)
+    assert abaci("convert", SOURCE, destination).exit_code == 0
+    again = abaci("convert", SOURCE, destination)
+    assert again.exit_code == 2
+    assert again.stderr == f"error: {destination} exists\nhint: Choose another name, or say --force.\n"
+    forced = abaci("convert", SOURCE, destination, "--force")
+    assert (forced.exit_code, forced.stderr) == (0, "")
+    assert abaci("show", destination).exit_code == 0
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_force_deletes_nothing_of_other_kinds(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    result = abaci("convert", SOURCE, str(tmp_path), "--force")
+    assert result.exit_code == 2
+    assert "notes.txt" in result.stderr
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["folder", "--type", "q4_0"], "Choose one of: f32, f16, bf16."),
+        (["model.gguf", "--type", "bf16"], f"Make a file of that type: abaci quantize {SOURCE} model.gguf --type bf16"),
+    ],
+)
+def test_a_type_that_the_destination_cannot_have(arguments: list[str], hint: str) -> None:
+    result = abaci("convert", SOURCE, *arguments)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[1] == f"hint: {hint}"
