@@ -61,6 +61,13 @@ def test_a_folder_from_pull_to_prune() -> None:
     assert abaci_json("prune") == {"deleted": True, "num_bytes": 0, "files": []}
 
 
+def test_names_of_the_own_store_are_suggested_too() -> None:
+    pull()
+    abaci_json("cp", "maker/golden", "gold-medal:1b")
+    for verb in ("show", "rm", "fit"):
+        assert "hint: Did you mean gold-medal:1b?" in abaci(verb, "gold-medall:1b").stderr
+
+
 def test_damage_is_found_and_repaired() -> None:
     weights = Path(pull()["path"], "model.safetensors").resolve()
     content = bytearray(weights.read_bytes())

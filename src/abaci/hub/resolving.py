@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from abaci.errors import ModelNotFoundError, OfflineError, UsageError
+from abaci.errors import AbaciError, ModelNotFoundError, OfflineError, UsageError
 from abaci.hub.catalog import load_catalog, near_names, pinned_entries, pinned_entry
 from abaci.hub.download import DownloadListener, SilentListener, fetch
 from abaci.hub.http_source import UrlSource, checked_http_url
@@ -121,10 +121,18 @@ def known_name(name: str) -> ModelName:
     if isinstance(parsed, CatalogName):
         catalog = load_catalog()
         if catalog.find(parsed.text) is None:
-            near = near_names(name, catalog.models, most=4)
+            near = near_names(name, [*_names_here(), *catalog.models], most=4)
             hint = f"Did you mean {', '.join(near)}?" if near else "See what the catalog has: abaci search"
             raise ModelNotFoundError(f"no model is called {name!r}", hint=hint)
     return parsed
+
+
+def _names_here() -> list[str]:
+    """Of the store's models; none of a store that cannot be read, as these are but suggestions."""
+    try:
+        return [model.name for model in Store().all()]
+    except AbaciError:
+        return []
 
 
 def _resolved(stored: StoredModel) -> ResolvedModel:
