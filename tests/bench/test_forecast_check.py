@@ -17,7 +17,7 @@ from abaci.runtime.machine_rates import MachineRates
 
 
 def rates_of(formats, factor):
-    every = dict.fromkeys(formats, FormatRates(20e9 * factor, 500e9 * factor))
+    every = dict.fromkeys(formats, FormatRates(20e9 * factor, 500e9 * factor, 20e9 * factor))
     step = StepRates(5e-6 / factor, 1e-9 / factor, 0.9, 5e10 * factor, 1e11 * factor)
     return MachineRates(0, 0, Ceilings(25e9 * factor, 1e12), 2e-5 / factor, step, every)
 

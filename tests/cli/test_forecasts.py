@@ -29,7 +29,7 @@ def _own_places(tmp_path, monkeypatch):
 def _fixed_rates(monkeypatch):
     def measure(formats, threads, target, known, tell):
         tell("measuring")
-        rates = dict.fromkeys(formats, FormatRates(20e9, 500e9))
+        rates = dict.fromkeys(formats, FormatRates(20e9, 500e9, 20e9))
         return MachineRates(0, 0, Ceilings(25e9, 1e12), 2e-5, StepRates(5e-6, 1e-9, 0.9, 5e10, 1e11), rates)
 
     monkeypatch.setattr(measured, "measure_rates", measure)

@@ -44,7 +44,7 @@ RATES = MachineRates(
         decode_attention_per_second=50e9,
         prefill_attention_per_second=100e9,
     ),
-    formats={WeightFormat.Q4_K: FormatRates(15e9, 500e9), WeightFormat.Q8_0: FormatRates(20e9, 600e9)},
+    formats={WeightFormat.Q4_K: FormatRates(15e9, 500e9, 15e9), WeightFormat.Q8_0: FormatRates(20e9, 600e9, 20e9)},
 )
 ROOMY = Memory(16 << 30, 32 << 30)
 

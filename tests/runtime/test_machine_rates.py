@@ -22,7 +22,7 @@ def calls(monkeypatch, tmp_path):
     def measure(formats, threads, target, known, tell):
         formats = list(formats)
         calls.append((formats, known is None))
-        added = {one: FormatRates(1e10 + len(calls), 5e11) for one in formats}
+        added = {one: FormatRates(1e10 + len(calls), 5e11, 1e10) for one in formats}
         base = known or RATES
         return measured.replace(base, formats={**base.formats, **added})
 

@@ -39,7 +39,7 @@ def catalog_of(*models):
 
 
 def rates(formats):
-    every = dict.fromkeys(formats, FormatRates(20e9, 500e9))
+    every = dict.fromkeys(formats, FormatRates(20e9, 500e9, 20e9))
     return MachineRates(0, 0, Ceilings(25e9, 1e12), 2e-5, StepRates(5e-6, 1e-9, 0.9, 5e10, 1e11), every)
 
 

@@ -6,7 +6,7 @@ real executor. Knows no model. The calling thread is the pool's worker 0 and sho
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
+from math import log, prod
 from statistics import median
 from time import perf_counter
 from typing import Final
@@ -39,6 +39,8 @@ PROBE_FORMAT: Final = WeightFormat.Q8_0
 """Of the small decoder's weights."""
 _STREAMED_BYTES: Final = 192 << 20
 """A matrix that few caches hold: its weights come from memory, as a model's do."""
+_SMALL_BYTES: Final = 48 << 20
+"""More than a core's own caches hold, and less than some processors' shared one."""
 _COLUMNS: Final = 2048
 _BATCH_ROWS: Final = 2048
 _SAMPLES: Final = 5
@@ -58,6 +60,15 @@ class FormatRates:
     """Packed bytes, multiplied with one row."""
     operations_per_second: float
     """With STEP_TOKENS rows; a multiplication and an addition count as two."""
+    small_bytes_per_second: float
+    """As `stream_bytes_per_second`, of so few bytes that a shared cache may hold some of them."""
+
+    def bytes_per_second(self, weight_bytes: int) -> float:
+        """Of the products of a model whose matrices have so many bytes together, with one row."""
+        size = min(max(weight_bytes, _SMALL_BYTES), _STREAMED_BYTES)
+        streamed_share = log(size / _SMALL_BYTES) / log(_STREAMED_BYTES / _SMALL_BYTES)
+        rates = self.small_bytes_per_second, self.stream_bytes_per_second
+        return float(rates[0] ** (1 - streamed_share) * rates[1] ** streamed_share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +90,22 @@ class StepRates:
 def measure_format(pool: _native.ThreadPool, target: str, weight_format: WeightFormat) -> FormatRates:
     """In about half a second. Raises MemoryError where some hundred megabytes cannot be had."""
     kernels = _native.Kernels(target)
-    row_bytes = _COLUMNS // weight_format.block_size * weight_format.block_bytes
-    tall = pack_random(pool, weight_format, -(-_STREAMED_BYTES // row_bytes), _COLUMNS)
-    streamed = _seconds(kernels, tall, pool, num_rows=1)
-    num_bytes = _native.packed_bytes(tall.format, tall.rows, tall.columns)
-    del tall
+    streamed, small = (
+        _streaming_rate(kernels, pool, weight_format, num_bytes) for num_bytes in (_STREAMED_BYTES, _SMALL_BYTES)
+    )
     matrix = pack_random(pool, weight_format, _BATCH_ROWS, _COLUMNS)
     batch = _seconds(kernels, matrix, pool, num_rows=STEP_TOKENS)
-    return FormatRates(num_bytes / streamed, 2 * STEP_TOKENS * _BATCH_ROWS * _COLUMNS / batch)
+    return FormatRates(streamed, 2 * STEP_TOKENS * _BATCH_ROWS * _COLUMNS / batch, small)
+
+
+def _streaming_rate(
+    kernels: _native.Kernels, pool: _native.ThreadPool, weight_format: WeightFormat, num_bytes: int
+) -> float:
+    """Packed bytes per second of one row's product with a matrix of about so many bytes."""
+    row_bytes = _COLUMNS // weight_format.block_size * weight_format.block_bytes
+    matrix = pack_random(pool, weight_format, -(-num_bytes // row_bytes), _COLUMNS)
+    packed_bytes = _native.packed_bytes(matrix.format, matrix.rows, matrix.columns)
+    return packed_bytes / _seconds(kernels, matrix, pool, num_rows=1)
 
 
 def _seconds(kernels: _native.Kernels, matrix: _native.Matrix, pool: _native.ThreadPool, num_rows: int) -> float:
@@ -112,7 +131,7 @@ def measure_step(pool: _native.ThreadPool, target: str, products: FormatRates) -
     usual.close()
     model = usual.footprint
     meeting = model.num_operations * operation_seconds
-    reading = model.products_bytes / products.stream_bytes_per_second
+    reading = model.products_bytes / products.bytes_per_second(model.products_bytes)
     near_positions = STEP_TOKENS * (STEP_TOKENS + 1) / 2
     making = (
         full_step

@@ -165,7 +165,7 @@ class StepSeconds:
 
 def decode_seconds(model: Footprint, rates: MachineRates, position: int) -> StepSeconds:
     """For the token at `position` (counted from 0) of one conversation."""
-    reading = sum(_reading_seconds(product, rates) for product in model.products)
+    reading = sum(_reading_seconds(model, product, rates) for product in model.products)
     attending = 0.0
     for layer in model.attention:
         seen = _positions_seen(position, 1, layer.window)
@@ -178,7 +178,8 @@ def decode_seconds(model: Footprint, rates: MachineRates, position: int) -> Step
 
 def prefill_seconds(model: Footprint, rates: MachineRates, num_tokens: int) -> StepSeconds:
     """For a prompt of so many tokens, in steps of STEP_TOKENS, up to its first token."""
-    total = StepSeconds(products=sum(_reading_seconds(product, rates) for product in model.products if product.is_head))
+    heads = (product for product in model.products if product.is_head)
+    total = StepSeconds(products=sum(_reading_seconds(model, product, rates) for product in heads))
     for first_position in range(0, num_tokens, STEP_TOKENS):
         total += _chunk_seconds(model, rates, first_position, min(STEP_TOKENS, num_tokens - first_position))
     return total
@@ -189,7 +190,7 @@ def _chunk_seconds(model: Footprint, rates: MachineRates, first_position: int, n
     multiplying = sum(
         max(
             num_tokens * product.operations / rates.formats[product.weight_format].operations_per_second,
-            _reading_seconds(product, rates, num_tokens),
+            _reading_seconds(model, product, rates, num_tokens),
         )
         for product in model.products
         if not product.is_head
@@ -202,9 +203,9 @@ def _chunk_seconds(model: Footprint, rates: MachineRates, first_position: int, n
     ) + _other_seconds(model, rates, num_tokens)
 
 
-def _reading_seconds(product: Product, rates: MachineRates, num_tokens: int = 1) -> float:
+def _reading_seconds(model: Footprint, product: Product, rates: MachineRates, num_tokens: int = 1) -> float:
     """Of what so many tokens together meet of it, if each chooses its experts for itself."""
-    rate = rates.formats[product.weight_format].stream_bytes_per_second
+    rate = rates.formats[product.weight_format].bytes_per_second(model.products_bytes)
     whole_bytes = product.num_bytes + product.unmet_bytes
     missed_share = (product.unmet_bytes / whole_bytes) ** num_tokens if whole_bytes else 0.0
     return whole_bytes * (1 - missed_share) / (rate * rates.step.reading_share)
