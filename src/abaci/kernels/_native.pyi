@@ -1,4 +1,4 @@
-"""The compiled extension (csrc/bindings.cpp)."""
+"""The compiled extension (csrc/python)."""
 
 from collections.abc import Sequence
 from typing import Any
