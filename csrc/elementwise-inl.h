@@ -86,6 +86,24 @@ void rope(const RopeTask& task) {
     }
 }
 
+// Each stage adds and subtracts the two halves and interleaves the results, so that the next one finds its pairs in the
+// halves again; after as many stages as the size has bits every value is where it began.
+void mix(float* x, int64_t count, int32_t size) {
+    float other[kMaxHeadDim];
+    const float factor = 1.0f / __builtin_sqrtf(static_cast<float>(size));
+    for (float* const end = x + count; x < end; x += size) {
+        for (int32_t stage = 1; stage < size; stage *= 2) {
+            for (int32_t i = 0; i < size / 2; ++i) {
+                const float a = x[i], b = x[i + size / 2];
+                other[2 * i] = a + b;
+                other[2 * i + 1] = a - b;
+            }
+            std::memcpy(x, other, size * sizeof *x);
+        }
+        for (int32_t i = 0; i < size; ++i) x[i] *= factor;
+    }
+}
+
 // x * sigmoid(x).
 ABACI_INLINE F32x16 silu(F32x16 x) {
     return div(x, add(splat(1.0f), exp(sub(zeros(), x))));

@@ -130,10 +130,17 @@ struct RopeTask {
 };
 
 // What pages keep keys and values as. Int8: a head of a token is quantised by itself, in groups of kCacheGroup along
-// the head (the last may be shorter), value = code * scale.
+// the head (the last may be shorter), value = code * scale. Some models have single large elements in their keys, which
+// would coarsen the step of their group. So keys and queries are both mixed first, which leaves their products as they
+// are and spreads such an element over the head (QuaRot, Ashkboos et al. 2024).
 enum class CacheType : int32_t { Float16, Int8 };
 inline constexpr int kNumCacheTypes = 2;
 inline constexpr int kCacheGroup = 32;
+
+// Values mixed with each other: the largest power of two that divides a head.
+inline constexpr int32_t mixed_size(int32_t head_dim) {
+    return head_dim & -head_dim;
+}
 
 // Scales of a head's groups.
 inline constexpr int64_t cache_groups(int64_t head_dim) {
@@ -206,6 +213,8 @@ struct KernelTable {
     void (*quantise)(const float* input, int64_t columns, const QuantiseTarget&);
     void (*rms_norm)(const NormTask&);
     void (*rope)(const RopeTask&);
+    // The Walsh-Hadamard transform of each run of `size` values, a power of two of at most kMaxHeadDim, in place.
+    void (*mix)(float* x, int64_t count, int32_t size);
     void (*gated)(const float* gate, const float* up, int64_t columns, ActivationKind, float* out);
     void (*add)(const float* x, const float* y, int64_t columns, float* out);
     // out = x + scale * y.

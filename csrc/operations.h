@@ -270,12 +270,15 @@ class PrepareHeadsOperation final : public RowOperation {
           value_(value),
           layer_(layer),
           head_dim_(head_dim),
-          scale_(scale) {}
+          scale_(scale),
+          mixed_(program.cache_type() == CacheType::Int8) {}
     void run_row(int64_t r, int) override {
         prepare(query_, r);
         if (scale_.beta != 0) scale_query(r);
+        if (mixed_) mix(query_, r);
         if (key_.count == 0) return;  // the layer reads what another has stored
         prepare(key_, r);
+        if (mixed_) mix(key_, r);
         prepare(value_, r);
         append(r);
     }
@@ -287,6 +290,9 @@ class PrepareHeadsOperation final : public RowOperation {
             if (heads.norm) p_.kernels().rms_norm({head, head, heads.norm, head_dim_, heads.epsilon, QuantiseTarget{}});
             if (heads.rope >= 0) rotate(p_, heads.rope, r, head);
         }
+    }
+    void mix(const Program::Heads& heads, int64_t r) {
+        p_.kernels().mix(p_.slot(heads.slot).row(r), int64_t{heads.count} * head_dim_, mixed_size(head_dim_));
     }
     void scale_query(int64_t r) {
         const double periods = 1.0 + p_.current().positions[r] / scale_.period;
@@ -309,6 +315,7 @@ class PrepareHeadsOperation final : public RowOperation {
     const int layer_;
     const int32_t head_dim_;
     const Program::PositionScale scale_;
+    const bool mixed_;
 };
 
 // What attention of any kind is told of the rows it is for and of the cache they see.

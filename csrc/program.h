@@ -231,6 +231,7 @@ class Program {
 
     // For operations.
     const KernelTable& kernels() const { return *kernels_; }
+    CacheType cache_type() const { return cache_type_; }
     const Step& current() const { return step_; }
     Slot& slot(int i) { return *slots_[i]; }
     RopeTable& rope(int i) { return *ropes_[i]; }

@@ -169,6 +169,13 @@ class Hashing {
             }
             report(interleaved ? "rope/interleaved" : "rope", hash);
         }
+        Hash mixed;
+        for (int32_t size : {1, 2, 16, 64, 128}) {
+            Floats heads = random.numbers(3 * size);
+            k_.mix(heads.data(), 3 * size, size);
+            mixed.add(heads);
+        }
+        report("mix", mixed);
     }
 
     void rows() {

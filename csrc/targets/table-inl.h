@@ -43,6 +43,7 @@ const KernelTable* ABACI_JOIN(ABACI_TARGET, _kernels)() {
         .quantise = quantise_row,
         .rms_norm = rms_norm,
         .rope = rope,
+        .mix = mix,
         .gated = gated,
         .add = add_rows,
         .add_scaled = add_scaled,

@@ -14,7 +14,7 @@ from step_feeding import Chunk, StepFeeder, by_token_id
 from abaci.kernels import native
 from abaci.kernels.footprint import footprint
 from abaci.kernels.reference import ReferenceExecutor
-from abaci.kernels.reference_math import round_to_int8
+from abaci.kernels.reference_math import mix_heads, round_to_int8
 from abaci.tensor import CACHE_GROUP, CacheType, WeightFormat
 
 TARGETS = native.targets()
@@ -95,6 +95,32 @@ def test_pages_take_the_bytes_that_were_counted(name: str, cache_type: CacheType
 def test_a_head_takes_a_byte_for_each_value_and_two_for_each_group() -> None:
     assert [CacheType.INT8.head_bytes(head_dim) for head_dim in (16, 64, 80, 576)] == [18, 68, 86, 612]
     assert CacheType.F16.head_bytes(80) == 160
+
+
+def test_a_large_element_of_the_keys_costs_the_others_little() -> None:
+    """As Qwen2.5's have them: with the step of its group as wide as it makes it, the rest would be rounded away."""
+    spec, source = random_model(PLAIN)
+    source.arrays["blk.0.attn_k.bias"][3] = 80
+    exact = StepFeeder(ReferenceExecutor(spec, source, cache_type="float32"), spec, 1, NUM_TOKENS).logprobs(TOKEN_IDS)
+    pool = native.thread_pool(1)
+    executor = native.NativeExecutor(spec, source, max_step_tokens=128, pool=pool, cache_type=CacheType.INT8)
+    actual = StepFeeder(executor, spec, 1, NUM_TOKENS).logprobs(TOKEN_IDS)
+    executor.close()
+    assert np.abs(actual - exact).max() < 0.1
+
+
+@pytest.mark.parametrize(("head_dim", "size"), [(1, 1), (64, 64), (96, 32), (40, 8)])
+def test_mixed_heads_have_the_products_that_they_had(head_dim: int, size: int) -> None:
+    query, key = np.random.default_rng(1).normal(0, 1, (2, 5, 3 * head_dim)).astype(np.float32)
+    mixed_query, mixed_key = mix_heads(query, head_dim), mix_heads(key, head_dim)
+    np.testing.assert_allclose(mix_heads(mixed_query, head_dim), query, atol=1e-5)
+    for begin in range(0, 3 * head_dim, head_dim):
+        head = slice(begin, begin + head_dim)
+        expected = (query[:, head] * key[:, head]).sum(axis=1)
+        np.testing.assert_allclose((mixed_query[:, head] * mixed_key[:, head]).sum(axis=1), expected, atol=1e-4)
+    single = np.zeros((1, head_dim), np.float32)
+    single[0, 0] = 1
+    np.testing.assert_allclose(mix_heads(single, head_dim)[0, :size], size**-0.5, rtol=1e-6)
 
 
 @given(

@@ -24,6 +24,7 @@ from abaci.kernels.reference_math import (
     convolve,
     delta_step,
     gate,
+    mix_heads,
     multiply_integers,
     position_factors,
     rope_frequencies,
@@ -254,13 +255,16 @@ class _StepOps:
     def attention(
         self, query: Floats, key_value: tuple[Floats, Floats] | None, attention: Attention, layer: int
     ) -> Floats:
+        is_int8 = self._caches[layer].is_int8
         if key_value is not None:
-            self._append(layer, *key_value)
+            key, value = key_value
+            self._append(layer, mix_heads(key, attention.head_dim) if is_int8 else key, value)
+        queries = mix_heads(query, attention.head_dim) if is_int8 else query
         sinks = None if attention.sinks is None else self._weights.floats(attention.sinks)
         rows = []
         for row in range(len(query)):
             keys, values = self._visible(layer, row, attention.window)
-            heads = query[row].reshape(attention.num_kv_heads, -1, attention.head_dim)
+            heads = queries[row].reshape(attention.num_kv_heads, -1, attention.head_dim)
             rows.append(attend(heads, keys, values, attention.scale, sinks))
         return np.stack(rows)
 

@@ -71,6 +71,20 @@ def round_to_int8(heads: Floats) -> Floats:
     return kept
 
 
+def mix_heads(heads: Floats, head_dim: int) -> Floats:
+    """The Walsh-Hadamard transform of heads one after another, in runs of the largest power of two that divides one.
+
+    Applied to queries and keys alike it leaves their products as they are, and spreads what is large in one element
+    (QuaRot, Ashkboos et al. 2024).
+    """
+    size = head_dim & -head_dim
+    mixed = heads.reshape(-1, size)
+    for stage in (1 << bit for bit in range(size.bit_length() - 1)):
+        pairs = mixed.reshape(-1, 2, stage)
+        mixed = np.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], axis=1)
+    return (mixed / np.sqrt(np.float32(size))).reshape(heads.shape)
+
+
 def _fused_multiply_add(a: Floats, b: Floats, c: Floats) -> Floats:
     return (a.astype(np.float64) * b + c).astype(np.float32)
 
