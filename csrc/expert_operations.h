@@ -104,7 +104,10 @@ class ArrangeOperation final : public Operation {
         std::vector<int32_t>& begins = routing.begins;
         std::fill(begins.begin(), begins.end(), 0);
         for (int32_t i = 0; i < num_rows; ++i) ++begins[routing.experts[i] + 1];
-        for (size_t e = 1; e < begins.size(); ++e) begins[e] += begins[e - 1];
+        for (size_t e = 1; e < begins.size(); ++e) {
+            routing.work[e] = routing.work[e - 1] + (begins[e] == 0 ? 0 : begins[e] + kUnpackRows);
+            begins[e] += begins[e - 1];
+        }
         std::copy(begins.begin(), begins.end() - 1, routing.next.begin());
         for (int32_t i = 0; i < num_rows; ++i) {
             const int32_t row = routing.next[routing.experts[i]]++;
@@ -114,6 +117,8 @@ class ArrangeOperation final : public Operation {
     }
 
   private:
+    static constexpr int64_t kUnpackRows = 6;  // how many rows' products a panel takes to unpack
+
     Program& p_;
     const int routing_;
 };
@@ -143,55 +148,67 @@ class DispatchOperation final : public RowOperation {
     const int in_, routing_, out_;
 };
 
-// Each piece is the same panels of every expert that has rows, so pieces are equal however the rows are spread.
+// A piece is a run of panels, expert after expert, of about as much work as every other: the rows of an expert stay in
+// one core's cache, and its weights are read in order.
 class ExpertLinearOperation final : public Operation {
   public:
     ExpertLinearOperation(Program& program, int in, int routing, std::vector<Program::ExpertPart> parts)
         : p_(program), in_(in), routing_(routing), parts_(std::move(parts)) {
         for (const Program::ExpertPart& part : parts_) total_panels_ += panels_of(part);
     }
-    uint32_t plan() override {
-        const int64_t wanted = 8 * p_.num_threads();
-        panels_per_piece_ = std::clamp<int64_t>(total_panels_ / wanted, 1, 16);
-        int64_t pieces = 0;
-        for (const Program::ExpertPart& part : parts_) pieces += divide_up(panels_of(part), panels_per_piece_);
-        return static_cast<uint32_t>(pieces);
-    }
+    uint32_t plan() override { return num_pieces_ = 8 * p_.num_threads(); }
     void run(uint32_t piece, int) override {
-        int64_t index = piece;
-        size_t i = 0;
-        while (index >= divide_up(panels_of(parts_[i]), panels_per_piece_))
-            index -= divide_up(panels_of(parts_[i++]), panels_per_piece_);
-        const Program::ExpertPart& part = parts_[i];
-        const Routing& routing = p_.routing(routing_);
-        MatmulTask task;
-        task.matrix = part.stack;
-        task.matrix.rows = part.rows;
-        task.input = p_.slot(in_).activations();
-        task.output = p_.slot(part.out).data;
-        task.output_stride = p_.slot(part.out).stride;
-        task.accumulate = false;
-        task.panel_begin = index * panels_per_piece_;
-        task.panel_end = std::min(panels_of(part), task.panel_begin + panels_per_piece_);
-        const auto run = p_.kernels().matmul[static_cast<int>(part.stack.format)];
-        for (int32_t expert = 0; expert < routing.router.num_experts; ++expert) {
-            task.matrix.data = part.stack.data + expert * panels_of(part) * part.stack.panel_bytes;
-            task.bias = part.biases ? part.biases + expert * part.rows : nullptr;
-            const int64_t end = routing.begins[expert + 1];
-            for (task.row_begin = routing.begins[expert]; task.row_begin < end; task.row_begin = task.row_end) {
-                task.row_end = std::min<int64_t>(end, task.row_begin + kMaxTaskRows);
-                run(task);
-            }
+        const int64_t panel_work = p_.routing(routing_).work.back(), work = total_panels_ * panel_work;
+        int64_t begin = work * piece / num_pieces_, end = work * (piece + 1) / num_pieces_;
+        for (const Program::ExpertPart& part : parts_) {
+            run_part(part, std::max<int64_t>(begin, 0), end);
+            begin -= panels_of(part) * panel_work;
+            end -= panels_of(part) * panel_work;
         }
     }
 
   private:
     static int64_t panels_of(const Program::ExpertPart& part) { return part.rows / kPanel; }
 
+    // The panels that begin at work from `begin` to `end`, counted from the part's first.
+    void run_part(const Program::ExpertPart& part, int64_t begin, int64_t end) {
+        const std::vector<int64_t>& work = p_.routing(routing_).work;
+        const int64_t panels = panels_of(part);
+        const auto after = std::upper_bound(work.begin(), work.end() - 1, begin / panels);
+        for (int64_t expert = after - work.begin() - 1; expert + 1 < std::ssize(work); ++expert) {
+            const int64_t first = panels * work[expert], panel = work[expert + 1] - work[expert];
+            if (first >= end) return;
+            if (panel == 0) continue;
+            const int64_t panel_begin = divide_up(std::max<int64_t>(begin - first, 0), panel);
+            run_panels(part, expert, panel_begin, std::min(panels, divide_up(end - first, panel)));
+        }
+    }
+
+    void run_panels(const Program::ExpertPart& part, int64_t expert, int64_t begin, int64_t end) {
+        const Routing& routing = p_.routing(routing_);
+        MatmulTask task;
+        task.matrix = part.stack;
+        task.matrix.rows = part.rows;
+        task.matrix.data = part.stack.data + expert * panels_of(part) * part.stack.panel_bytes;
+        task.bias = part.biases ? part.biases + expert * part.rows : nullptr;
+        task.input = p_.slot(in_).activations();
+        task.output = p_.slot(part.out).data;
+        task.output_stride = p_.slot(part.out).stride;
+        task.accumulate = false;
+        task.panel_begin = begin;
+        task.panel_end = end;
+        const int64_t last = routing.begins[expert + 1];
+        for (task.row_begin = routing.begins[expert]; task.row_begin < last; task.row_begin = task.row_end) {
+            task.row_end = std::min<int64_t>(last, task.row_begin + kMaxTaskRows);
+            p_.kernels().matmul[static_cast<int>(part.stack.format)](task);
+        }
+    }
+
     Program& p_;
     const int in_, routing_;
     const std::vector<Program::ExpertPart> parts_;
-    int64_t total_panels_ = 0, panels_per_piece_ = 1;
+    int64_t total_panels_ = 0;
+    uint32_t num_pieces_ = 1;
 };
 
 // A token's rows by weight, in the order of choice, then what all tokens share.

@@ -142,6 +142,7 @@ int Program::add_routing(const RouterParameters& router) {
     routing->rows.resize(num_rows);
     routing->tokens.resize(num_rows);
     routing->begins.resize(router.num_experts + 1);
+    routing->work.resize(router.num_experts + 1);
     routing->next.resize(router.num_experts);
     routings_.push_back(std::move(routing));
     return static_cast<int>(routings_.size()) - 1;

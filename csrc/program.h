@@ -120,6 +120,7 @@ struct Routing {
     std::vector<int32_t> rows;     // likewise: where it stands
     std::vector<int32_t> tokens;   // per row: whose it is
     std::vector<int32_t> begins;   // per expert: its first row; then the number of rows
+    std::vector<int64_t> work;     // per expert: what a panel of each before it takes, in rows; then all of them
     std::vector<int32_t> next;     // scratch of arranging
 };
 
