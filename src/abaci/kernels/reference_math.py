@@ -82,7 +82,8 @@ def mix_heads(heads: Floats, head_dim: int) -> Floats:
     for stage in (1 << bit for bit in range(size.bit_length() - 1)):
         pairs = mixed.reshape(-1, 2, stage)
         mixed = np.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], axis=1)
-    return (mixed / np.sqrt(np.float32(size))).reshape(heads.shape)
+    result: Floats = (mixed / np.sqrt(np.float32(size))).reshape(heads.shape)
+    return result
 
 
 def _fused_multiply_add(a: Floats, b: Floats, c: Floats) -> Floats:
