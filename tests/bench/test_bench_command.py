@@ -84,11 +84,15 @@ def test_a_disturbed_figure_is_named(printed):
 
 
 def test_the_kernel_table_has_rates_and_what_was_skipped(printed):
-    figure = KernelFigure("avx2", "Q4_K", 4864, 1024, 4, True, (0.001,), 3_000_000)
-    report = KernelReport(2, MACHINE, {"avx2": CEILINGS}, (figure,), ("avx2 Q8_0 512 x 64 x 32",), 0.0, 1.0)
+    streamed = KernelFigure("avx2", "Q4_K", 4864, 1024, 4, True, (0.001,), (30e9,), 3_000_000)
+    seconds, ceilings = (0.001, 0.002, 0.001), (100e9, 50e9, 200e9)
+    cached = KernelFigure("avx2", "Q6_K", 500, 1000, 16, False, seconds, ceilings, 3_000_000)
+    report = KernelReport(2, MACHINE, {"avx2": CEILINGS}, (streamed, cached), ("avx2 Q8_0 512 x 64 x 32",), 0.0, 1.0)
     text = printed(report)
     line = next(line for line in text.splitlines() if "Q4_K" in line)
-    assert [cell.strip() for cell in line.split("│")[1:9]] == ["Q4_K", "1024", "4864", "4", "40", "4%", "3.0", "10%"]
+    assert [cell.strip() for cell in line.split("│")[1:9]] == ["Q4_K", "1024", "4864", "4", "40", "", "3.0", "10%"]
+    line = next(line for line in text.splitlines() if "Q6_K" in line)
+    assert [cell.strip() for cell in line.split("│")[1:9]] == ["Q6_K", "1000", "500", "16", "16", "16%", "", ""]
     assert "avx2 Q8_0 512 x 64 x 32" in text
 
 
@@ -146,7 +150,7 @@ def test_the_engine_is_measured_where_no_suite_is_named():
         (("engine",), "missing argument 'MODEL'"),
         (("kernels", "--against", "llama.cpp"), "no such option"),
         (("engine", "some-model", "--streams", "1,0"), "--streams 1,0: not numbers"),
-        (("http", "some-model", "--load", "everything"), "known: streams, arrivals, prefix, turns, visits"),
+        (("http", "some-model", "--load", "everything"), "Choose one of: streams, arrivals, prefix, turns, visits"),
         (("http", "some-model", "--rate", "0"), "--rate 0 is no rate"),
         (("http", "some-model", "--python", "vllm"), "--python vllm"),
     ],

@@ -25,6 +25,7 @@ def test_every_product_is_measured(monkeypatch):
     monkeypatch.setattr(kernel_suite, "_SAMPLE_SECONDS", 1e-4)
     monkeypatch.setattr(kernel_suite, "NUM_ROWS", (1, 3, 8))
     monkeypatch.setattr(kernel_suite, "measure_ceilings", lambda pool, target: Ceilings(1e10, 1e12))
+    monkeypatch.setattr(kernel_suite, "measure_read_bandwidth", lambda pool, target: 1e10)
     targets = full_plan().targets
     formats = (WeightFormat.Q4_0, WeightFormat.Q6_K, WeightFormat.F16)
     told = []

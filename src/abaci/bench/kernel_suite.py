@@ -14,7 +14,7 @@ from abaci.bench.report import KernelFigure, KernelReport
 from abaci.engine.threads import plan_threads
 from abaci.formats.gguf import GgufCheckpoint
 from abaci.kernels import _native
-from abaci.kernels.ceilings import Ceilings, measure_ceilings
+from abaci.kernels.ceilings import Ceilings, measure_ceilings, measure_int8_peak, measure_read_bandwidth
 from abaci.kernels.random_weights import pack_random
 from abaci.runtime.machine import on_pool
 from abaci.tensor import WeightFormat
@@ -115,12 +115,19 @@ def _measure_each(
     for target in targets:
         kernels = _native.Kernels(target)
         seconds_per_row = 0.0
+        bandwidth = 0.0
         for matrix, num_rows in products:
             if seconds_per_row * num_rows > _LONGEST_SECONDS:
                 yield f"{target} {weight_format.label} {num_rows} x {matrix.columns} x {matrix.rows}"
                 continue
             activations = random.standard_normal((num_rows, matrix.columns), dtype=np.float32)
-            samples = _sample(kernels, matrix, activations, pool)
+            is_streamed = num_rows <= _STREAMED_ROWS
+            if is_streamed and not bandwidth:  # once for a matrix: it takes as long as a figure
+                bandwidth = measure_read_bandwidth(pool, target)
+            samples, ceilings = [], []
+            for seconds in _sample(kernels, matrix, activations, pool):
+                samples.append(seconds)
+                ceilings.append(bandwidth if is_streamed else measure_int8_peak(pool, target))
             seconds_per_row = min(samples) / num_rows
             yield KernelFigure(
                 target=target,
@@ -128,17 +135,19 @@ def _measure_each(
                 rows=matrix.rows,
                 columns=matrix.columns,
                 num_rows=num_rows,
-                is_streamed=num_rows <= _STREAMED_ROWS,
-                samples_seconds=samples,
+                is_streamed=is_streamed,
+                samples_seconds=tuple(samples),
+                ceilings_per_second=tuple(ceilings),
                 matrix_bytes=_native.packed_bytes(matrix.format, matrix.rows, matrix.columns),
             )
 
 
 def _sample(
     kernels: _native.Kernels, matrix: _native.Matrix, activations: NDArray[np.float32], pool: _native.ThreadPool
-) -> tuple[float, ...]:
+) -> Iterator[float]:
     """Seconds per product, activations quantised once for all of a sample's products as a step does."""
     once = kernels.matmul(matrix, activations, pool, 1)[1]
     repeats = max(1, int(_SAMPLE_SECONDS / once))
     num_samples = _SAMPLES if once < _LONGEST_SECONDS / _SAMPLES else 1
-    return tuple(kernels.matmul(matrix, activations, pool, repeats)[1] / repeats for _ in range(num_samples))
+    for _ in range(num_samples):
+        yield kernels.matmul(matrix, activations, pool, repeats)[1] / repeats

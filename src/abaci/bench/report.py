@@ -116,8 +116,17 @@ class KernelFigure:
     is_streamed: bool
     """Whether the weights came from memory rather than a cache."""
     samples_seconds: tuple[float, ...]
+    ceilings_per_second: tuple[float, ...]
+    """Measured beside each sample: bytes read from memory where the weights came from there, else int8 operations."""
     matrix_bytes: int
     """As packed: what is read once per product."""
+
+    @property
+    def ceiling_share(self) -> float:
+        """Of what the machine could do in the same moment: the median of the samples."""
+        work = self.matrix_bytes if self.is_streamed else 2 * self.rows * self.columns * self.num_rows
+        samples = zip(self.samples_seconds, self.ceilings_per_second, strict=True)
+        return median(work / seconds / ceiling for seconds, ceiling in samples)
 
     @property
     def seconds(self) -> float:

@@ -115,7 +115,7 @@ def _kernels(report: KernelReport) -> RenderableType:
     for target, ceilings in report.ceilings.items():
         parts.append(Text(f"{target}, {report.num_threads} threads; ceilings: {_ceilings(ceilings)}", style="bold"))
         figures = [figure for figure in report.figures if figure.target == target]
-        parts.append(_kernel_table(figures, ceilings))
+        parts.append(_kernel_table(figures))
     parts.append(
         Text("K x N weights times so many rows of activations; GB/s where the weights came from memory, as in a model")
     )
@@ -126,7 +126,7 @@ def _kernels(report: KernelReport) -> RenderableType:
     return Group(*parts)
 
 
-def _kernel_table(figures: list[KernelFigure], ceilings: Ceilings) -> Table:
+def _kernel_table(figures: list[KernelFigure]) -> Table:
     table = Table()
     for heading in ("weights", "K", "N", "rows", "GOPS", "of int8 peak", "GB/s", "of memory read"):
         table.add_column(heading, justify="left" if heading == "weights" else "right")
@@ -138,9 +138,9 @@ def _kernel_table(figures: list[KernelFigure], ceilings: Ceilings) -> Table:
                 str(figure.rows),
                 str(figure.num_rows),
                 f"{figure.operations_per_second / 1e9:,.0f}",
-                f"{figure.operations_per_second / ceilings.int8_operations_per_second:.0%}",
+                "" if figure.is_streamed else f"{figure.ceiling_share:.0%}",
                 f"{figure.bytes_per_second / 1e9:.1f}" if figure.is_streamed else "",
-                f"{figure.bytes_per_second / ceilings.read_bytes_per_second:.0%}" if figure.is_streamed else "",
+                f"{figure.ceiling_share:.0%}" if figure.is_streamed else "",
             )
         table.add_section()
     return table

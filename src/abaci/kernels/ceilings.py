@@ -35,9 +35,19 @@ def estimate_read_bandwidth(pool: _native.ThreadPool, target: str) -> float:
     return _native.read_bandwidth(pool, target, _QUICK_READ_BYTES, 2)
 
 
+def measure_read_bandwidth(pool: _native.ThreadPool, target: str, read_bytes: int = READ_BYTES) -> float:
+    """Bytes per second, the best of a few attempts. Raises MemoryError where `read_bytes` cannot be had."""
+    return _native.read_bandwidth(pool, target, read_bytes, _READ_REPEATS)
+
+
+def measure_int8_peak(pool: _native.ThreadPool, target: str, repeats: int = 1) -> float:
+    """Operations per second, the best of so many attempts of some milliseconds."""
+    return _native.int8_peak(pool, target, repeats)
+
+
 def measure_ceilings(pool: _native.ThreadPool, target: str, read_bytes: int = READ_BYTES) -> Ceilings:
     """The better of a few attempts each, in about a second. Raises MemoryError where `read_bytes` cannot be had."""
     return Ceilings(
-        read_bytes_per_second=_native.read_bandwidth(pool, target, read_bytes, _READ_REPEATS),
-        int8_operations_per_second=_native.int8_peak(pool, target, _PEAK_REPEATS),
+        read_bytes_per_second=measure_read_bandwidth(pool, target, read_bytes),
+        int8_operations_per_second=measure_int8_peak(pool, target, _PEAK_REPEATS),
     )
