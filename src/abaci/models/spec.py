@@ -5,7 +5,7 @@ A family file builds a ModelSpec from a configuration; `decoder.forward` walks i
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import TypeGuard
 
@@ -556,6 +556,12 @@ class ModelSpec:
     side_inputs: SideInputs | None = None
     logit_soft_cap: float | None = None
     """Logits x become cap * tanh(x / cap)."""
+    parts: tuple[object, ...] = field(init=False, repr=False, compare=False)
+    """All nodes of the tree, in order: found once, as many questions go through them."""
+
+    def __post_init__(self) -> None:
+        roots = (self.embedding, self.side_inputs, *self.layers, self.norm, self.head)
+        object.__setattr__(self, "parts", tuple(_nodes(roots)))
 
     @property
     def vocab_size(self) -> int:
@@ -567,7 +573,7 @@ class ModelSpec:
 
     def embeddings(self) -> Iterator[Embedding]:
         """Every table that token ids choose rows of."""
-        for part in self._parts():
+        for part in self.parts:
             if isinstance(part, Embedding):
                 yield part
 
@@ -591,32 +597,32 @@ class ModelSpec:
 
     def linears(self) -> Iterator[Linear]:
         """Every matrix that multiplies activations, but for those of heads and experts; the head last."""
-        for part in self._parts():
+        for part in self.parts:
             if isinstance(part, Linear):
                 yield part
 
     def low_ranks(self) -> Iterator[LowRank]:
         """What adapters add."""
-        for part in self._parts():
+        for part in self.parts:
             if isinstance(part, LowRank):
                 yield part
 
     def stacks(self) -> Iterator[HeadLinear | ExpertLinear]:
         """Every tensor that holds a matrix for each head or expert."""
-        for part in self._parts():
+        for part in self.parts:
             if isinstance(part, HeadLinear | ExpertLinear):
                 yield part
 
     def mixtures(self) -> Iterator[MixtureOfExperts]:
         """Those of all layers."""
-        for part in self._parts():
+        for part in self.parts:
             if isinstance(part, MixtureOfExperts):
                 yield part
 
     def tensors(self) -> Iterator[Tensor]:
         """Every tensor the model needs, each once."""
         seen: set[str] = set()
-        for part in self._parts():
+        for part in self.parts:
             for name, shape in part.tensors() if isinstance(part, _NAMING) else ():
                 if name not in seen:
                     seen.add(name)
@@ -624,10 +630,6 @@ class ModelSpec:
 
     def _mixers(self) -> Iterator[Mixer]:
         return (layer.mixer for layer in self.layers)
-
-    def _parts(self) -> Iterator[object]:
-        """All nodes of the tree, in order."""
-        return _nodes((self.embedding, self.side_inputs, *self.layers, self.norm, self.head))
 
 
 _NAMING = (Embedding, Norm, Linear, HeadLinear, ExpertLinear, Rope, Attention, DeltaNet, Router, Layer)
@@ -644,6 +646,6 @@ def _nodes(parts: tuple[object, ...]) -> Iterator[object]:
     for part in parts:
         if isinstance(part, _NAMING + _COMPOSED):
             yield part
-            yield from _nodes(tuple(getattr(part, field.name) for field in fields(part)))
+            yield from _nodes(tuple(getattr(part, own.name) for own in fields(part)))
         elif isinstance(part, tuple):
             yield from _nodes(part)
