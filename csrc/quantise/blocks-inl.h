@@ -53,7 +53,9 @@ template <int Bits>
 ABACI_INLINE bool put_line(const Group<2>& g, uint8_t* out) {
     constexpr int highest = (1 << Bits) - 1;
     const LineFit fit = fit_line(g, highest, false, {highest - 0.9f, 0.1f, 19});
-    const Half scale = to_half(fit.scale), offset = to_half(fit.offset);
+    const Half scale = to_half(fit.scale);
+    // A scale too small for float16 leaves a constant; a line begins near its lowest value, which is a poor one.
+    const Half offset = to_half(scale.value > 0.0f ? fit.offset : mean_of(g));
     int8_t codes[32];
     uint32_t fifth_bits = 0;
     put_codes(g, scale.value, offset.value, Uniform{0.0f, highest}, codes);

@@ -119,6 +119,15 @@ ABACI_INLINE ScaleFit fit_scale(const Group<V>& g, Codes codes, Targets targets,
     return best;
 }
 
+// The constant that is nearest to a group.
+template <int V>
+ABACI_INLINE float mean_of(const Group<V>& g) {
+    F32x16 weights = zeros(), sum = zeros();
+    for (int v = 0; v < V; ++v) weights = add(weights, g.w[v]), sum = add(sum, mul(g.w[v], g.x[v]));
+    const double total = reduce_add(weights);
+    return total > 0.0 ? static_cast<float>(reduce_add(sum) / total) : 0.0f;
+}
+
 struct LineFit {
     float scale, offset;
     double qq;

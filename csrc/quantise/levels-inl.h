@@ -2,8 +2,8 @@
 // minimums) for the whole block.
 //
 // First every group is fitted by itself, then the block's scale to the groups' (an error of a group's scale costs its
-// sum of squared codes), then each group tries the neighbouring whole numbers, and last the block's scale is solved for
-// once more with all codes as they are; it is kept if the error falls.
+// sum of squared codes), then each group tries the neighbouring whole numbers, and whether it is better off constant;
+// last the block's scale is solved for once more with all codes as they are, and kept if the error falls.
 #pragma once
 
 #include "quantise/fit-inl.h"
@@ -107,12 +107,15 @@ ABACI_INLINE bool fit_pairs(const Group<16 / G>* groups, int highest_level, int 
         const int sub = nearest_int(scales[i] * inverse_scale, 0, highest_level);
         const int low = nearest_int(minimums[i] * inverse_minimum, 0, highest_level);
         double least = -1.0;
+        const auto consider = [&](int s, int l) __attribute__((always_inline)) {
+            if (s < 0 || s > highest_level || l < 0 || l > highest_level) return;
+            const double error = error_of(groups[i], levels.scale.value * s, -levels.minimum.value * l, codes);
+            if (least < 0.0 || error < least) least = error, levels.sub[i] = s, levels.low[i] = l;
+        };
         for (int s = sub - 1; s <= sub + 1; ++s)
-            for (int l = low - 1; l <= low + 1; ++l) {
-                if (s < 0 || s > highest_level || l < 0 || l > highest_level) continue;
-                const double error = error_of(groups[i], levels.scale.value * s, -levels.minimum.value * l, codes);
-                if (least < 0.0 || error < least) least = error, levels.sub[i] = s, levels.low[i] = l;
-            }
+            for (int l = low - 1; l <= low + 1; ++l) consider(s, l);
+        // Beside groups of much larger scale a constant may be nearer than a line whose steps are too wide.
+        consider(0, nearest_int(-mean_of(groups[i]) * inverse_minimum, 0, highest_level));
     }
     // x = scale (s q) - minimum l, solved for both.
     double ss = 0.0, sl = 0.0, ll = 0.0, sx = 0.0, lx = 0.0;

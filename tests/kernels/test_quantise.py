@@ -117,10 +117,25 @@ def test_no_row_is_hurt_more_than_zeros_would(
     values = generator.standard_normal((1, 512)) * np.repeat(np.exp2(exponents), 32)
     values[generator.random((1, 512)) < sparsity] = 0
     values = (values if sign == 0 else sign * np.abs(values)).astype(np.float32)
-    found = values_of(label, blocks_of(label, values))
+    assert_no_worse_than_zeros(values, values_of(label, blocks_of(label, values)))
+
+
+def assert_no_worse_than_zeros(values: NDArray[np.float32], found: NDArray[np.float32]) -> None:
     assert np.isfinite(found).all()
     # Scales are float16: below its smallest number nothing can be kept.
-    assert np.square(found - values).sum() <= np.square(values).sum() + 512 * 2.0**-44
+    assert np.square(found - values).sum() <= np.square(values).sum() + values.size * 2.0**-44
+
+
+@pytest.mark.parametrize("label", LARGEST_ERRORS)
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_values_too_small_for_a_scale_are_no_worse_than_zeros(label: str, sign: int) -> None:
+    """Where a block's scale underflows but its minimum does not, all values would become the lowest of them."""
+    generator = np.random.default_rng(9)
+    for exponent in range(-32, -8):
+        dense = generator.standard_normal((1, 512))
+        for values in (dense, np.abs(dense), np.where(np.arange(512) % 100 == 7, dense, 0)):
+            scaled = (sign * values * 2.0**exponent).astype(np.float32)
+            assert_no_worse_than_zeros(scaled, values_of(label, blocks_of(label, scaled)))
 
 
 @pytest.mark.parametrize("label", LARGEST_ERRORS)
