@@ -12,7 +12,7 @@ Knows nothing of engines or wires.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from abaci.chat.answer import AnswerDelta, ToolCallDelta
 from abaci.chat.parsers import ToolDialect
@@ -21,6 +21,8 @@ from abaci.chat.parsers.scanner import Scanner
 from abaci.chat.parsers.think import ThinkParser
 from abaci.chat.text import TextAssembler, TextDelta
 from abaci.generation import FinishReason, TokenEvent
+
+_NO_TEXT: Final = TextDelta("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,30 +76,38 @@ class AnswerReader:
 
     def push(self, event: TokenEvent) -> AnswerDelta:
         """What is new with this event. Nothing after the end: the generator may run ahead of a stop string."""
-        text = TextDelta("")
-        read: list[TokenEvent] = []
+        if self._is_finished:
+            return AnswerDelta(self._sample_index)
+        text = _NO_TEXT
+        num_read = 0
         pieces: list[Piece] = []
         for single in _one_by_one(event):
-            if self._is_finished:
-                break
-            read.append(single)
+            num_read += len(single.token_ids)
             self._num_tokens += len(single.token_ids)
             text = self._assembler.push(single)
             pieces += self._parse(text)
             text = self._end_after_call(text, pieces)
             self._is_finished = text.finish_reason is not None
+            if self._is_finished:
+                break
+        content = reasoning = ""
+        for piece in pieces:
+            if isinstance(piece, Content):
+                content += piece.text
+            elif isinstance(piece, Thought):
+                reasoning += piece.text
         return AnswerDelta(
             self._sample_index,
-            content="".join(piece.text for piece in pieces if isinstance(piece, Content)),
-            reasoning="".join(piece.text for piece in pieces if isinstance(piece, Thought)),
-            tool_calls=tuple(self._call_deltas(pieces)),
-            token_ids=tuple(token_id for single in read for token_id in single.token_ids),
-            logprobs=tuple(logprob for single in read for logprob in single.logprobs),
+            content,
+            reasoning,
+            tool_calls=() if self._tools is None else tuple(self._call_deltas(pieces, self._tools.dialect)),
+            token_ids=event.token_ids[:num_read],
+            logprobs=event.logprobs[:num_read],
             finish_reason=text.finish_reason,
             has_tool_calls=text.finish_reason is not None and self._num_calls > 0,
             stopped_by_string=text.stopped_by_string,
             stop_string=text.stop_string,
-            error=event.error if read else None,
+            error=event.error,
         )
 
     def _parse(self, text: TextDelta) -> Sequence[Piece]:
@@ -132,10 +142,10 @@ class AnswerReader:
         del pieces[pieces.index(CallEnded()) + 1 :]
         return text if text.finish_reason else TextDelta("", FinishReason.STOP, stopped_by_string=True)
 
-    def _call_deltas(self, pieces: Iterable[Piece]) -> Iterator[ToolCallDelta]:
+    def _call_deltas(self, pieces: Iterable[Piece], dialect: ToolDialect) -> Iterator[ToolCallDelta]:
         for piece in pieces:
-            if isinstance(piece, CallBegun) and self._tools is not None:
-                yield ToolCallDelta(self._num_calls, self._tools.dialect.new_call_id(), piece.name)
+            if isinstance(piece, CallBegun):
+                yield ToolCallDelta(self._num_calls, dialect.new_call_id(), piece.name)
                 self._num_calls += 1
             elif isinstance(piece, CallArguments):
                 yield ToolCallDelta(self._num_calls - 1, arguments=piece.text)
@@ -145,14 +155,13 @@ def _scanner(tools: ToolReading) -> Scanner:
     return Scanner(tools.dialect.read, tools.names, schemas=tools.schemas, is_certain=tools.is_certain)
 
 
-def _one_by_one(event: TokenEvent) -> Iterator[TokenEvent]:
+def _one_by_one(event: TokenEvent) -> Sequence[TokenEvent]:
     """The event as events of one token each; what belongs to the end of a sample is with the last."""
     last = len(event.token_ids) - 1
     if last <= 0:
-        yield event
-        return
-    for i in range(last + 1):
-        yield TokenEvent(
+        return (event,)
+    return [
+        TokenEvent(
             event.request_id,
             event.sample_index,
             event.token_ids[i : i + 1],
@@ -160,3 +169,5 @@ def _one_by_one(event: TokenEvent) -> Iterator[TokenEvent]:
             finish_reason=event.finish_reason if i == last else None,
             ended_by_token=event.ended_by_token and i == last,
         )
+        for i in range(last + 1)
+    ]

@@ -73,9 +73,14 @@ class TextAssembler:
         if self._finished:
             return TextDelta("")
         token_ids = event.token_ids[:-1] if event.ended_by_token else event.token_ids
-        shown = filter(self._is_shown, token_ids)
         ended = event.finish_reason is not None
-        text = self._held + self._decoder.push(shown) + (self._decoder.flush() if ended else "")
+        text = self._decoder.push([token_id for token_id in token_ids if self._is_shown(token_id)])
+        if ended:
+            text += self._decoder.flush()
+        if not self._stop:
+            self._finished = ended
+            return TextDelta(text, event.finish_reason)
+        text = self._held + text
         if found := self._find_stop(text):
             begin, end = found
             self._finished = True

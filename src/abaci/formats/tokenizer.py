@@ -201,8 +201,9 @@ class StreamingDecoder:
     def push(self, token_ids: Iterable[int]) -> str:
         """Text that became certain with these tokens."""
         tokenizer = self._tokenizer
-        shown = (i for i in token_ids if not (self._skip_special and tokenizer.is_special(i)))
-        return self._emit(self._utf8.decode(b"".join(map(tokenizer.token_bytes, shown))))
+        if self._skip_special:
+            token_ids = (i for i in token_ids if not tokenizer.is_special(i))
+        return self._emit(self._utf8.decode(b"".join(map(tokenizer.token_bytes, token_ids))))
 
     def flush(self) -> str:
         """What was held back, as the stream ends here."""

@@ -177,7 +177,7 @@ class Generation:
     async def deliver(self, sender: Sender, piece: bytes) -> None:
         """Send what came of the events handed out so far, and note how long after the engine's commit that was."""
         await sender.piece(piece)
-        self._services.metrics.delivered(perf_counter() - self.newest_seconds)
+        self._token_times.delivery.observe(perf_counter() - self.newest_seconds)
 
     def end_sample(self, request_id: str, sample_index: int) -> None:
         """A sample's text has ended before its tokens: stop it, and hand out nothing more of it."""
@@ -221,9 +221,9 @@ class Generation:
             previous = record.sample_seconds[event.sample_index]
             if record.first_seconds is None:
                 record.first_seconds = seconds
-                self._token_times.first(seconds - record.arrival_seconds)
+                self._token_times.first.observe(seconds - record.arrival_seconds)
             elif previous:
-                self._token_times.next(seconds - previous)
+                self._token_times.next.observe(seconds - previous)
             record.sample_seconds[event.sample_index] = seconds
             record.completion_tokens += len(event.token_ids)
         record.last_seconds = seconds

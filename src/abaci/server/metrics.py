@@ -6,6 +6,7 @@ Counters and histograms are written by the server as requests go by; what an eng
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -14,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from abaci.chat.served import ServedModel
 from abaci.generation import FinishReason
+from abaci.server.histogram import Observations, TokenHistogram
 from abaci.version import __version__
 
 if TYPE_CHECKING:
@@ -46,22 +48,16 @@ _SAMPLES: Final = (1, 2, 5, 10, 20)
 _DELIVERY_SECONDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256)
 
 
+@dataclass(frozen=True, slots=True)
 class TokenTimes:
-    """Histograms of one model: looking up their labels costs more than to write down what a token took."""
+    """Where seconds of one model's tokens are counted."""
 
-    __slots__ = ("_first_token", "_next_token")
-
-    def __init__(self, first_token: Histogram, next_token: Histogram) -> None:
-        self._first_token = first_token
-        self._next_token = next_token
-
-    def first(self, seconds: float) -> None:
-        """The first token of a request came."""
-        self._first_token.observe(seconds)
-
-    def next(self, seconds: float) -> None:
-        """A further token of a sample came."""
-        self._next_token.observe(seconds)
+    first: Observations
+    """From a request's arrival to its first token."""
+    next: Observations
+    """From one token of a sample to the next."""
+    delivery: Observations
+    """From the engine's commit to the bytes on the socket."""
 
 
 class Metrics:
@@ -75,10 +71,18 @@ class Metrics:
         self._prompt_tokens = self._counter("prompt_tokens", "Tokens of prompts, cached ones included.")
         self._success = self._counter("request_success", "Requests that ended, by reason.", "finished_reason")
         self._rejections = self._counter("admission_rejections", "Requests refused before they ran.", "reason")
-        self._first_token = self._histogram(
+        self._first_token = self._token_histogram(
             "time_to_first_token_seconds", "From arrival to the first token.", _FIRST_TOKEN_SECONDS
         )
-        self._next_token = self._histogram(_LATENCY, "From one token of a sample to the next.", _NEXT_TOKEN_SECONDS)
+        self._next_token = self._token_histogram(
+            _LATENCY, "From one token of a sample to the next.", _NEXT_TOKEN_SECONDS
+        )
+        self._delivery = self._token_histogram(
+            "event_delivery_seconds",
+            "From the engine's commit of a token to its bytes being handed to the socket.",
+            _DELIVERY_SECONDS,
+            labels=(),
+        )
         self._whole = self._histogram("e2e_request_latency_seconds", "From arrival to the end.", _REQUEST_SECONDS)
         self._queued = self._histogram("request_queue_time_seconds", "Waiting to be scheduled.", _REQUEST_SECONDS)
         self._running = self._histogram("request_inference_time_seconds", "Prefill and decode.", _REQUEST_SECONDS)
@@ -88,21 +92,11 @@ class Metrics:
         self._request_output = self._histogram("request_generation_tokens", "Tokens of an answer.", _TOKENS)
         self._request_max = self._histogram("request_params_max_tokens", "max_tokens of a request.", _TOKENS)
         self._request_samples = self._histogram("request_params_n", "Samples of a request.", _SAMPLES)
-        self._delivery = Histogram(
-            f"{PREFIX}event_delivery_seconds",
-            "From the engine's commit of a token to its bytes being handed to the socket.",
-            buckets=_DELIVERY_SECONDS,
-            registry=self._registry,
-        )
 
-    def token_times(self, model: ServedModel) -> "TokenTimes":
+    def token_times(self, model: ServedModel) -> TokenTimes:
         """Where the times of one call's tokens go."""
         labels = (model.status.name, _ENGINE)
-        return TokenTimes(self._first_token.labels(*labels), self._next_token.labels(*labels))
-
-    def delivered(self, seconds: float) -> None:
-        """An event's bytes have been handed to the socket."""
-        self._delivery.observe(seconds)
+        return TokenTimes(self._first_token.labels(*labels), self._next_token.labels(*labels), self._delivery.labels())
 
     def rejected(self, model_name: str, reason: str) -> None:
         """A request was refused before it ran."""
@@ -137,6 +131,13 @@ class Metrics:
 
     def _counter(self, name: str, description: str, *labels: str) -> Counter:
         return Counter(PREFIX + name, description, (*_LABELS, *labels), registry=self._registry)
+
+    def _token_histogram(
+        self, name: str, description: str, bounds: Sequence[float], labels: Sequence[str] = _LABELS
+    ) -> TokenHistogram:
+        histogram = TokenHistogram(PREFIX + name, description, bounds, labels)
+        self._registry.register(histogram)
+        return histogram
 
     def _histogram(self, name: str, description: str, buckets: Sequence[float]) -> Histogram:
         return Histogram(PREFIX + name, description, _LABELS, buckets=buckets, registry=self._registry)

@@ -22,6 +22,7 @@ ANTHROPIC_REQUEST_ID_HEADER = "request-id"
 """The same id under the name that Anthropic's clients look for."""
 
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+_COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 
 _Body = TypeVar("_Body", bound="WireBody")
@@ -94,7 +95,7 @@ async def read_json(request: Request) -> Any:
 
 def compact_json(value: Any) -> str:
     """JSON without a blank too many. Halves of characters, which UTF-8 cannot say, are escaped."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = _COMPACT.encode(value)
     if text.isascii() or _HALF_CHARACTER.search(text) is None:
         return text
     return json.dumps(value, separators=(",", ":"))

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from json.encoder import encode_basestring
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -234,5 +235,8 @@ class _Call:
 
 
 def _chunk(frame: Frame, sample: _Sample, text: str, logprobs: Mapping[str, list[Any]] | None) -> bytes:
-    choice = {"index": sample.index, "text": text, "logprobs": logprobs, "finish_reason": sample.finish_reason}
-    return frame.chunk(compact_json(choice))
+    encoded = "null" if logprobs is None else compact_json(logprobs)
+    reason = "null" if sample.finish_reason is None else compact_json(sample.finish_reason)
+    return frame.chunk(
+        f'{{"index":{sample.index},"text":{encode_basestring(text)},"logprobs":{encoded},"finish_reason":{reason}}}'
+    )
