@@ -25,7 +25,7 @@ run: $(VENV)/installed
 
 test: $(VENV)/test
 	@$(VENV)/bin/abaci pull smollm2:135m
-	@$(VENV)/bin/python -m pytest
+	@$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/check
 	$(VENV)/bin/ruff check

@@ -23,6 +23,11 @@ def pytest_configure() -> None:
     os.environ[SWITCH_VARIABLE] = "0"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What compiles for minutes, and so has a time limit of its own, comes first: the workers share the rest."""
+    items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
+
+
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuse every connection that leaves this machine."""

@@ -6,10 +6,10 @@
 #include <cstdint>
 #include <cstring>
 
+#include "simd/inline.h"
+
 namespace abaci {
 namespace {
-
-#define ABACI_INLINE inline __attribute__((always_inline))
 
 struct F32x16 {
     __m256 a, b;

@@ -6,10 +6,10 @@
 #include <cstdint>
 #include <cstring>
 
+#include "simd/inline.h"
+
 namespace abaci {
 namespace {
-
-#define ABACI_INLINE inline __attribute__((always_inline))
 
 struct F32x16 {
     __m512 v;
@@ -194,7 +194,8 @@ ABACI_INLINE U8x64 bits_of(U8x64 plane) {
 template <int From, int To, int Count>
 ABACI_INLINE U8x64 merge_bits(U8x64 code, U8x64 plane) {
     const __m512i mask = _mm512_set1_epi8(((1 << Count) - 1) << To);
-    return {_mm512_ternarylogic_epi32(code.v, move_bits<From, To>(plane.v), mask, 0xF8)};  // code | (moved & mask)
+    const __m512i moved = move_bits<From, To>(plane.v);
+    return {_mm512_ternarylogic_epi32(code.v, moved, mask, 0xF8)};  // code | (moved & mask)
 }
 // Entry `code` of a table of 16 bytes, 16-byte aligned; codes are below 16.
 ABACI_INLINE U8x64 look_up(const uint8_t* table, U8x64 codes) {

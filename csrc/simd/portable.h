@@ -8,10 +8,11 @@
 #include <xmmintrin.h>
 #endif
 
+#include "simd/inline.h"
+
 namespace abaci {
 namespace {
 
-#define ABACI_INLINE inline __attribute__((always_inline))
 #define ABACI_LANES for (int i = 0; i < 16; ++i)
 
 // The compiler's own vectors: lowered to whatever registers the processor has.

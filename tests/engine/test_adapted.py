@@ -3,7 +3,6 @@
 import itertools
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +13,7 @@ from golden_folders import folder_sequences, golden_folder
 from golden_models import GOLDEN_NAMES, CheckpointTensors, golden_path, golden_sequences
 from numpy.typing import NDArray
 from step_feeding import StepFeeder
+from waiting import wait_until
 
 from abaci.formats.adapter import LoraChoice
 from abaci.formats.opening import open_checkpoint
@@ -224,8 +224,6 @@ def test_packed_weights_are_kept_for_the_model_alone(tmp_path: Path) -> None:
         found.append(StepFeeder(executor, spec, 1, len(token_ids)).logprobs(token_ids).tobytes())
         executor.close()
         checkpoint.close()
-        deadline = time.monotonic() + 30
-        while not any((tmp_path / "packed").iterdir()) and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: any((tmp_path / "packed").iterdir()))
     assert len(list((tmp_path / "packed").iterdir())) == 1
     assert found[0] == found[2] != found[1]

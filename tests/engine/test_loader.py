@@ -1,12 +1,12 @@
 """From a file to answers: the committed tiny models through the whole engine, on the reference executor."""
 
 import queue
-import time
 
 import numpy as np
 import pytest
 from golden_folders import golden_folder
 from golden_models import GOLDEN_NAMES, golden_path, golden_sequences
+from waiting import wait_until
 
 from abaci.engine import loader
 from abaci.engine.loader import LoadOptions, load, reference_backend
@@ -147,10 +147,7 @@ def test_experts_beyond_memory_stay_on_disk(monkeypatch, tmp_path):
     (event,) = run(model, GenerationRequest("a", (5, 6, 7), 1))
     assert len(event.token_ids) == 1
     model.close()
-    deadline = time.monotonic() + 10
-    while not list(tmp_path.iterdir()):  # it is named in the background
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until(lambda: any(tmp_path.iterdir()))
     monkeypatch.setattr(loader, "packed_store", lambda: None)
     with pytest.raises(ResourceError, match="too few"):
         load(HuggingFaceCheckpoint.open(golden_folder("qwen3_moe")), LoadOptions(num_threads=1))

@@ -1,21 +1,20 @@
 """The kernels compiled for ARM and run by an emulator: the bytes that the targets of this processor give.
 
 Needs Debian's g++-aarch64-linux-gnu and qemu-user. Without them the tests are skipped; where ABACI_TEST_AARCH64 is 1
-they fail. The builds are kept in build/hashes-*, so that only the first run compiles all of it.
+they fail.
 """
 
 import os
 import platform
 import shutil
-import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from building import ROOT, built, run
 
-ROOT = Path(__file__).parents[2]
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 MISSING = [name for name in (COMPILER, EMULATOR) if shutil.which(name) is None]
 CROSS = ("-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={COMPILER}")
@@ -23,25 +22,6 @@ LEAST_KERNELS = 64
 
 Hashes = Mapping[str, Mapping[str, str]]
 """By target, then by kernel."""
-
-
-def run(*command: str | Path) -> str:
-    """What the command printed; fails with all of it where the command fails."""
-    # cmake and ninja come with the tests' own packages.
-    environment = os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
-    process = subprocess.run(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    assert process.returncode == 0, process.stdout[-10_000:]
-    return process.stdout
-
-
-def build(processor: str, *options: str) -> Path:
-    """The program that prints hashes, for a processor."""
-    folder = ROOT / "build" / f"hashes-{processor}"
-    run("cmake", "-G", "Ninja", "-DABACI_EXTENSION=OFF", *options, "-S", ROOT, "-B", folder)
-    run("cmake", "--build", folder)
-    return folder / "kernel_hashes"
 
 
 def parse(printed: str) -> Hashes:
@@ -53,12 +33,21 @@ def parse(printed: str) -> Hashes:
     return dict(hashes)
 
 
+def program_for_x86() -> Path:
+    """Of the extension's own objects where it was installed from here: they are compiled, and what users run."""
+    version = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    installed = f"{version}-{version}-linux_x86_64"
+    is_here = (ROOT / "build" / installed / "build.ninja").exists()
+    folder = built(installed, target="kernel_hashes") if is_here else built("hashes-x86_64", "-DABACI_EXTENSION=OFF")
+    return folder / "kernel_hashes"
+
+
 @pytest.fixture(scope="module", name="program_for_arm")
 def _program_for_arm() -> Path:
     if MISSING and os.environ.get("ABACI_TEST_AARCH64") != "1":
         pytest.skip(f"no {' and no '.join(MISSING)} here: apt-get install g++-aarch64-linux-gnu qemu-user")
     assert not MISSING, f"ABACI_TEST_AARCH64 is 1, but there is no {' and no '.join(MISSING)}"
-    return build("aarch64", *CROSS)
+    return built("hashes-aarch64", "-DABACI_EXTENSION=OFF", *CROSS) / "kernel_hashes"
 
 
 @pytest.fixture(scope="module", name="arm")
@@ -69,7 +58,7 @@ def _arm(program_for_arm: Path) -> Hashes:
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="this processor is no x86")
 def test_arm_gives_the_bytes_that_x86_gives(arm: Hashes) -> None:
-    x86 = parse(run(build("x86_64")))
+    x86 = parse(run(program_for_x86()))
     assert set(arm) == {"neon_dotprod", "portable"}
     expected = x86["portable"]
     assert len(expected) >= LEAST_KERNELS

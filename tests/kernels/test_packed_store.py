@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from golden_models import golden_path, golden_sequences, opened_model
 from step_feeding import Chunk, StepFeeder
+from waiting import wait_until
 
 from abaci.errors import UsageError
 from abaci.kernels import native
@@ -50,7 +51,7 @@ def test_another_source_is_packed_anew(store: PackedStore) -> None:
     answer(KeptWeights(store, "source"))
     only_file(store)
     answer(KeptWeights(store, "source, changed"))
-    eventually(lambda: len(files(store)) == 2)
+    wait_until(lambda: len(files(store)) == 2)
 
 
 def cut_short(path: Path) -> None:
@@ -183,7 +184,7 @@ def test_two_who_pack_the_same_leave_one_file(store: PackedStore) -> None:
         assert draft is not None
         assert draft.seal()
         draft.publish()
-    eventually(lambda: len(files(store)) == 1)
+    wait_until(lambda: len(files(store)) == 1)
     with store.opened(key("same", 4096)) as descriptor:
         assert descriptor is not None
 
@@ -228,7 +229,7 @@ def keep(store: PackedStore, wanted: PackedKey) -> None:
     assert draft is not None
     assert draft.seal()
     draft.publish()
-    eventually((store.folder / wanted.name).exists)
+    wait_until((store.folder / wanted.name).exists)
 
 
 def files(store: PackedStore) -> list[Path]:
@@ -236,12 +237,5 @@ def files(store: PackedStore) -> list[Path]:
 
 
 def only_file(store: PackedStore) -> Path:
-    eventually(lambda: len(files(store)) == 1)
+    wait_until(lambda: len(files(store)) == 1)
     return files(store)[0]
-
-
-def eventually(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)

@@ -1,47 +1,27 @@
-"""The kernel tests once more, on an extension built with the address and undefined-behaviour sanitizers.
-
-The build is kept in build/sanitize, so that only the first run compiles all of it.
-"""
+"""The kernel tests once more, on an extension built with the address and undefined-behaviour sanitizers."""
 
 import os
 import shutil
-import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from building import built, run
 
 import abaci
 
-ROOT = Path(__file__).parents[2]
-BUILD = ROOT / "build" / "sanitize"
 KERNEL_TESTS = ("test_matmul.py", "test_elementwise.py", "test_sampling_native.py", "test_native.py")
-
-
-def run(command: list[str | Path], environment: Mapping[str, str]) -> str:
-    """What the command printed; fails with it where the command fails."""
-    process = subprocess.run(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    assert process.returncode == 0, process.stdout[-10_000:]
-    return process.stdout
 
 
 def library(name: str) -> str:
     """Where the compiler has a library."""
-    command = ["c++", f"-print-file-name={name}"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return run("c++", f"-print-file-name={name}").strip()
 
 
 @pytest.fixture(scope="module")
 def sanitized_extension() -> Path:
-    # cmake and ninja come with the tests' own packages.
-    environment = os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
-    options = ["-DABACI_SANITIZE=ON", "-DCMAKE_CXX_FLAGS_RELEASE=-O1", f"-DPython_EXECUTABLE={sys.executable}"]
-    run(["cmake", "-G", "Ninja", *options, "-S", ROOT, "-B", BUILD], environment)
-    run(["cmake", "--build", BUILD], environment)
-    (extension,) = BUILD.glob("_native*.so")
+    options = ["-DABACI_SANITIZE=ON", "-DCMAKE_CXX_FLAGS_RELEASE=-O0", f"-DPython_EXECUTABLE={sys.executable}"]
+    (extension,) = built("sanitize", *options).glob("_native*.so")
     return extension
 
 
@@ -59,11 +39,12 @@ def test_kernel_tests_pass_under_the_sanitizers(sanitized_extension: Path, tmp_p
         "ABACI_TEST_REDUCED": "1",
     }
     proof = "import abaci.kernels._native as native; print(native.__file__)"
-    assert run([sys.executable, "-c", proof], environment).strip() == str(
-        package / "kernels" / sanitized_extension.name
-    )
+    loaded = run(sys.executable, "-c", proof, environment=environment).strip()
+    assert loaded == str(package / "kernels" / sanitized_extension.name)
     tests = [Path(__file__).parent / name for name in KERNEL_TESTS]
-    printed = run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--capture=no", *tests], environment)
+    printed = run(
+        sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--capture=no", *tests, environment=environment
+    )
     assert "runtime error" not in printed
     assert "AddressSanitizer" not in printed
     assert " passed" in printed

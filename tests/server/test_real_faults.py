@@ -14,7 +14,8 @@ from typing import Any
 
 import httpx
 import pytest
-from real_server import RealServer, real_server, wait_until
+from real_server import RealServer, real_server
+from waiting import wait_until
 
 LONG = {"prompt": "Once upon a time", "max_tokens": 1500, "ignore_eos": True, "stream": True, "temperature": 0}
 SHORT = {"prompt": "Once upon a time", "max_tokens": 3, "temperature": 0}
