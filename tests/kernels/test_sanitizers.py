@@ -25,7 +25,7 @@ def sanitized_extension() -> Path:
     return extension
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_kernel_tests_pass_under_the_sanitizers(sanitized_extension: Path, tmp_path: Path) -> None:
     package = tmp_path / "abaci"
     shutil.copytree(Path(abaci.__file__).parent, package, ignore=shutil.ignore_patterns("_native*.so", "__pycache__"))
