@@ -7,10 +7,17 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_scheduling import FULL, Bench, a_request, assert_nothing_is_held
+from paged_fake import VOCAB_SIZE
+from test_scheduling import CONTEXT, FULL, Bench, a_request, assert_nothing_is_held
 
 from abaci.engine import lane as lanes
-from abaci.engine.scheduler import BACKGROUND_TOKENS, QUIET_BACKGROUND_TOKENS, QUIET_SECONDS
+from abaci.engine.scheduler import (
+    BACKGROUND_TOKENS,
+    QUIET_BACKGROUND_TOKENS,
+    QUIET_SECONDS,
+    Scheduler,
+    SchedulerConfig,
+)
 from abaci.generation import FinishReason
 from abaci.kernels.batch import PAGE_TOKENS
 
@@ -156,6 +163,25 @@ def test_a_prompt_at_most_doubles_the_time_between_a_streams_tokens():
     while "p" not in clock.first_token:
         clock.step()
         assert clock.gaps["s0"][-1] <= 2 * before
+
+
+def test_pieces_of_a_prompt_become_shorter_as_its_tokens_become_dearer():
+    doubling = 40
+    bench = Bench(num_pages=200, max_sequences=32, max_step_tokens=512)
+    bench.scheduler = Scheduler(SchedulerConfig(CONTEXT, VOCAB_SIZE, 32, 512, doubling), bench.cache)
+    bench.submit(a_request("s", [1], max_tokens=60))
+    bench.step()
+    prompt = a_request("p", range(240), max_tokens=2)
+    bench.submit(prompt)
+    costs = []
+    while not bench.tokens("p"):
+        bench.step()
+        start, count = bench.plans[-1].starts[-1], bench.plans[-1].counts[-1]
+        costs.append(sum(1 + position / doubling for position in range(start, start + count)))
+        assert 8 <= count <= 16 or start + count == 240
+        assert costs[-1] <= 1.25 * 16 * (1 + 8 / doubling) or count <= 8
+    assert bench.plans[-2].counts[-1] == 8
+    bench.finish().assert_as_expected(prompt)
 
 
 def test_places_are_shared_without_waiting_for_long_answers():

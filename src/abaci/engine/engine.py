@@ -34,6 +34,8 @@ class EngineConfig:
     max_sequences: int = 64
     max_step_tokens: int = 512
     num_states: int = 0
+    doubling_position: int | None = None
+    """As in `SchedulerConfig`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,7 @@ class _Loop:
                 vocab_size=config.vocab_size,
                 max_sequences=config.max_sequences,
                 max_step_tokens=config.max_step_tokens,
+                doubling_position=config.doubling_position,
             ),
             self._cache,
         )

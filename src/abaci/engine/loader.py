@@ -11,6 +11,7 @@ from abaci.engine.adapted import AdaptedCheckpoint
 from abaci.engine.engine import Engine, EngineConfig
 from abaci.engine.grammar import Vocabulary
 from abaci.engine.memory import CacheSize, available_memory_bytes, check_weights, count_states, size_cache
+from abaci.engine.prompt_cost import doubling_position
 from abaci.engine.quantised import QuantisedCheckpoint
 from abaci.engine.threads import ThreadPlan, plan_threads
 from abaci.errors import FileFormatError
@@ -195,6 +196,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions, backend: BackendFactory =
                     max_sequences=options.max_sequences,
                     max_step_tokens=options.max_step_tokens,
                     num_states=cache.num_states,
+                    doubling_position=doubling_position(spec),
                 ),
                 on_thread_start=lambda: threads.pin_current_thread(0),
                 vocabulary=lambda: Vocabulary.from_tokenizer(checkpoint.tokenizer()),

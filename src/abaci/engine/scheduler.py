@@ -4,8 +4,9 @@ The rules, in this order:
 
 - Running sequences with one token to compute, the streams, are in every step, so that no prompt delays one by more than
   a step. Beside streams a step has about as many tokens of prompts as there are sequences, so that a prompt at most
-  doubles the time between a stream's tokens. A single tenant's prompts bring more, the more there are; with several
-  tenants steps stay short, as another may come at any time, and one that has been given less may slow others' more.
+  doubles the time between a stream's tokens; fewer where attention has made them dear. A single tenant's prompts bring
+  more, the more there are; with several tenants steps stay short, as another may come at any time, and one that has
+  been given less may slow others' more.
 - Prompts share what a step has for them: first the tenant that has been given least takes what it needs (`lane`), then
   the next. Of one tenant's prompts the first takes half, the next half of the rest, and so on; what nobody else needs
   goes to the first. A newcomer thus joins the next step however long its own tenant's prompts are.
@@ -20,6 +21,7 @@ The rules, in this order:
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import ceil
 from time import perf_counter
 
 from abaci.engine.grammar import Grammar
@@ -54,6 +56,8 @@ class SchedulerConfig:
     max_sequences: int = 64
     """That run at a time; more wait."""
     max_step_tokens: int = 512
+    doubling_position: int | None = None
+    """Where in a prompt a token takes twice what it takes at the beginning; None: nowhere."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_sequences <= self.max_step_tokens:
@@ -439,12 +443,25 @@ class Scheduler:
             own = sorted(by_tenant[tenant], key=lambda sequence: (sequence.request.priority, sequence.arrival))
             num_prompts += len(own)
             budget = self._prompt_tokens(tenant, num_streams, num_prompts) - num_given
-            for sequence, share in zip(own, _shares(own, budget), strict=True):
-                count = self._take_pages(sequence, share)
+            prices = [self._price(sequence) if num_streams else 1.0 for sequence in own]
+            needs = [ceil(_num_missing(sequence) * price) for sequence, price in zip(own, prices, strict=True)]
+            for sequence, price, share in zip(own, prices, _shares(needs, budget), strict=True):
+                count = self._take_pages(sequence, max(int(share / price), min(share, 1)))
                 if count > 0:
                     sequences.append(sequence)
                     counts.append(count)
-                    num_given += count
+                    num_given += ceil(count * price)
+
+    def _price(self, sequence: Sequence) -> float:
+        """Of a prompt's next token, in tokens as they were priced at the prompt's beginning.
+
+        The first quarter that a token becomes dearer is let pass; and nothing costs more than two, or a very long
+        prompt would hardly come to its end.
+        """
+        doubling = self._config.doubling_position
+        if doubling is None:
+            return 1.0
+        return min(2.0, max(1.0, 0.8 * (1 + sequence.num_computed / doubling)))
 
     def _take_pages(self, sequence: Sequence, count: int) -> int:
         """Pages for the next `count` tokens of a prompt, if need be from background work; for how many there is room.
@@ -576,14 +593,14 @@ def _hit_limit(sequence: Sequence) -> int:
     return limit
 
 
-def _shares(prompts: list[Sequence], budget: int) -> list[int]:
+def _shares(needs: list[int], budget: int) -> list[int]:
     """Tokens for each: half of what is left, rounded up, or what it needs; what nobody else needs goes to the first."""
     shares: list[int] = []
-    for sequence in prompts:
-        shares.append(min(_num_missing(sequence), (max(0, budget) + 1) // 2))
+    for need in needs:
+        shares.append(min(need, (max(0, budget) + 1) // 2))
         budget -= shares[-1]
-    for index, sequence in enumerate(prompts):
-        extra = max(0, min(budget, _num_missing(sequence) - shares[index]))
+    for index, need in enumerate(needs):
+        extra = max(0, min(budget, need - shares[index]))
         shares[index] += extra
         budget -= extra
     return shares

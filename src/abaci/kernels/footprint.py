@@ -204,13 +204,9 @@ def _position_bytes(spec: ModelSpec, layer: int, cache_type: CacheType) -> int:
 
 def _layer_attention(spec: ModelSpec, layer: int, cache_type: CacheType) -> LayerAttention:
     attention = spec.layers[layer].mixer
-    if isinstance(attention, LatentAttention):
-        per_head = attention.key_dim + attention.latent_dim
-    else:
-        assert isinstance(attention, Attention)
-        per_head = 2 * attention.head_dim
+    assert isinstance(attention, Attention | LatentAttention)
     position_bytes = _position_bytes(spec, layer, cache_type)
-    return LayerAttention(attention.window, 2 * attention.num_heads * per_head, position_bytes)
+    return LayerAttention(attention.window, 2 * attention.position_products, position_bytes)
 
 
 def _products(steps: Iterable[RecordedStep], matrices: Mapping[str, _Matrix]) -> Iterable[Product]:

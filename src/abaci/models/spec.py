@@ -304,6 +304,11 @@ class Attention:
         return 0
 
     @property
+    def position_products(self) -> int:
+        """Multiplications of one token with each position it sees: scores and sums."""
+        return 2 * self.num_heads * self.head_dim
+
+    @property
     def projections(self) -> tuple[Linear, ...]:
         """Query, key, value and gate, those that are there."""
         return tuple(linear for linear in (self.query, self.key, self.value, self.gate) if linear is not None)
@@ -353,6 +358,11 @@ class LatentAttention:
     def state_values(self) -> int:
         """Floats kept per sequence."""
         return 0
+
+    @property
+    def position_products(self) -> int:
+        """Multiplications of one token with each position it sees: scores and sums."""
+        return self.num_heads * (self.key_dim + self.latent_dim)
 
     @property
     def key_dim(self) -> int:
