@@ -71,7 +71,7 @@ def test_keys_that_are_none_are_not_there():
         ([{"role": "user", "content": [{"type": "text"}]}], r"content\[0\]\.text is not text"),
         ([{"role": "user", "content": "x", "extra": 1}], "not supported: extra"),
         ([{"role": "user", "content": "x", "name": 1}], r"messages\[0\]\.name is not text"),
-        ([{"role": "user", "content": "x", "tool_calls": [CALL]}], "only the assistant"),
+        ([{"role": "user", "content": "x", "tool_calls": [CALL]}], "tool_calls stands in a message of the role user"),
         ([{"role": "assistant", "tool_calls": "x"}], "tool_calls is not a list"),
         ([{"role": "assistant", "tool_calls": [{"type": "custom"}]}], "not a call of type function"),
         ([{"role": "assistant", "tool_calls": [{"function": {}}]}], "has no name"),

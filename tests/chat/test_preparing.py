@@ -361,7 +361,7 @@ def test_stop_strings_act_on_the_thought_too():
         ({"reasoning": ReasoningOptions(effort="huge")}, "reasoning_effort 'huge'"),
         ({"reasoning": ReasoningOptions(budget_tokens=-1)}, "thinking budget"),
         ({"params": SamplingParams(temperature=-1)}, "temperature"),
-        ({"template_variables": {"messages": []}}, "template variables messages"),
+        ({"template_variables": {"messages": []}}, "template variables may not be named messages"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_name(options, message):

@@ -80,5 +80,6 @@ def test_the_edges_of_the_ranges_are_allowed():
 
 
 def test_min_tokens_beyond_max_tokens():
-    with pytest.raises(UsageError, match="min_tokens must be between 0 and 3, not 4"):
+    with pytest.raises(UsageError, match="min_tokens is 4") as raised:
         check_params(SamplingParams(min_tokens=4, max_tokens=3))
+    assert raised.value.hint == "It must be between 0 and 3."

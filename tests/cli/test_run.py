@@ -95,7 +95,10 @@ def test_a_parameter_out_of_range_is_refused_before_anything_is_loaded(monkeypat
     monkeypatch.setattr("abaci.cli.run._fetch", lambda name: pytest.fail("fetched"))
     monkeypatch.setattr("abaci.cli.run._open", lambda *flags, **more: pytest.fail("loaded"))
     result = run("Hi", "--top-p", "3")
-    assert (result.exit_code, result.stderr) == (2, "error: top_p must be in (0, 1], not 3.0\n")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "error: top_p is 3.0\nhint: It must be more than 0 and at most 1.\n",
+    )
 
 
 @pytest.mark.parametrize("flag", ["--raw", "--json"])

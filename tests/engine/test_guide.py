@@ -129,9 +129,9 @@ def test_who_needs_a_guide():
         ({"thinking": Thinking(())}, "missing"),
         ({"thinking": Thinking((VOCAB_SIZE,))}, "not in the vocabulary"),
         ({"thinking": Thinking((1,), 3, (VOCAB_SIZE, 1))}, "not in the vocabulary"),
-        ({"thinking": Thinking((1,), -1, (1,))}, "at least 0"),
-        ({"thinking": Thinking((1, 2), 3, (1,))}, "must end with"),
-        ({"thinking": Thinking((1,), 3)}, "must end with"),
+        ({"thinking": Thinking((1,), -1, (1,))}, "the budget is -1 tokens"),
+        ({"thinking": Thinking((1, 2), 3, (1,))}, "do not end with"),
+        ({"thinking": Thinking((1,), 3)}, "do not end with"),
         ({"constraint": Constraint(ConstraintKind.REGEX, "a"), "end_token_ids": frozenset()}, "needs an end token"),
     ],
 )

@@ -379,7 +379,7 @@ def test_cancelling_one_sample_leaves_the_others(num_steps, sample_index):
         (a_request(prompt=()), UsageError, "no tokens"),
         (a_request(max_tokens=CONTEXT), ContextLengthError, "10 prompt tokens and max_tokens 256 make 266"),
         (a_request(prompt=range(90), max_tokens=80), ContextLengthError, "need 6 pages of 32 tokens.* has 4"),
-        (GenerationRequest("a", (VOCAB_SIZE,), 1), UsageError, "token 97 is outside"),
+        (GenerationRequest("a", (VOCAB_SIZE,), 1), UsageError, "token 97, which the model does not have"),
         (a_request(temperature=float("nan")), UsageError, "temperature"),
         (a_request(top_p=0.0), UsageError, "top_p"),
         (a_request(max_tokens=0, num_samples=2), UsageError, "num_samples"),

@@ -137,8 +137,9 @@ def test_a_shape_is_cut_only_where_it_can_be(limits: dict[str, int]) -> None:
 
 def test_experts_are_cut_in_whole_groups() -> None:
     deepseek = Synthesis("deepseek v3", shape_named("deepseek", "v3"), mixture_named("q4_0"))
-    with pytest.raises(UsageError, match="multiple of 8"):
+    with pytest.raises(UsageError, match="8 groups, which 12 experts do not fill") as raised:
         deepseek.with_limits(num_experts=12)
+    assert raised.value.hint == "Give a multiple of 8."
     assert deepseek.with_limits(num_layers=4, num_experts=16).shape.num_experts == 16
 
 

@@ -116,7 +116,10 @@ class LlamaCppContender:
         self._num_threads = num_threads
         self._model = llama_cpp.llama_model_load_from_file(path.encode(), llama_cpp.llama_model_default_params())
         if not self._model:
-            raise AbaciError(f"llama.cpp cannot load {path}")
+            raise AbaciError(
+                f"llama.cpp cannot load {path}",
+                hint="Choose a file that llama.cpp knows, or leave it out of the comparison.",
+            )
 
     def _vocabulary(self) -> Any:
         return llama_cpp.llama_model_get_vocab(self._model)
@@ -161,7 +164,10 @@ class _Context:
             params.type_k = params.type_v = llama_cpp.GGML_TYPE_Q8_0
         self._context = llama_cpp.llama_init_from_model(model, params)
         if not self._context:
-            raise AbaciError(f"llama.cpp cannot run with {settings}")
+            raise AbaciError(
+                f"llama.cpp cannot run with {settings}",
+                hint="Ask for fewer streams or a shorter context: its memory may not be there.",
+            )
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._batch = llama_cpp.llama_batch_init(params.n_batch, 0, 1)
 
@@ -197,7 +203,10 @@ class _Context:
         """Run the batch to its end."""
         code = llama_cpp.llama_decode(self._context, self._batch)
         if code != 0:
-            raise AbaciError(f"llama.cpp: its decode call ended with {code}")
+            raise AbaciError(
+                f"llama.cpp: its decode call ended with {code}",
+                hint="Ask for fewer streams or a shorter context; 1 means that its cache is full.",
+            )
         llama_cpp.llama_synchronize(self._context)
 
     def greedy_token(self, vocab_size: int) -> int:

@@ -138,4 +138,7 @@ def _parsed(source: str) -> Any:
     try:
         return json.loads(source)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"the JSON schema is not JSON: {error}") from None
+        raise UsageError(
+            f"the JSON schema is not JSON: {error}",
+            hint='Check its quotes and commas; a schema is, for example, {"type": "object"}.',
+        ) from None

@@ -60,6 +60,8 @@ Conversation = Sequence[Message | Mapping[str, Any]]
 _ROLE_NAMES: Final = {role.value: role for role in Role} | {"developer": Role.SYSTEM}
 _MESSAGE_KEYS: Final = frozenset(field.name for field in fields(Message))
 _TEXT_KEYS: Final = ("name", "reasoning_content", "tool_call_id")
+_CALL_HINT: Final = 'A call is {"type": "function", "function": {"name": "f", "arguments": "{}"}}.'
+_ARGUMENTS_HINT: Final = 'Send the arguments as the call had them, for example "{\\"city\\": \\"Oslo\\"}".'
 
 
 def parse_messages(conversation: Conversation) -> tuple[Message, ...]:
@@ -78,24 +80,32 @@ def parse_messages(conversation: Conversation) -> tuple[Message, ...]:
 
 def _parse_message(place: str, given: Mapping[str, Any]) -> Message:
     if not isinstance(given, Mapping):
-        raise UsageError(f"{place} is not a mapping with role and content")
+        raise UsageError(
+            f"{place} is not a mapping with role and content", hint='Write it as {"role": "user", "content": "Hello"}.'
+        )
     present = _with_one_reasoning(place, {key: value for key, value in given.items() if value is not None})
     if unknown := sorted(map(str, present.keys() - _MESSAGE_KEYS)):
-        raise UsageError(f"{place} has keys that are not supported: {', '.join(unknown)}")
+        raise UsageError(
+            f"{place} has keys that are not supported: {', '.join(unknown)}",
+            hint=f"Leave them out; a message may have {', '.join(sorted(_MESSAGE_KEYS))}.",
+        )
     role = _ROLE_NAMES.get(present["role"]) if isinstance(present.get("role"), str) else None
     if role is None:
-        raise UsageError(f"{place}.role is {given.get('role')!r}; it must be one of {', '.join(_ROLE_NAMES)}")
+        raise UsageError(f"{place}.role is {given.get('role')!r}", hint=f"Choose one of: {', '.join(_ROLE_NAMES)}.")
     for key in _TEXT_KEYS:
         if not isinstance(present.get(key, ""), str):
-            raise UsageError(f"{place}.{key} is not text")
+            raise UsageError(f"{place}.{key} is not text", hint="Write it as text, or leave it out.")
     calls = _parse_calls(f"{place}.tool_calls", present.get("tool_calls", ()))
     if calls and role is not Role.ASSISTANT:
-        raise UsageError(f"{place}.tool_calls: only the assistant calls tools")
+        raise UsageError(
+            f"{place}.tool_calls stands in a message of the role {role}",
+            hint="Only the assistant calls tools; give its calls the role assistant, their results the role tool.",
+        )
     content = _parse_content(f"{place}.content", present.get("content"))
     if content is None and "reasoning_content" in present and not calls:
         content = ""  # an answer that ended within its thought
     if content is None and not calls:
-        raise UsageError(f"{place}.content is missing")
+        raise UsageError(f"{place}.content is missing", hint='Give the message a text; "" where there is none.')
     return Message(role, content, tool_calls=calls, **{key: present[key] for key in _TEXT_KEYS if key in present})
 
 
@@ -105,7 +115,10 @@ def _with_one_reasoning(place: str, present: dict[str, Any]) -> dict[str, Any]:
         return present
     reasoning = present.pop("reasoning")
     if present.setdefault("reasoning_content", reasoning) != reasoning:
-        raise UsageError(f"{place}.reasoning and {place}.reasoning_content say different things")
+        raise UsageError(
+            f"{place}.reasoning and {place}.reasoning_content say different things",
+            hint="Send only one of them: reasoning_content.",
+        )
     return present
 
 
@@ -114,7 +127,10 @@ def _parse_content(place: str, given: Any) -> str | None:
     if given is None or isinstance(given, str):
         return given
     if not isinstance(given, Sequence) or isinstance(given, bytes | bytearray):
-        raise UsageError(f"{place} is neither text nor a list of parts")
+        raise UsageError(
+            f"{place} is neither text nor a list of parts",
+            hint='Send text, or a list such as [{"type": "text", "text": "Hello"}].',
+        )
     return "".join(_parse_part(f"{place}[{i}]", part) for i, part in enumerate(given))
 
 
@@ -126,13 +142,13 @@ def _parse_part(place: str, part: Any) -> str:
         )
     text = part.get("text")
     if not isinstance(text, str):
-        raise UsageError(f"{place}.text is not text")
+        raise UsageError(f"{place}.text is not text", hint='A part is {"type": "text", "text": "Hello"}.')
     return text
 
 
 def _parse_calls(place: str, given: Any) -> tuple[ToolCall, ...]:
     if not isinstance(given, Sequence) or isinstance(given, str):
-        raise UsageError(f"{place} is not a list")
+        raise UsageError(f"{place} is not a list", hint="Send a list of calls, or leave it out.")
     return tuple(
         call if isinstance(call, ToolCall) else _parse_call(f"{place}[{i}]", call) for i, call in enumerate(given)
     )
@@ -140,13 +156,13 @@ def _parse_calls(place: str, given: Any) -> tuple[ToolCall, ...]:
 
 def _parse_call(place: str, given: Any) -> ToolCall:
     if not isinstance(given, Mapping) or given.get("type", "function") != "function":
-        raise UsageError(f"{place} is not a call of type function")
+        raise UsageError(f"{place} is not a call of type function", hint=_CALL_HINT)
     function = given.get("function")
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise UsageError(f"{place}.function has no name")
+        raise UsageError(f"{place}.function has no name", hint=_CALL_HINT)
     call_id = given.get("id")
     if not isinstance(call_id, str | None):
-        raise UsageError(f"{place}.id is not text")
+        raise UsageError(f"{place}.id is not text", hint="Send the id that the call came with, or leave it out.")
     return ToolCall(
         function["name"], _parse_arguments(f"{place}.function.arguments", function.get("arguments")), call_id
     )
@@ -158,11 +174,11 @@ def _parse_arguments(place: str, given: Any) -> Mapping[str, Any]:
         try:
             given = json.loads(given or "{}")
         except (ValueError, RecursionError):
-            raise UsageError(f"{place} is not valid JSON") from None
+            raise UsageError(f"{place} is not valid JSON", hint=_ARGUMENTS_HINT) from None
     if given is None:
         return {}
     if not isinstance(given, Mapping):
-        raise UsageError(f"{place} is not a JSON object")
+        raise UsageError(f"{place} is not a JSON object", hint=_ARGUMENTS_HINT)
     return given
 
 

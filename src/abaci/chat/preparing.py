@@ -129,11 +129,18 @@ class _Tools:
         functions = parse_tools(request.tools)
         choice = request.tool_choice
         if choice.mode in _FORCED and not functions:
-            raise UsageError(f"tool_choice {choice.mode}: there are no tools to call")
+            raise UsageError(
+                f"tool_choice {choice.mode}: there are no tools to call",
+                hint="Give tools as well, or leave tool_choice out.",
+            )
         if choice.mode is ToolChoiceMode.NAMED:
-            functions = tuple(function for function in functions if function.name == choice.name)
-            if not functions:
-                raise UsageError(f"tool_choice names the function {choice.name!r}, which is not among the tools")
+            named = tuple(function for function in functions if function.name == choice.name)
+            if not named:
+                raise UsageError(
+                    f"tool_choice names the function {choice.name!r}, which is not among the tools",
+                    hint=f"Choose one of: {', '.join(function.name for function in functions)}.",
+                )
+            functions = named
         is_offered = choice.mode is not ToolChoiceMode.NONE
         is_native = knows_tools(source)
         return cls(

@@ -67,7 +67,10 @@ def render_chat(
         given = [_with_text_arguments(message) for message in given]
     variables = dict(variables or {})
     if reserved := variables.keys() & _RESERVED:
-        raise UsageError(f"template variables {', '.join(sorted(reserved))} have parameters of their own")
+        raise UsageError(
+            f"template variables may not be named {', '.join(sorted(reserved))}",
+            hint="Give messages, tools and add_generation_prompt beside the variables, not among them.",
+        )
     mask = _Mask(tokenizer, [*_texts([given, tools, variables]), template.source])
     masked = {"tools": mask.cover(tools), "add_generation_prompt": add_generation_prompt, **mask.cover(variables)}
     rendered = _render(template, [mask.cover_message(message) for message in given], masked)

@@ -109,7 +109,10 @@ class RequestRules:
         for name, token_ids in (("stop_token_ids", params.stop_token_ids), ("logit_bias", params.logit_bias)):
             for token_id in token_ids:
                 if token_id >= self.vocab_size:
-                    raise UsageError(f"{name}: {token_id} is outside the vocabulary of {self.vocab_size} tokens")
+                    raise UsageError(
+                        f"{name} has the token {token_id}, which the model does not have",
+                        hint=f"Its tokens are 0 to {self.vocab_size - 1}.",
+                    )
         _check_integer("logprobs", params.logprobs, 0, self.vocab_size)
         _check_integer("prompt_logprobs", params.prompt_logprobs, 0, self.vocab_size)
 
@@ -136,7 +139,10 @@ def check_params(params: SamplingParams) -> None:
         _check_integer("stop_token_ids", token_id, 0)
     for text in stop_strings(params):
         if not isinstance(text, str) or not text:
-            raise UsageError(f"stop {text!r} is not a text of at least one character")
+            raise UsageError(
+                f"stop {text!r} is no text, or an empty one",
+                hint="Give texts of at least one character, or leave stop out.",
+            )
 
 
 def stop_strings(params: SamplingParams) -> tuple[str, ...]:
@@ -152,10 +158,17 @@ def _check_integer(name: str, value: object, lowest: int, highest: int | None = 
     if value is None:
         return
     if not isinstance(value, int) or isinstance(value, bool):
-        raise UsageError(f"{name} {value!r} is not a whole number")
+        raise UsageError(f"{name} {value!r} is not a whole number", hint=f"Give a number such as {lowest}.")
     if value < lowest or (highest is not None and value > highest):
         wanted = f"at least {lowest}" if highest is None else f"between {lowest} and {highest}"
-        raise UsageError(f"{name} must be {wanted}, not {value}")
+        raise UsageError(f"{name} is {value}", hint=f"It must be {wanted}.")
+
+
+def _range(lowest: float, highest: float, open_below: bool, open_above: bool) -> str:
+    above = f"more than {lowest}" if open_below else f"at least {lowest}"
+    if highest == math.inf:
+        return above
+    return f"{above} and {'less than' if open_above else 'at most'} {highest}"
 
 
 def _check_number(
@@ -164,9 +177,10 @@ def _check_number(
     if value is None:
         return
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise UsageError(f"{name} {value!r} is not a number")
+        raise UsageError(
+            f"{name} {value!r} is not a number", hint=f"Give a number such as {highest if highest < math.inf else 1}."
+        )
     inside = lowest < value if open_below else lowest <= value
     inside = inside and (value < highest if open_above or highest == math.inf else value <= highest)
     if not inside:
-        begin, end = "(" if open_below else "[", ")" if open_above or highest == math.inf else "]"
-        raise UsageError(f"{name} must be in {begin}{lowest}, {highest}{end}, not {value}")
+        raise UsageError(f"{name} is {value}", hint=f"It must be {_range(lowest, highest, open_below, open_above)}.")

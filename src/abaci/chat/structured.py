@@ -24,6 +24,7 @@ MAX_GBNF_CHARACTERS: Final = 20_000
 
 _ANY_OBJECT: Final = Constraint(ConstraintKind.JSON_SCHEMA, '{"type": "object"}')
 _RESPONSE_TYPES: Final = "text, json_object, json_schema"
+_SCHEMA_HINT: Final = 'Send an object, for example {"type": "object", "properties": {"city": {"type": "string"}}}.'
 _OUTPUT_KEYS: Final = ("json", "json_object", "regex", "choice", "grammar")
 _LARK_START: Final = re.compile(r"^\s*(%llguidance\b|start\s*:(?!:=))", re.MULTILINE)
 
@@ -72,17 +73,23 @@ def _from_response_format(given: object) -> Constraint | None:
         schema = fields.get("schema")
         return _ANY_OBJECT if schema is None else _from_schema(f"{place}.schema", schema)
     if kind != "json_schema":
-        raise UsageError(f"{place}.type is {kind!r}; it must be one of {_RESPONSE_TYPES}")
+        raise UsageError(f"{place}.type is {kind!r}", hint=f"Choose one of: {_RESPONSE_TYPES}.")
     if fields.get("json_schema") is None and "schema" in fields:  # the same
         return _from_schema(f"{place}.schema", fields["schema"])
     place = f"{place}.json_schema"
     wrapped = _mapping(place, fields.get("json_schema"))
     if not isinstance(wrapped.get("name", ""), str):
-        raise UsageError(f"{place}.name is not text")
+        raise UsageError(f"{place}.name is not text", hint="Give the schema a name, or leave it out.")
     if not isinstance(wrapped.get("strict"), bool | None):
-        raise UsageError(f"{place}.strict is neither true nor false")
+        raise UsageError(
+            f"{place}.strict is neither true nor false",
+            hint="Leave it out: a schema is enforced whether it is set or not.",
+        )
     if wrapped.get("schema") is None:
-        raise UsageError(f"{place}.schema is missing")
+        raise UsageError(
+            f"{place}.schema is missing",
+            hint='For example {"type": "json_schema", "json_schema": {"name": "city", "schema": {"type": "object"}}}.',
+        )
     return _from_schema(f"{place}.schema", wrapped["schema"])
 
 
@@ -91,9 +98,11 @@ def _from_structured_outputs(given: object) -> Constraint | None:
     # Options that are off are as good as absent.
     fields = {key: value for key, value in _mapping(place, given).items() if value is not None and value is not False}
     if unknown := sorted(map(str, fields.keys() - set(_OUTPUT_KEYS))):
-        raise UsageError(f"{place}.{unknown[0]} is not supported; supported are {', '.join(_OUTPUT_KEYS)}")
+        raise UsageError(f"{place}.{unknown[0]} is not supported", hint=f"Choose one of: {', '.join(_OUTPUT_KEYS)}.")
     if len(fields) > 1:
-        raise UsageError(f"{place} has {', '.join(sorted(fields))}; an answer can have one form only")
+        raise UsageError(
+            f"{place} has {', '.join(sorted(fields))}", hint="An answer can have one form only: keep one of them."
+        )
     for key, value in fields.items():
         field = f"{place}.{key}"
         match key:
@@ -101,7 +110,7 @@ def _from_structured_outputs(given: object) -> Constraint | None:
                 return _from_schema(field, value)
             case "json_object":
                 if value is not True:
-                    raise UsageError(f"{field} is neither true nor false")
+                    raise UsageError(f"{field} is neither true nor false", hint="Write true, or leave it out.")
                 return _ANY_OBJECT
             case "regex":
                 return _from_regex(field, value)
@@ -117,11 +126,11 @@ def _from_schema(place: str, given: object) -> Constraint:
     if isinstance(given, str):
         return Constraint(ConstraintKind.JSON_SCHEMA, given)
     if not isinstance(given, Mapping | bool):
-        raise UsageError(f"{place} is not a JSON schema: it must be an object")
+        raise UsageError(f"{place} is not a JSON schema", hint=_SCHEMA_HINT)
     try:
         source = json.dumps(given, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise UsageError(f"{place} is not a JSON schema: {error}") from None
+        raise UsageError(f"{place} is not a JSON schema: {error}", hint=_SCHEMA_HINT) from None
     return Constraint(ConstraintKind.JSON_SCHEMA, source)
 
 
@@ -132,7 +141,10 @@ def _from_regex(place: str, given: object) -> Constraint:
 def _from_choice(place: str, given: object) -> Constraint:
     """One terminal of all texts: the lexer tells any number of them apart in one pass."""
     if not isinstance(given, Sequence) or isinstance(given, str) or not given:
-        raise UsageError(f"{place} is not a list of at least one text")
+        raise UsageError(
+            f"{place} is not a list of at least one text",
+            hint='List the answers there may be, for example ["yes", "no"].',
+        )
     texts = [_text(f"{place}[{index}]", text) for index, text in enumerate(given)]
     alternatives = " | ".join(json.dumps(text, ensure_ascii=False) for text in dict.fromkeys(texts))
     return Constraint(ConstraintKind.LARK, f"start: CHOICE\nCHOICE: {alternatives}\n")
@@ -144,11 +156,14 @@ def _from_grammar(place: str, given: object) -> Constraint:
     if _LARK_START.search(source):
         return Constraint(ConstraintKind.LARK, source)
     if len(source) > MAX_GBNF_CHARACTERS:
-        raise UsageError(f"{place} has {len(source)} characters of GBNF; at most {MAX_GBNF_CHARACTERS} are accepted")
+        raise UsageError(
+            f"{place} has {len(source)} characters of GBNF",
+            hint=f"Shorten it to {MAX_GBNF_CHARACTERS}, or write it in Lark, which may be longer.",
+        )
     try:
         return Constraint(ConstraintKind.LARK, gbnf_to_lark(source))
     except RecursionError:
-        raise UsageError(f"{place} is nested too deeply") from None
+        raise UsageError(f"{place} is nested too deeply", hint="Give inner groups rules of their own.") from None
     except Exception as error:  # what the translator raises has no type of its own
         raise UsageError(
             f"{place} is neither GBNF nor Lark: {error}", hint="GBNF begins at a rule `root ::= ...`, Lark at `start:`."
@@ -157,11 +172,11 @@ def _from_grammar(place: str, given: object) -> Constraint:
 
 def _text(place: str, given: object) -> str:
     if not isinstance(given, str) or not given:
-        raise UsageError(f"{place} is not a text of at least one character")
+        raise UsageError(f"{place} is not a text of at least one character", hint="Write it as text, or leave it out.")
     return given
 
 
 def _mapping(place: str, given: object) -> Mapping[str, Any]:
     if not isinstance(given, Mapping):
-        raise UsageError(f"{place} is not an object")
+        raise UsageError(f"{place} is not an object", hint='Send an object, for example {"type": "json_object"}.')
     return given

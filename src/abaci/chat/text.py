@@ -58,7 +58,7 @@ class TextAssembler:
         """
         self._stop = (stop,) if isinstance(stop, str) else tuple(stop)
         if "" in self._stop:
-            raise UsageError("stop: an empty string would end every answer at once")
+            raise UsageError("stop: an empty string would end every answer at once", hint="Leave the empty string out.")
         self._longest_stop = max(map(len, self._stop), default=0)
         self._include_stop = include_stop
         self._tokenizer = tokenizer

@@ -100,7 +100,10 @@ class ThinkingPlan:
         if not self.can_think or (end.endswith(self.tags.end) and not self.is_enabled):
             return "", False
         if end.endswith(self.tags.end):
-            raise UsageError("thinking: the chat template has no switch to turn it on")
+            raise UsageError(
+                "thinking: the model's chat template has closed the thought, and no switch opens it",
+                hint="Leave it out: this model answers at once; or choose a model that thinks.",
+            )
         is_open = end.endswith(self.tags.begin)
         if self.is_enabled is False and self.tags is GEMMA and not is_open:
             return "", False
@@ -145,11 +148,16 @@ def _is_enabled(options: ReasoningOptions, effort: str | None, given_variables: 
 
 def _checked_effort(effort: str | None) -> str | None:
     if effort is not None and effort not in ("none", *_EFFORT_BUDGETS):
-        raise UsageError(f"reasoning_effort {effort!r} is not one of none, {', '.join(_EFFORT_BUDGETS)}")
+        raise UsageError(
+            f"reasoning_effort {effort!r} is not known", hint=f"Choose one of: none, {', '.join(_EFFORT_BUDGETS)}."
+        )
     return effort
 
 
 def _checked_budget(budget_tokens: int | None) -> int | None:
     if budget_tokens is not None and (isinstance(budget_tokens, bool) or budget_tokens < 0):
-        raise UsageError(f"the thinking budget must be a whole number of at least 0, not {budget_tokens!r}")
+        raise UsageError(
+            f"the thinking budget is {budget_tokens!r}",
+            hint="Give a whole number of tokens, 0 for no thought, or leave it out.",
+        )
     return budget_tokens

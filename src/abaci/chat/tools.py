@@ -13,6 +13,8 @@ from abaci.chat.messages import Message, Role, ToolCall
 from abaci.errors import UsageError
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:/-]{1,64}")
+_TOOL_HINT: Final = 'A tool is {"type": "function", "function": {"name": ..., "parameters": {...}}}.'
+_PARAMETERS_HINT: Final = 'Arguments are an object: {"type": "object", "properties": {"city": {"type": "string"}}}.'
 _TOOLS_VARIABLE: Final = re.compile(r"""(?<![\w'".])tools(?![\w'"])""")
 """The variable, and not a key of messages, in which Phi-4-mini expects them."""
 
@@ -35,7 +37,10 @@ def parse_tools(tools: Sequence[Mapping[str, Any]]) -> tuple[Function, ...]:
     seen: set[str] = set()
     for i, function in enumerate(functions):
         if function.name in seen:
-            raise UsageError(f"tools[{i}].function.name: {function.name!r} is there twice")
+            raise UsageError(
+                f"tools[{i}].function.name: {function.name!r} is there twice",
+                hint="Give every function a name of its own.",
+            )
         seen.add(function.name)
     return functions
 
@@ -43,21 +48,28 @@ def parse_tools(tools: Sequence[Mapping[str, Any]]) -> tuple[Function, ...]:
 def _parse_tool(place: str, tool: Any) -> Function:
     if not isinstance(tool, Mapping) or tool.get("type", "function") != "function":
         kind = tool.get("type") if isinstance(tool, Mapping) else tool
-        raise UsageError(f"{place} is of type {kind!r}; only functions are supported")
+        raise UsageError(f"{place} is of type {kind!r}", hint=_TOOL_HINT)
     function = tool.get("function")
     if not isinstance(function, Mapping):
         raise UsageError(
             f"{place}.function is missing",
-            hint='A tool is {"type": "function", "function": {"name": ..., "parameters": {...}}}.',
+            hint=_TOOL_HINT,
         )
     name = function.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise UsageError(f"{place}.function.name {name!r} is not 1 to 64 letters, digits or any of _ . : / -")
+        raise UsageError(
+            f"{place}.function.name {name!r} cannot be called",
+            hint="Choose a name of 1 to 64 letters, digits and characters of: _ . : / -",
+        )
     if not isinstance(function.get("description"), str | None):
-        raise UsageError(f"{place}.function.description is not text")
+        raise UsageError(
+            f"{place}.function.description is not text", hint="Say in words what the function does, or leave it out."
+        )
     is_strict = function.get("strict")
     if not isinstance(is_strict, bool | None):
-        raise UsageError(f"{place}.function.strict is neither true nor false")
+        raise UsageError(
+            f"{place}.function.strict is neither true nor false", hint="Write true or false, or leave it out."
+        )
     return Function(name, _parse_parameters(f"{place}.function.parameters", function), bool(is_strict))
 
 
@@ -67,9 +79,9 @@ def _parse_parameters(place: str, function: Mapping[str, Any]) -> Mapping[str, A
     if parameters is None:
         return {"type": "object", "properties": {}}
     if not isinstance(parameters, Mapping):
-        raise UsageError(f"{place} is not a JSON schema")
+        raise UsageError(f"{place} is not a JSON schema", hint=_PARAMETERS_HINT)
     if parameters.get("type", "object") != "object":
-        raise UsageError(f"{place}.type is {parameters['type']!r}; arguments are an object")
+        raise UsageError(f"{place}.type is {parameters['type']!r}", hint=_PARAMETERS_HINT)
     return {"type": "object", **parameters}
 
 

@@ -162,7 +162,7 @@ def _words(text: str) -> list[str]:
 def _numbers(flag: str, text: str) -> list[int]:
     words = _words(text)
     if not words or any(not word.isdecimal() or not 1 <= int(word) <= _MAX_STREAMS for word in words):
-        raise UsageError(f"{flag} {text}: not numbers from 1 to {_MAX_STREAMS}", hint=f"for example {flag} 1,8")
+        raise UsageError(f"{flag} {text}: not numbers from 1 to {_MAX_STREAMS}", hint=f"For example: {flag} 1,8")
     return [int(word) for word in words]
 
 

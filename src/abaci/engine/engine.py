@@ -237,7 +237,10 @@ class _Loop:
             while self._take():
                 self._step()
         except Exception as error:  # a defect of ours: everyone waiting must hear of it
-            failure = EngineClosedError(f"the engine stopped: {error!r}")
+            failure = EngineClosedError(
+                f"the engine stopped: {error!r}",
+                hint="This is a defect: load the model again, and report what led here.",
+            )
             failure.__cause__ = error
         self._end(failure)
 

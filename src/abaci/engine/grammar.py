@@ -174,7 +174,10 @@ class GrammarCompiler:
         Raises UsageError for one that is malformed, that no text satisfies, or that is too large.
         """
         if self._vocabulary is None:
-            raise UsageError("this engine was given no vocabulary, so it cannot hold answers to a constraint")
+            raise UsageError(
+                "this engine was given no vocabulary, so it cannot hold answers to a constraint",
+                hint="Leave the constraint out, or load a model with its tokenizer.",
+            )
         entry = self._entry(constraint)
         if entry is None or entry.ready is None:
             with self._compiling:
@@ -211,7 +214,7 @@ class GrammarCompiler:
         source = constraint.source
         if len(source) > MAX_CHARACTERS[constraint.kind]:
             raise UsageError(
-                f"the {name} has {len(source)} characters; at most {MAX_CHARACTERS[constraint.kind]} are accepted"
+                f"the {name} has {len(source)} characters", hint=f"Shorten it to {MAX_CHARACTERS[constraint.kind]}."
             )
         if self._tokenizer is None:
             self._tokenizer = self._make_tokenizer()
@@ -223,7 +226,10 @@ class GrammarCompiler:
         make = partial(LLMatcher, log_level=0, limits=limits)
         inner = _guarded(make, self._tokenizer, _to_lark(constraint))
         if inner.is_error():
-            raise UsageError(f"the {name} cannot be used: {_brief(inner.get_error())}")
+            raise UsageError(
+                f"the {name} cannot be used: {_brief(inner.get_error())}",
+                hint="Correct what it names, or try a simpler one.",
+            )
         matcher = Matcher(inner, self._vocab_size)
         row = np.empty(-(-self._vocab_size // 32), np.uint32)
         try:
@@ -231,7 +237,10 @@ class GrammarCompiler:
         except GrammarError as error:
             raise UsageError(f"the {name} cannot be used: {error.message}", hint=error.hint) from None
         if not row.any() and not matcher.is_complete:
-            raise UsageError(f"the {name} cannot be used: no text of this model's tokens satisfies it")
+            raise UsageError(
+                f"the {name} cannot be used: no text of this model's tokens satisfies it",
+                hint="Allow at least one text, in characters that the model's tokens can spell.",
+            )
         return matcher
 
     def _make_tokenizer(self) -> "LLTokenizer":
@@ -279,10 +288,15 @@ def _checked_lark(source: str) -> str:
     """The grammar, its schemas checked and its options, which would take precedence over ours, refused."""
     source = re.sub(r"^\s*%llguidance\s*\{\s*\}", "", source)
     if "%llguidance" in source:
-        raise UsageError("the grammar sets options with %llguidance, which is not supported")
+        raise UsageError(
+            "the grammar sets options with %llguidance", hint="Leave that line out: the options are the engine's own."
+        )
     num_rules = len(re.findall(r"^\s*[\w.!?\[\]=-]+\s*:", source, re.MULTILINE))
     if num_rules > MAX_RULES:
-        raise UsageError(f"the grammar has {num_rules} rules; at most {MAX_RULES} are accepted")
+        raise UsageError(
+            f"the grammar has {num_rules} rules",
+            hint=f"Write it in at most {MAX_RULES}, for example by joining texts to one terminal.",
+        )
     before, *embedded = source.split("%json")
     pieces = [before]
     for piece in embedded:
@@ -298,7 +312,10 @@ def _guarded(work: Callable[..., _T], *arguments: Any) -> _T:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
-        raise GrammarError(f"the constraint cannot be followed: {_brief(str(error))}") from error
+        raise GrammarError(
+            f"the constraint cannot be followed: {_brief(str(error))}",
+            hint="Write it another way; the library that follows it has a defect here.",
+        ) from error
 
 
 def _brief(message: str) -> str:

@@ -109,12 +109,20 @@ def check_guidance(request: GenerationRequest, vocab_size: int) -> None:
     if thinking is not None:
         named = (*thinking.end_token_ids, *thinking.closing_token_ids)
         if not thinking.end_token_ids or not all(0 <= token_id < vocab_size for token_id in named):
-            raise UsageError("thinking: the tokens that end a thought are missing, or not in the vocabulary")
+            raise UsageError(
+                "thinking: the tokens that end a thought are missing, or not in the vocabulary",
+                hint="Give end_token_ids, each a token of the model.",
+            )
         if thinking.budget_tokens is not None:
             if thinking.budget_tokens < 0:
-                raise UsageError(f"thinking: the budget is {thinking.budget_tokens} tokens; it must be at least 0")
+                raise UsageError(
+                    f"thinking: the budget is {thinking.budget_tokens} tokens",
+                    hint="Give at least 0, or None for no limit.",
+                )
             if thinking.closing_token_ids[-len(thinking.end_token_ids) :] != thinking.end_token_ids:
-                raise UsageError("thinking: the tokens that close a thought must end with those that end it")
+                raise UsageError(
+                    "thinking: closing_token_ids do not end with end_token_ids", hint="Append end_token_ids to them."
+                )
     if request.constraint is not None and not request.end_token_ids:
         raise UsageError(
             "an answer of a given form needs an end token, and none is left",

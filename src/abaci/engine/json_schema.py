@@ -48,7 +48,10 @@ def read_schema(source: str) -> str:
     """The schema in a form that llguidance takes. Raises UsageError that names the place and the keyword."""
     schema, rest = split_schema(source)
     if rest.strip():
-        raise UsageError(f"the JSON schema is not JSON: something follows it: {rest.strip()[:40]!r}")
+        raise UsageError(
+            f"the JSON schema is not JSON: something follows it: {rest.strip()[:40]!r}",
+            hint="Send the one object that is the schema, and nothing after it.",
+        )
     return schema
 
 
@@ -60,7 +63,10 @@ def split_schema(source: str) -> tuple[str, str]:
     except RecursionError:
         raise _too_deep() from None
     except ValueError as error:
-        raise UsageError(f"the JSON schema is not JSON: {error}") from None
+        raise UsageError(
+            f"the JSON schema is not JSON: {error}",
+            hint='Check its quotes and commas; a schema is, for example, {"type": "object"}.',
+        ) from None
     if schema is True:
         schema = {}
     if not isinstance(schema, dict):
@@ -77,9 +83,15 @@ def _check(schema: dict[str, Any]) -> None:
         num_definitions += sum(_size(keywords.get(name)) for name in ("$defs", "definitions"))
         multiple *= _digits(keywords.get("multipleOf"))
     if num_definitions > MAX_DEFINITIONS:
-        raise UsageError(f"the JSON schema has {num_definitions} definitions; at most {MAX_DEFINITIONS} are accepted")
+        raise UsageError(
+            f"the JSON schema has {num_definitions} definitions",
+            hint=f"Keep at most {MAX_DEFINITIONS}: leave out those that nothing refers to.",
+        )
     if multiple > MAX_MULTIPLE:
-        raise UsageError("the JSON schema asks for multipleOf of too many or too long numbers")
+        raise UsageError(
+            "the JSON schema asks for multipleOf of too many or too long numbers",
+            hint="Leave out multipleOf, or give it fewer digits.",
+        )
 
 
 def _size(value: object) -> int:
@@ -102,7 +114,10 @@ def _check_keywords(place: str, keywords: dict[str, Any]) -> None:
         )
     properties = keywords.get("properties")
     if isinstance(properties, dict) and len(properties) > MAX_PROPERTIES:
-        raise UsageError(f"{place} of the JSON schema has {len(properties)} properties; at most {MAX_PROPERTIES} do")
+        raise UsageError(
+            f"{place} of the JSON schema has {len(properties)} properties",
+            hint=f"Keep at most {MAX_PROPERTIES}: group them in objects of their own.",
+        )
 
 
 def _is_extension(name: str) -> bool:
@@ -140,7 +155,10 @@ def _check_depth(value: Any) -> None:
 
 
 def _too_deep() -> UsageError:
-    return UsageError(f"the JSON schema is nested more than {MAX_DEPTH} levels deep")
+    return UsageError(
+        f"the JSON schema is nested more than {MAX_DEPTH} levels deep",
+        hint="Make it flatter, or put inner parts into $defs.",
+    )
 
 
 def _refuse_constant(name: str) -> None:

@@ -88,7 +88,8 @@ def size_cache(
     if fitting < 1:
         raise ResourceError(
             f"no memory for a KV cache: a page takes {bytes_of(1):,} bytes, {available_bytes:,} are available"
-            + ("" if cache_bytes is None else f", {cache_bytes:,} were granted")
+            + ("" if cache_bytes is None else f", {cache_bytes:,} were granted"),
+            hint="Close other programs, choose a smaller model, or give the KV cache more memory.",
         )
     return CacheSize(min(context, fitting * page_tokens), pages_of(fitting), bytes_of(fitting))
 

@@ -121,7 +121,10 @@ class Scheduler:
         vocab_size = self._config.vocab_size
         for token_id in request.prompt_token_ids:
             if not 0 <= token_id < vocab_size:
-                raise UsageError(f"prompt token {token_id} is outside the vocabulary of {vocab_size} tokens")
+                raise UsageError(
+                    f"the prompt has the token {token_id}, which the model does not have",
+                    hint=f"Its tokens are 0 to {vocab_size - 1}; encode texts with its own tokenizer.",
+                )
         _check_parameters(request, vocab_size)
         if total > self._config.context_length:
             raise ContextLengthError(
@@ -614,25 +617,43 @@ def _nothing_to_draw(sequence: Sequence) -> AbaciError:
 
 
 def _check_parameters(request: GenerationRequest, vocab_size: int) -> None:
+    prompt_tokens = len(request.prompt_token_ids)
+    tokens = f"tokens of the model, 0 to {vocab_size - 1}"
     ranges = (
-        ("max_tokens", request.max_tokens >= 0),
-        ("min_tokens", 0 <= request.min_tokens <= request.max_tokens),
-        ("pooling", request.pooling is None or (request.max_tokens == 0 and request.num_prompt_logprobs is None)),
-        ("num_samples", request.num_samples >= 1 and (request.max_tokens > 0 or request.num_samples == 1)),
-        ("temperature", 0 <= request.temperature < float("inf")),
-        ("top_k", request.top_k >= 0),
-        ("top_p", 0 < request.top_p <= 1),
-        ("min_p", 0 <= request.min_p < 1),
-        ("repetition_penalty", 0 < request.repetition_penalty < float("inf")),
-        ("presence_penalty", -2 <= request.presence_penalty <= 2),
-        ("frequency_penalty", -2 <= request.frequency_penalty <= 2),
-        ("seed", 0 <= request.seed < 2**64),
-        ("prompt_logprobs_begin", 1 <= request.prompt_logprobs_begin <= max(1, len(request.prompt_token_ids))),
-        ("num_logprobs", 0 <= (request.num_logprobs or 0) <= vocab_size),
-        ("num_prompt_logprobs", 0 <= (request.num_prompt_logprobs or 0) <= vocab_size),
-        ("logit_bias", all(0 <= t < vocab_size and -100 <= bias <= 100 for t, bias in request.logit_bias)),
-        ("end_token_ids", all(0 <= t < vocab_size for t in request.end_token_ids)),
+        ("max_tokens", request.max_tokens >= 0, "at least 0"),
+        ("min_tokens", 0 <= request.min_tokens <= request.max_tokens, f"0 to max_tokens, here {request.max_tokens}"),
+        (
+            "pooling",
+            request.pooling is None or (request.max_tokens == 0 and request.num_prompt_logprobs is None),
+            "None where tokens or log-probabilities are asked for",
+        ),
+        (
+            "num_samples",
+            request.num_samples >= 1 and (request.max_tokens > 0 or request.num_samples == 1),
+            "at least 1, and 1 where no token is asked for",
+        ),
+        ("temperature", 0 <= request.temperature < float("inf"), "at least 0"),
+        ("top_k", request.top_k >= 0, "at least 0"),
+        ("top_p", 0 < request.top_p <= 1, "more than 0 and at most 1"),
+        ("min_p", 0 <= request.min_p < 1, "at least 0 and less than 1"),
+        ("repetition_penalty", 0 < request.repetition_penalty < float("inf"), "more than 0"),
+        ("presence_penalty", -2 <= request.presence_penalty <= 2, "-2 to 2"),
+        ("frequency_penalty", -2 <= request.frequency_penalty <= 2, "-2 to 2"),
+        ("seed", 0 <= request.seed < 2**64, "0 to 2**64 - 1"),
+        (
+            "prompt_logprobs_begin",
+            1 <= request.prompt_logprobs_begin <= max(1, prompt_tokens),
+            f"1 to the length of the prompt, {prompt_tokens}",
+        ),
+        ("num_logprobs", 0 <= (request.num_logprobs or 0) <= vocab_size, f"0 to {vocab_size}"),
+        ("num_prompt_logprobs", 0 <= (request.num_prompt_logprobs or 0) <= vocab_size, f"0 to {vocab_size}"),
+        (
+            "logit_bias",
+            all(0 <= t < vocab_size and -100 <= bias <= 100 for t, bias in request.logit_bias),
+            f"{tokens}, each with a bias of -100 to 100",
+        ),
+        ("end_token_ids", all(0 <= t < vocab_size for t in request.end_token_ids), tokens),
     )
-    for name, is_valid in ranges:
+    for name, is_valid, wanted in ranges:
         if not is_valid:
-            raise UsageError(f"{name} is out of range: {getattr(request, name)!r}")
+            raise UsageError(f"{name} is {getattr(request, name)!r}", hint=f"It must be {wanted}.")

@@ -31,9 +31,9 @@ class ScriptedGenerator:
     def submit(self, request: GenerationRequest, sink: TokenSink) -> None:
         """Queue a request. Raises UsageError for an empty prompt, EngineClosedError after close."""
         if self._is_closed:
-            raise EngineClosedError("the generator is closed")
+            raise EngineClosedError("the generator is closed", hint="Make a new one.")
         if not request.prompt_token_ids:
-            raise UsageError("the prompt has no tokens")
+            raise UsageError("the prompt has no tokens", hint="Give at least one token.")
         self.requests.append(request)
         self._queue.put((request, sink))
 
@@ -65,7 +65,10 @@ class ScriptedGenerator:
             if self._is_closed:
                 sink(
                     self._ending(
-                        request, sample_index, FinishReason.ERROR, EngineClosedError("the generator is closed")
+                        request,
+                        sample_index,
+                        FinishReason.ERROR,
+                        EngineClosedError("the generator is closed", hint="Make a new one."),
                     )
                 )
                 return

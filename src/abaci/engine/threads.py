@@ -47,7 +47,10 @@ def plan_threads(requested: int | None = None, *, allowed: Set[int] | None = Non
     is_short = quota is not None and quota < len(physical)
     if requested is not None:
         if not 1 <= requested <= len(allowed):
-            raise UsageError(f"threads must be between 1 and {len(allowed)}, the processors allowed; not {requested}")
+            raise UsageError(
+                f"{requested} threads were asked for, and {len(allowed)} processors are allowed",
+                hint=f"Give 1 to {len(allowed)}, or leave it out: a thread for every core is usual.",
+            )
         fills_cores = requested == len(physical) and not is_short
         return ThreadPlan((*physical, *siblings)[:requested], fills_cores, "request")
     if quota is not None and is_short:

@@ -125,7 +125,10 @@ class Tokenizer:
         if not add_bos:
             return (), ()
         if self.bos_token_id is None:
-            raise UsageError("add_bos: this model has no token for the beginning of text")
+            raise UsageError(
+                "add_bos: this model has no token for the beginning of text",
+                hint="Leave add_bos out, or set it to false.",
+            )
         return (self.bos_token_id,), ()
 
     def _parts(self, pieces: Iterable[str | int]) -> Iterator[str | int]:
@@ -183,7 +186,9 @@ class Tokenizer:
 
     def _checked_id(self, token_id: int) -> int:
         if not 0 <= token_id < len(self._tokens):
-            raise UsageError(f"token id {token_id} is not one of the model's: they are 0 to {len(self._tokens) - 1}")
+            raise UsageError(
+                f"token id {token_id} is not one of the model's", hint=f"They are 0 to {len(self._tokens) - 1}."
+            )
         return token_id
 
 
@@ -256,5 +261,8 @@ def _checked(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"text is not valid Unicode: a lone surrogate at character {error.start}") from None
+        raise UsageError(
+            f"text is not valid Unicode: a lone surrogate at character {error.start}",
+            hint='Decode the text as UTF-8 first, or with errors="replace".',
+        ) from None
     return text

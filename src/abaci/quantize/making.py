@@ -179,7 +179,9 @@ def _refuse_loss(quality: Quality, order: Order) -> None:
 
 def _check_disk(destination: Path, num_bytes: int) -> None:
     if not destination.parent.is_dir():
-        raise UsageError(f"{destination.parent}: no such folder")
+        raise UsageError(
+            f"{destination.parent}: no such folder", hint="Make the folder first, or write somewhere else."
+        )
     free_bytes = shutil.disk_usage(destination.parent).free
     if free_bytes < num_bytes:
         raise ResourceError(

@@ -56,7 +56,10 @@ class Synthesis:
             groups = max(1, shape.num_expert_groups)
             within = self._within("experts", num_experts, max(1, shape.num_experts_used), shape.num_experts)
             if within % groups:
-                raise UsageError(f"{self.name} needs a multiple of {groups} experts")
+                raise UsageError(
+                    f"{self.name} routes by {groups} groups, which {within} experts do not fill",
+                    hint=f"Give a multiple of {groups}.",
+                )
             shape = replace(shape, num_experts=within)
         return replace(self, shape=replace(shape, context_length=context_length or shape.context_length))
 

@@ -280,12 +280,17 @@ class LLM:
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt, allow_special=True)
         if not _are_token_ids(prompt):
-            raise UsageError("a prompt is text or a list of token ids")
+            raise UsageError(
+                "the prompt is neither text nor a list of token ids",
+                hint='Give a text, for example "Hello"; conversations go to chat.',
+            )
         return tuple(prompt)
 
     def _encode_conversation(self, conversation: Any) -> Sequence[int]:
         if not _is_conversation(conversation):
-            raise UsageError("a conversation is a list of messages, mappings with role and content")
+            raise UsageError(
+                "the conversation is not a list of messages", hint='For example [{"role": "user", "content": "Hello"}].'
+            )
         return encode_chat(self._model.text.template, self.tokenizer, conversation)
 
     def _batch(
@@ -308,7 +313,7 @@ class LLM:
 
     def _score_batch(self, token_ids: Sequence[int] | Sequence[Sequence[int]], top_k: int) -> Batch:
         if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0:
-            raise UsageError(f"top_k must be a whole number of at least 0, not {top_k!r}")
+            raise UsageError(f"top_k is {top_k!r}", hint="Give a whole number of at least 0.")
         requests = []
         for text in [token_ids] if _is_prompt(token_ids) else token_ids:
             if not _are_token_ids(text):
@@ -331,7 +336,7 @@ class LLM:
 
     def _rerank_batch(self, query: str, documents: Sequence[str], instruction: str | None) -> Batch:
         if not isinstance(query, str) or not all(isinstance(document, str) for document in documents):
-            raise UsageError("rerank takes a query and documents that are text")
+            raise UsageError("the query or a document is not text", hint="Give rerank a text and a list of texts.")
         reranker = Reranker(self.tokenizer, query, instruction)
         requests = (
             request

@@ -371,7 +371,7 @@ class EnginePool:
 
     def _check_open(self) -> None:
         if self._is_closed:
-            raise EngineClosedError("the server is stopping")
+            raise EngineClosedError("the server is stopping", hint="Send the request again when the server is back.")
 
     async def _on_thread(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

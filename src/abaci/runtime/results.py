@@ -250,6 +250,6 @@ def failed(error: AbaciError, prompt_token_ids: Sequence[int] = ()) -> Generatio
 def _as_abaci_error(error: Exception) -> AbaciError:
     if isinstance(error, AbaciError):
         return error
-    wrapped = AbaciError(f"the step failed: {error}")
+    wrapped = AbaciError(f"the step failed: {error}", hint="This is a defect: report it with what was asked.")
     wrapped.__cause__ = error
     return wrapped

@@ -61,7 +61,10 @@ class EngineAlone:
         self._process.communicate()
 
     def _describe_end(self) -> AbaciError:
-        return AbaciError(f"the process of the engine ended with code {self._process.wait()}")
+        return AbaciError(
+            f"the process of the engine ended with code {self._process.wait()}",
+            hint="Its own error stands above; where there is none, memory may have run out.",
+        )
 
 
 class _Child:
