@@ -248,7 +248,7 @@ def test_only_the_owner_sees_a_batch(desk: Desk) -> None:
         desk.batches.create("b", batch.input_file_id, URL)
     assert desk.batches.list("b").items == ()
     (batch,) = desk.run_to_end(echo, batch)
-    with pytest.raises(UsageError, match="not for batch"):
+    with pytest.raises(UsageError, match="the file is for batch_output"):
         desk.batches.create("a", batch.output_file_id, URL)
 
 

@@ -61,7 +61,7 @@ def test_missing_file(tmp_path: Path) -> None:
 def test_the_type_of_the_cache_by_its_name() -> None:
     assert read_config(environment={}).kv_type is CacheType.F16
     assert read_config(environment={"ABACI_KV_TYPE": "int8"}).kv_type is CacheType.INT8
-    with pytest.raises(UsageError, match="--kv-type: kv_type = 'q4'"):
+    with pytest.raises(UsageError, match="--kv-type: kv_type is 'q4'"):
         read_config(flags={"kv_type": "q4"}, environment={})
 
 

@@ -38,6 +38,7 @@ _MAX_TENSORS: Final = 1 << 18
 _MAX_SHARDS: Final = 1 << 10
 _MAX_KEY_BYTES: Final = (1 << 16) - 1
 _MAX_TENSOR_NAME_BYTES: Final = 64
+_BYTES_HINT: Final = "Give the data in the tensor's own format and shape, without padding."
 _MAX_DIMENSIONS: Final = 4
 
 _MIN_METADATA_ENTRY_BYTES: Final = 8 + 1 + 4 + 1
@@ -646,7 +647,9 @@ def write_gguf(
     path = Path(path)
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     if not _is_int(alignment) or alignment < 8 or alignment & (alignment - 1):
-        raise UsageError(f"general.alignment is {alignment!r}, not a power of two of at least 8")
+        raise UsageError(
+            f"general.alignment is {alignment!r}", hint="Give a power of two of at least 8, or leave it out for 32."
+        )
     head = bytearray(MAGIC + struct.pack("<IQQ", 3, len(tensors), len(metadata)))
     value_ends: dict[str, int] = {}
     for key, value in metadata.items():
@@ -680,7 +683,10 @@ def _write_tensor(file: IO[bytes], tensor: TensorSource) -> None:
         file.write(piece)
         num_written += memoryview(piece).nbytes
     if num_written != _num_bytes(weight_format, shape):
-        raise UsageError(f"tensor {name!r} takes {_num_bytes(weight_format, shape)} bytes, {num_written} were given")
+        raise UsageError(
+            f"tensor {name!r} takes {_num_bytes(weight_format, shape)} bytes, {num_written} were given",
+            hint=_BYTES_HINT,
+        )
 
 
 def _pack_tensor_infos(tensors: Sequence[TensorSource], alignment: int) -> bytes:
@@ -689,14 +695,25 @@ def _pack_tensor_infos(tensors: Sequence[TensorSource], alignment: int) -> bytes
     offset = 0
     for name, weight_format, shape, data in tensors:
         if name in names or not 0 < len(name.encode()) <= _MAX_TENSOR_NAME_BYTES:
-            raise UsageError(f"tensor name {name!r} is empty, too long or used twice")
+            raise UsageError(
+                f"tensor name {name!r} is empty, too long or used twice",
+                hint=f"Name every tensor once, in at most {_MAX_TENSOR_NAME_BYTES} bytes.",
+            )
         if weight_format not in _FORMAT_IDS:
-            raise UsageError(f"tensor {name!r} is {weight_format.label}, which GGUF does not have")
+            raise UsageError(
+                f"tensor {name!r} is {weight_format.label}, which GGUF does not have",
+                hint="Convert it to a type that GGUF has, such as F32, F16 or BF16.",
+            )
         if not 1 <= len(shape) <= _MAX_DIMENSIONS or min(shape) < 1 or shape[-1] % weight_format.block_size:
-            raise UsageError(f"tensor {name!r} cannot have shape {shape} in {weight_format.label}")
+            raise UsageError(
+                f"tensor {name!r} cannot have shape {shape} in {weight_format.label}",
+                hint=f"Give 1 to {_MAX_DIMENSIONS} dimensions, the last a multiple of {weight_format.block_size}.",
+            )
         num_bytes = _num_bytes(weight_format, shape)
         if not callable(data) and memoryview(data).nbytes != num_bytes:
-            raise UsageError(f"tensor {name!r} takes {num_bytes} bytes, {memoryview(data).nbytes} were given")
+            raise UsageError(
+                f"tensor {name!r} takes {num_bytes} bytes, {memoryview(data).nbytes} were given", hint=_BYTES_HINT
+            )
         names.add(name)
         packed += _pack_string(name)
         packed += struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
@@ -725,7 +742,8 @@ def _type_of_items(key: str, values: Sequence[object], *, scalar: bool = False) 
     if kinds <= {int}:
         return _integer_type(key, [value for value in values if isinstance(value, int)], scalar)
     raise UsageError(
-        f"metadata key {key!r} has a value GGUF cannot hold: {', '.join(sorted(k.__name__ for k in kinds))}"
+        f"metadata key {key!r} has a value GGUF cannot hold: {', '.join(sorted(k.__name__ for k in kinds))}",
+        hint="Give texts, booleans, floats or integers, in lists of one kind.",
     )
 
 
@@ -737,7 +755,10 @@ def _integer_type(key: str, values: Sequence[int], scalar: bool) -> _ValueType:
         lowest, highest = _INTEGER_RANGES[candidate]
         if lowest <= smallest and largest <= highest:
             return candidate
-    raise UsageError(f"metadata key {key!r} holds an integer of more than 64 bits")
+    raise UsageError(
+        f"metadata key {key!r} holds an integer of more than 64 bits",
+        hint="Give one of -2**63 to 2**64 - 1, or write it as text.",
+    )
 
 
 def _pack_items(item_type: _ValueType, values: Sequence[object]) -> bytes:
@@ -746,7 +767,10 @@ def _pack_items(item_type: _ValueType, values: Sequence[object]) -> bytes:
     try:
         return struct.pack(f"<{len(values)}{_NUMBER_CODES[item_type]}", *values)
     except (OverflowError, struct.error) as error:
-        raise UsageError(f"metadata value does not fit {item_type.name.lower()}: {error}") from None
+        raise UsageError(
+            f"metadata value does not fit {item_type.name.lower()}: {error}",
+            hint="Give a number that this type can hold: it is the one that this key has in every file.",
+        ) from None
 
 
 def _pack_string(text: str) -> bytes:

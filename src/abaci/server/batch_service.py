@@ -66,7 +66,9 @@ class BatchService:
             return Caller("batch")
         key = self._keys.get(owner)
         if key is None or not key.is_valid:
-            raise ForbiddenError("the key of this batch has been revoked")
+            raise ForbiddenError(
+                "the key of this batch has been revoked", hint="Send the batch again with a key that is valid."
+            )
         return key.caller
 
 

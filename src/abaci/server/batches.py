@@ -135,10 +135,15 @@ class BatchStore:
         with self._database.writing() as connection:
             file = find_file(connection, owner, input_file_id)
             if file.purpose is not FilePurpose.BATCH:
-                raise UsageError(f"input_file_id: the file is for {file.purpose.value}, not for batch")
+                raise UsageError(
+                    f"input_file_id: the file is for {file.purpose.value}",
+                    hint="Upload the requests as a file with the purpose batch.",
+                )
             if _num_open(connection, owner) >= self._limits.num_open:
                 raise RateLimitedError(
-                    f"{self._limits.num_open} batches have not ended yet", retry_after_seconds=_RETRY_SECONDS
+                    f"{self._limits.num_open} batches have not ended yet",
+                    retry_after_seconds=_RETRY_SECONDS,
+                    hint="Wait for one to end, or cancel one.",
                 )
             connection.execute(tables.batches.insert().values(**row))
             return _find(connection, owner, batch_id)
@@ -165,7 +170,10 @@ class BatchStore:
             if batch.status in (BatchStatus.CANCELLING, BatchStatus.CANCELLED):
                 return batch
             if batch.status not in (BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS):
-                raise UsageError(f"the batch is {batch.status.value} and cannot be cancelled any more")
+                raise UsageError(
+                    f"the batch is {batch.status.value} already",
+                    hint="There is nothing left to cancel; its files have what was answered.",
+                )
             _move(connection, batch, BatchStatus.CANCELLING, cancelling_seconds=int(self._wall()))
             return _find(connection, owner, batch_id)
 
@@ -279,7 +287,7 @@ def _find(connection: Connection, owner: str, batch_id: str) -> Batch:
     table = tables.batches
     row = connection.execute(select(table).where(table.c.id == batch_id, table.c.owner == owner)).mappings().first()
     if row is None:
-        raise NotFoundError(f"there is no batch {batch_id[:100]!r}")
+        raise NotFoundError(f"there is no batch {batch_id[:100]!r}", hint="GET /v1/batches lists them.")
     return _batch_of_row(row)
 
 
@@ -334,12 +342,14 @@ def _check_metadata(metadata: Any) -> None:
     if metadata is None:
         return
     if not isinstance(metadata, dict) or len(metadata) > _MAX_METADATA:
-        raise UsageError(f"metadata is an object of at most {_MAX_METADATA} entries")
+        raise UsageError(
+            f"metadata is no object of at most {_MAX_METADATA} entries", hint='For example {"project": "night run"}.'
+        )
     for key, value in metadata.items():
         if not isinstance(value, str) or len(key) > _MAX_METADATA_KEY or len(value) > _MAX_METADATA_VALUE:
             raise UsageError(
-                f"metadata: keys are at most {_MAX_METADATA_KEY} characters long, values texts of at most"
-                f" {_MAX_METADATA_VALUE}"
+                "an entry of metadata is too long, or not text",
+                hint=f"Keep keys to {_MAX_METADATA_KEY} characters, and values to texts of {_MAX_METADATA_VALUE}.",
             )
 
 

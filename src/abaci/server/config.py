@@ -12,6 +12,7 @@ from typing import Any, Literal, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from abaci.errors import UsageError
+from abaci.server.validation import demand
 from abaci.tensor import CacheType
 
 ENVIRONMENT_PREFIX = "ABACI_"
@@ -144,7 +145,7 @@ def _read_file(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror}", hint="Give --config the path of a TOML file.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} is not valid TOML: {error}") from error
+        raise UsageError(f"{file} is not valid TOML: {error}", hint="A line is, for example: port = 8000") from error
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -170,4 +171,4 @@ def _explain(error: ValidationError, sources: Mapping[str, str]) -> UsageError:
     if first["type"] == "extra_forbidden":
         message = f"{sources.get(name, name)}: there is no setting {name!r}"
         return UsageError(message, hint="See docs/serving.md, which lists the settings.")
-    return UsageError(f"{sources.get(name, name)}: {name} = {first['input']!r}: {first['msg']}")
+    return UsageError(f"{sources.get(name, name)}: {name} is {first['input']!r}", hint=demand(first["msg"]))

@@ -179,7 +179,10 @@ def _server_engine(url: str) -> Engine:
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
         if parsed.get_backend_name() != "postgresql":
-            raise UsageError(f"{parsed.get_backend_name()}: only SQLite and PostgreSQL can hold the state of a server")
+            raise UsageError(
+                f"{parsed.get_backend_name()} cannot hold the state of a server",
+                hint="Use SQLite or PostgreSQL: postgresql://user:password@host/name",
+            )
         return create_engine(parsed, pool_pre_ping=True)
     except ArgumentError:
         raise UsageError(

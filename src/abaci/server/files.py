@@ -79,7 +79,10 @@ class FileStore:
         Raises PayloadTooLargeError beyond the limits, UsageError for a name that is none, what the database raises.
         """
         if not 1 <= len(name) <= _MAX_NAME_CHARACTERS or not name.isprintable():
-            raise UsageError(f"a file's name has 1 to {_MAX_NAME_CHARACTERS} printable characters")
+            raise UsageError(
+                "the file's name is missing, too long or not printable",
+                hint=f"Name it in 1 to {_MAX_NAME_CHARACTERS} printable characters.",
+            )
         file_id = new_file_id()
         now = int(self._wall())
         with self._database.writing() as connection:
@@ -189,7 +192,7 @@ def find_file(connection: Connection, owner: str, file_id: str) -> StoredFile:
     table = tables.files
     row = connection.execute(select(table).where(table.c.id == file_id, table.c.owner == owner)).mappings().first()
     if row is None:
-        raise NotFoundError(f"there is no file {file_id[:100]!r}")
+        raise NotFoundError(f"there is no file {file_id[:100]!r}", hint="GET /v1/files lists them.")
     return _file_of_row(row)
 
 
@@ -210,7 +213,10 @@ def row_number(connection: Connection, table: Table, owner: str, row_id: str) ->
     query = select(table.c.number).where(table.c.id == row_id, table.c.owner == owner)
     number: int | None = connection.execute(query).scalar()
     if number is None:
-        raise NotFoundError(f"after: there is nothing with the id {row_id[:100]!r}")
+        raise NotFoundError(
+            f"after: there is nothing with the id {row_id[:100]!r}",
+            hint="Send the last_id of the page before, or leave it out to begin at the first.",
+        )
     return number
 
 

@@ -105,7 +105,10 @@ class Generation:
         has used up what it may.
         """
         if request.num_samples > self._services.config.max_samples:
-            raise UsageError(f"n must be at most {self._services.config.max_samples}, not {request.num_samples}")
+            raise UsageError(
+                f"n is {request.num_samples}",
+                hint=f"Ask for at most {self._services.config.max_samples}, the server's max_samples, in one request.",
+            )
         own_salt = self.caller.cache_salt
         request = replace(
             request,

@@ -98,12 +98,12 @@ class Guard:
     def _route(self, path: str, method: str) -> Route:
         routes = self._table.find(path)
         if not routes:
-            raise RouteNotFoundError(f"there is nothing at {path[:200]}")
+            raise RouteNotFoundError(f"there is nothing at {path[:200]}", hint="GET /openapi.json lists what there is.")
         for route in routes:
             if method in route.methods:
                 return route
         allowed = ", ".join(sorted({allowed for route in routes for allowed in route.methods}))
-        raise MethodNotAllowedError(f"{method} is not possible at {path[:200]}; {allowed} is")
+        raise MethodNotAllowedError(f"{method} is not possible at {path[:200]}", hint=f"Send {allowed}.")
 
     def _check_host(self, headers: Headers) -> None:
         """Against DNS rebinding: a page of a foreign name that resolves to us must not reach an open server."""

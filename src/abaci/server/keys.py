@@ -86,7 +86,9 @@ class KeyStore:
     def create(self, name: str, limits: KeyLimits | None = None, *, shares_cache: bool = False) -> tuple[Key, str]:
         """A new key and its secret, which cannot be had again. Raises UsageError for a bad name or one in use."""
         if not name.strip() or len(name) > _MAX_NAME_CHARACTERS or not name.isprintable():
-            raise UsageError(f"a key's name has 1 to {_MAX_NAME_CHARACTERS} printable characters, not {name!r}")
+            raise UsageError(
+                f"a key cannot be named {name[:80]!r}", hint=f"Choose 1 to {_MAX_NAME_CHARACTERS} printable characters."
+            )
         secret = KEY_PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
         key = Key(
             id=f"key_{secrets.token_hex(8)}",
@@ -138,7 +140,10 @@ class KeyStore:
         Raises NotFoundError, UsageError.
         """
         if unknown := changes.keys() - {limit.name for limit in fields(KeyLimits)}:
-            raise UsageError(f"there is no limit named {', '.join(sorted(unknown))}")
+            raise UsageError(
+                f"there is no limit named {', '.join(sorted(unknown))}",
+                hint=f"Choose one of: {', '.join(limit.name for limit in fields(KeyLimits))}.",
+            )
         with self._database.writing() as connection:
             key = _find_valid(connection, name_or_id)
             key = replace(

@@ -189,7 +189,9 @@ class _Account:
 
 def _limited(key: Key, limit: str, wait_seconds: float) -> RateLimitedError:
     return RateLimitedError(
-        f"the key {key.name!r} allows {limit}", retry_after_seconds=max(wait_seconds, _SHORTEST_RETRY_SECONDS)
+        f"the key {key.name!r} allows {limit}",
+        retry_after_seconds=max(wait_seconds, _SHORTEST_RETRY_SECONDS),
+        hint="Wait as long as Retry-After says; whoever runs the server can raise it: abaci key limit",
     )
 
 

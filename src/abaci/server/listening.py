@@ -96,7 +96,10 @@ def _bind(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise ResourceError(f"cannot listen on {host}: {error.strerror or error}") from error
+        raise ResourceError(
+            f"cannot listen on {host}: {error.strerror or error}",
+            hint="Give --host an address of this machine: 127.0.0.1 for itself only, 0.0.0.0 for others too.",
+        ) from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Connections inherit it: a client that does not read holds no more of the kernel's memory than this.

@@ -50,10 +50,12 @@ async def rerank(request: Request, services: Services) -> Response:
     body = await read_body(request, RerankBody)
     texts = [document if isinstance(document, str) else document.text for document in body.documents]
     if not texts:
-        raise ParameterError("documents", "documents is empty")
+        raise ParameterError("documents", "documents is empty", hint="Send at least one text.")
     if len(texts) > services.config.max_prompts:
         raise ParameterError(
-            "documents", f"documents: at most {services.config.max_prompts} in one request, not {len(texts)}"
+            "documents",
+            f"documents has {len(texts)} texts",
+            hint=f"Send at most {services.config.max_prompts}, the server's max_prompts, in one request.",
         )
     model_name = body.model or services.pool.default_name
 

@@ -32,7 +32,9 @@ class RequestQueue:
         """Let a request in. Raises OverloadedError when the queue is full."""
         if self._num_inside >= self._limit:
             raise OverloadedError(
-                f"{model.status.name}: {self._num_inside} requests are running or waiting", retry_after_seconds=5.0
+                f"{model.status.name}: {self._num_inside} requests are running or waiting",
+                retry_after_seconds=5.0,
+                hint="Wait as long as Retry-After says; whoever runs the server can raise `max_queued_requests`.",
             )
         self._num_inside += 1
 
@@ -71,7 +73,9 @@ class Services:
         """The model to use. Raises ForbiddenError where the caller's key is not for it."""
         name = asked or self.pool.default_name
         if caller.models is not None and name not in caller.models:
-            raise ForbiddenError(f"the key {caller.name!r} may not use {name[:200]}")
+            raise ForbiddenError(
+                f"the key {caller.name!r} may not use {name[:200]}", hint="GET /v1/models lists those it may."
+            )
         return name
 
     def visible_models(self, caller: Caller) -> list[ModelStatus]:

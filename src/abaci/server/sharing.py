@@ -25,10 +25,16 @@ async def shared_blob(request: Request, services: Services) -> Response:
     if not services.config.share_store:
         raise NotFoundError("this server shares no files", hint="Start it with --share-store.")
     if caller.models is not None:
-        raise ForbiddenError(f"the key {caller.name!r} is for some models only, so it may not fetch files")
+        raise ForbiddenError(
+            f"the key {caller.name!r} is for some models only, so it may not fetch files",
+            hint="Send a key that may use every model.",
+        )
     path = await asyncio.to_thread(_find, sha256)
     if path is None:
-        raise NotFoundError(f"there is no file {sha256[:80]!r} here")
+        raise NotFoundError(
+            f"there is no file {sha256[:80]!r} here",
+            hint="Fetch it from where the model comes from; this server has only what it has pulled.",
+        )
     return FileResponse(path, media_type="application/octet-stream", headers={"etag": f'"{sha256}"'})
 
 

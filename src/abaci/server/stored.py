@@ -40,7 +40,10 @@ class ResponseStore:
         """Keep a document, in place of an earlier one of that id. Raises PayloadTooLargeError."""
         text = json.dumps(document)
         if len(text) > self._limits.document_bytes:
-            raise PayloadTooLargeError(f"a stored response is larger than {self._limits.document_bytes:,} bytes")
+            raise PayloadTooLargeError(
+                f"the response is larger than the {self._limits.document_bytes:,} bytes that are stored",
+                hint="Send store: false, or a shorter input.",
+            )
         with self._database.writing() as connection:
             _delete(connection, owner, response_id)
             connection.execute(

@@ -20,7 +20,11 @@ async def tokenize(request: Request, services: Services) -> Response:
     body = await read_body(request, TokenizeBody)
     text = body.prompt if body.content is None else body.content
     if (text is None) == (body.messages is None):
-        raise ParameterError("prompt", "give either prompt (or content) or messages")
+        raise ParameterError(
+            "prompt",
+            "there is neither prompt nor messages, or both",
+            hint="Send one of them: prompt for a text, messages for a chat.",
+        )
     name = services.model_name(request.state.caller, body.model)
     async with services.pool.lease(name) as model:
         if text is not None:

@@ -40,4 +40,4 @@ def _by(name: str) -> By:
     try:
         return By(name)
     except ValueError:
-        raise ParameterError("by", f"by must be {', '.join(By)}, not {name[:64]!r}") from None
+        raise ParameterError("by", f"by is {name[:64]!r}", hint=f"Choose one of: {', '.join(By)}.") from None

@@ -15,7 +15,7 @@ async def usage(request: Request, services: Services) -> Response:
     check_names(query, ("by", "since", "format"))
     layout = query.get("format", "json")
     if layout not in ("json", "csv"):
-        raise ParameterError("format", f"format must be json or csv, not {layout[:64]!r}")
+        raise ParameterError("format", f"format is {layout[:64]!r}", hint="Choose one of: json, csv.")
     by = [_dimension(name) for name in query.getlist("by")] or [Dimension.KEY, Dimension.MODEL]
     database = services.accounts.database
     report = await database.run(
@@ -35,4 +35,4 @@ def _dimension(name: str) -> Dimension:
     try:
         return Dimension(name)
     except ValueError:
-        raise ParameterError("by", f"by must be key, model or day, not {name[:64]!r}") from None
+        raise ParameterError("by", f"by is {name[:64]!r}", hint=f"Choose one of: {', '.join(Dimension)}.") from None

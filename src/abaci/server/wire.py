@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from abaci.errors import AbaciError, ContextLengthError, ModelNotFoundError, UsageError
+from abaci.server.validation import demand
 
 WARNING_HEADER = "x-abaci-warning"
 REQUEST_ID_HEADER = "x-request-id"
@@ -69,7 +70,9 @@ async def read_body(request: Request, kind: type[_Body]) -> _Body:
     """The request's JSON as `kind`. Raises ParameterError that names what is wrong and where."""
     value = await read_json(request)
     if not isinstance(value, dict):
-        raise ParameterError(None, "the body must be a JSON object")
+        raise ParameterError(
+            None, "the body is JSON, but not an object", hint='Send an object: {"parameter": value, ...}.'
+        )
     refused = kind.refused_parameters()
     for name, advice in refused.items():
         if value.get(name) is not None:
@@ -89,7 +92,9 @@ async def read_json(request: Request) -> Any:
         if b"\\ud" in body or b"\\uD" in body:  # half a surrogate pair is no text, and could not be sent back
             compact_json(value).encode()
     except (ValueError, RecursionError) as error:
-        raise ParameterError(None, f"the body is not valid JSON: {error}") from error
+        raise ParameterError(
+            None, f"the body is not valid JSON: {error}", hint="Send JSON in UTF-8; check its quotes and commas."
+        ) from error
     return value
 
 
@@ -109,8 +114,9 @@ def explain(error: ValidationError) -> ParameterError:
     given = repr(first["input"])
     shown = given if len(given) <= 80 else given[:77] + "..."
     if first["type"] == "missing":
-        return ParameterError(parameter, f"{place} is missing")
-    return ParameterError(parameter, f"{place}: {first['msg']}, not {shown}")
+        hint = "Send it as well; GET /openapi.json has what a body needs."
+        return ParameterError(parameter, f"{place} is missing", hint=hint)
+    return ParameterError(parameter, f"{place} is {shown}", hint=demand(first["msg"]))
 
 
 def request_id_of(headers: Mapping[str, str]) -> str:

@@ -98,7 +98,11 @@ class PromptBody(WireBody):
             case {"type": "json_schema", "schema": dict(schema)}:
                 described = {"name": "output", "schema": schema, "strict": True}
                 return constraint_of(response_format={"type": "json_schema", "json_schema": described})
-        raise ParameterError("output_config", "output_config.format must be of type json_schema, with a schema")
+        raise ParameterError(
+            "output_config",
+            "output_config.format is not of type json_schema, or has no schema",
+            hint='For example {"type": "json_schema", "schema": {"type": "object"}}.',
+        )
 
     def _tool_choice(self) -> ToolChoice:
         choice = self.tool_choice
@@ -107,11 +111,19 @@ class PromptBody(WireBody):
         if choice.type == "none":
             return ToolChoice(ToolChoiceMode.NONE)
         if not self.tools:
-            raise ParameterError("tool_choice", f"tool_choice {choice.type} needs tools")
+            raise ParameterError(
+                "tool_choice",
+                f"tool_choice is {choice.type}, and there are no tools",
+                hint="Send tools as well, or leave tool_choice out.",
+            )
         if choice.type == "any":
             return ToolChoice(ToolChoiceMode.REQUIRED)
         if choice.name is None:
-            raise ParameterError("tool_choice", "tool_choice.name is missing")
+            raise ParameterError(
+                "tool_choice",
+                "tool_choice.name is missing",
+                hint="Name one of the tools, or choose any of them with the type any.",
+            )
         return ToolChoice(ToolChoiceMode.NAMED, choice.name)
 
     def _reasoning(self) -> ReasoningOptions:
@@ -123,7 +135,11 @@ class PromptBody(WireBody):
         if thinking.type == "disabled":
             return ReasoningOptions(False, effort)
         if thinking.budget_tokens is None:
-            raise ParameterError("thinking", "thinking.budget_tokens is missing")
+            raise ParameterError(
+                "thinking",
+                "thinking.budget_tokens is missing",
+                hint="Send a number of tokens less than max_tokens, or the type adaptive.",
+            )
         return ReasoningOptions(True, effort, thinking.budget_tokens)
 
 
@@ -144,7 +160,9 @@ class MessagesBody(PromptBody):
         budget = None if self.thinking is None else self.thinking.budget_tokens
         if budget is not None and budget >= self.max_tokens:
             raise ParameterError(
-                "thinking", f"thinking.budget_tokens ({budget}) must be less than max_tokens ({self.max_tokens})"
+                "thinking",
+                f"thinking.budget_tokens ({budget}) leaves nothing of max_tokens ({self.max_tokens}) for an answer",
+                hint="Lower budget_tokens, or raise max_tokens above it.",
             )
         return self.chat_request(
             SamplingParams(
@@ -168,7 +186,9 @@ def _function(index: int, tool: _Tool) -> dict[str, Any]:
     if tool.defer_loading:
         raise ParameterError("tools", f"{place}.defer_loading is not supported", hint="All tools are in the prompt.")
     if tool.input_schema is None:
-        raise ParameterError("tools", f"{place}.input_schema is missing")
+        raise ParameterError(
+            "tools", f"{place}.input_schema is missing", hint='For a tool without arguments send {"type": "object"}.'
+        )
     function: dict[str, Any] = {"name": tool.name, "parameters": tool.input_schema}
     if tool.description is not None:
         function["description"] = tool.description

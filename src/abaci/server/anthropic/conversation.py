@@ -44,12 +44,16 @@ def _system_text(given: str | Sequence[Mapping[str, Any]]) -> str:
 def _turn_messages(place: str, turn: Any) -> Iterable[Message]:
     role = turn.get("role") if isinstance(turn, Mapping) else None
     if role not in ("user", "assistant", "system"):
-        raise ParameterError("messages", f"{place}.role is {role!r}; it must be user or assistant")
+        raise ParameterError("messages", f"{place}.role is {role!r}", hint="Choose one of: user, assistant.")
     content = turn.get("content")
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
     if not isinstance(content, Sequence):
-        raise ParameterError("messages", f"{place}.content is neither text nor a list of blocks")
+        raise ParameterError(
+            "messages",
+            f"{place}.content is neither text nor a list of blocks",
+            hint='A block is, for example, {"type": "text", "text": "Hello"}.',
+        )
     read = _assistant_message if role == "assistant" else _user_message
     for index, block in enumerate(content):
         message = read(f"{place}.content[{index}]", block)
@@ -62,7 +66,11 @@ def _user_message(place: str, block: Any) -> Message:
             result = _result_text(f"{place}.content", block.get("content"))
             return Message(Role.TOOL, f"Error: {result}" if block.get("is_error") else result, tool_call_id=call_id)
         case {"type": "tool_result"}:
-            raise ParameterError("messages", f"{place}.tool_use_id is missing")
+            raise ParameterError(
+                "messages",
+                f"{place}.tool_use_id is missing",
+                hint="Send the id of the tool_use that this is the result of.",
+            )
     return Message(Role.USER, _text(place, block))
 
 
@@ -70,7 +78,11 @@ def _result_text(place: str, content: Any) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     if not isinstance(content, Sequence):
-        raise ParameterError("messages", f"{place} is neither text nor a list of blocks")
+        raise ParameterError(
+            "messages",
+            f"{place} is neither text nor a list of blocks",
+            hint='A block is, for example, {"type": "text", "text": "Hello"}.',
+        )
     return _BLOCK_SEPARATOR.join(_text(f"{place}[{index}]", block) for index, block in enumerate(content))
 
 
@@ -79,7 +91,9 @@ def _assistant_message(place: str, block: Any) -> Message:
         case {"type": "tool_use", "id": str(call_id), "name": str(name), "input": dict(arguments)}:
             return Message(Role.ASSISTANT, None, tool_calls=(ToolCall(name, arguments, call_id),))
         case {"type": "tool_use"}:
-            raise ParameterError("messages", f"{place} needs id, name and input")
+            raise ParameterError(
+                "messages", f"{place} lacks an id, a name or an input", hint="Send the block back as the answer had it."
+            )
         case {"type": "thinking", "thinking": str(thought)}:
             return Message(Role.ASSISTANT, None, reasoning_content=thought)
     return Message(Role.ASSISTANT, _text(place, block))
@@ -90,9 +104,15 @@ def _text(place: str, block: Any) -> str:
         case {"type": "text", "text": str(text)}:
             return text
         case {"type": "text"}:
-            raise ParameterError(_parameter(place), f"{place}.text is missing")
+            raise ParameterError(
+                _parameter(place), f"{place}.text is missing", hint="Send a text, or leave the block out."
+            )
     kind = block.get("type") if isinstance(block, Mapping) else block
-    raise ParameterError(_parameter(place), f"{place} is of type {str(kind)[:60]!r}, which is not supported here")
+    raise ParameterError(
+        _parameter(place),
+        f"{place} is of type {str(kind)[:60]!r}",
+        hint="Send text; turns of the assistant may also have tool_use and thinking, turns of the user tool_result.",
+    )
 
 
 def _parameter(place: str) -> str:

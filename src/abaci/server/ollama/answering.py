@@ -103,7 +103,10 @@ async def _loaded(request: Request, services: Services, body: AnswerBody, shape:
     async def write(sender: Sender) -> None:
         if body.unloads:
             if not caller.is_admin:
-                raise ForbiddenError(f"the key {caller.name!r} may not unload models")
+                raise ForbiddenError(
+                    f"the key {caller.name!r} may not unload models",
+                    hint="Send it with the key that the server was started with, or leave keep_alive out.",
+                )
             await services.pool.unload(name)
         else:
             async with services.pool.lease(name) as model:

@@ -26,7 +26,7 @@ class ModelBody(WireBody):
         """The model's name. Raises ParameterError where there is none."""
         found = self.model or self.name
         if not found:
-            raise ParameterError("model", "model is missing")
+            raise ParameterError("model", "model is missing", hint="Name one that GET /api/tags lists.")
         return found
 
 
@@ -65,9 +65,13 @@ class AnswerBody(LoadingBody):
     def check(self) -> None:
         super().check()
         if isinstance(self.think, str) and self.think not in _EFFORTS:
-            raise ParameterError("think", f"think is true, false or one of {', '.join(_EFFORTS)}")
+            raise ParameterError(
+                "think", f"think is {self.think[:40]!r}", hint=f"Choose one of: true, false, {', '.join(_EFFORTS)}."
+            )
         if self.top_logprobs and not self.logprobs:
-            raise ParameterError("top_logprobs", "top_logprobs needs logprobs: true")
+            raise ParameterError(
+                "top_logprobs", "top_logprobs is set, and logprobs is not", hint="Send logprobs: true as well."
+            )
 
     def params(self) -> SamplingParams:
         """How to choose tokens. Raises UsageError."""
@@ -89,7 +93,11 @@ class AnswerBody(LoadingBody):
             case dict(schema):
                 described = {"name": "format", "schema": schema}
                 return constraint_of(response_format={"type": "json_schema", "json_schema": described})
-        raise ParameterError("format", 'format is "json" or a JSON schema')
+        raise ParameterError(
+            "format",
+            "format is neither json nor a schema",
+            hint='Send "json", or a JSON schema such as {"type": "object"}.',
+        )
 
 
 class ChatBody(AnswerBody):
@@ -109,7 +117,11 @@ class GenerateBody(AnswerBody):
     def check(self) -> None:
         super().check()
         if self.raw and (self.system is not None or self.think is not None):
-            raise ParameterError("raw", "raw sends the prompt as it is: system and think have no place in it")
+            raise ParameterError(
+                "raw",
+                "raw sends the prompt as it is, without system and think",
+                hint="Leave raw out, or write both into the prompt.",
+            )
 
     @classmethod
     def refused_parameters(cls) -> Mapping[str, str]:

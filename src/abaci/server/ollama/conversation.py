@@ -26,5 +26,9 @@ def _message(place: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
     if message.pop("images", None):
         raise ParameterError("messages", f"{place}.images is not supported", hint="Only text is supported.")
     if unknown := sorted(message.keys() - _NAMES.keys()):
-        raise ParameterError("messages", f"{place} has keys that are not supported: {', '.join(unknown)}")
+        raise ParameterError(
+            "messages",
+            f"{place} has keys that are not supported: {', '.join(unknown)}",
+            hint=f"Leave them out; a message may have {', '.join(sorted(_NAMES))}.",
+        )
     return {_NAMES[key]: value for key, value in message.items() if key != "tool_calls" or value}

@@ -56,9 +56,15 @@ class Options(WireBody):
                     "options", f"options.{name} is not supported", hint="The server decides when it loads a model."
                 )
         if self.num_predict == 0:
-            raise ParameterError("options", "options.num_predict must not be 0")
+            raise ParameterError(
+                "options",
+                "options.num_predict is 0",
+                hint="Send at least 1, or -1 for as many tokens as there is room for; to load a model send no prompt.",
+            )
         if not isinstance(self.stop, str) and len(self.stop or ()) > _MAX_STOP_STRINGS:
-            raise ParameterError("options", f"options.stop: at most {_MAX_STOP_STRINGS} texts")
+            raise ParameterError(
+                "options", f"options.stop has {len(self.stop or ())} texts", hint=f"Send at most {_MAX_STOP_STRINGS}."
+            )
 
     def check_context(self, context_length: int | None) -> None:
         """A model is loaded with one context, so `num_ctx` asks for at least that much. Raises ParameterError."""

@@ -43,11 +43,13 @@ async def create_batch(request: Request, services: Services) -> Response:
     body = await read_body(request, BatchBody)
     if body.endpoint not in BATCH_ENDPOINTS:
         raise ParameterError(
-            "endpoint", f"endpoint must be one of {', '.join(BATCH_ENDPOINTS)}, not {body.endpoint[:64]!r}"
+            "endpoint", f"endpoint is {body.endpoint[:64]!r}", hint=f"Choose one of: {', '.join(BATCH_ENDPOINTS)}."
         )
     if body.completion_window != _WINDOW:
         raise ParameterError(
-            "completion_window", f"completion_window must be {_WINDOW}, not {body.completion_window[:64]!r}"
+            "completion_window",
+            f"completion_window is {body.completion_window[:64]!r}",
+            hint=f"Send {_WINDOW!r}, the only one there is.",
         )
     desk = services.accounts.batch_service
     batch = await desk.create(request.state.caller, body.input_file_id, body.endpoint, body.metadata)

@@ -98,9 +98,15 @@ class SamplingBody(WireBody):
     def check_stream_options(self) -> None:
         """Raises ParameterError for options of a stream that is none."""
         if self.stream_options is not None and not self.stream:
-            raise ParameterError("stream_options", "stream_options is only allowed with stream: true")
+            raise ParameterError(
+                "stream_options",
+                "stream_options is set, and stream is not",
+                hint="Send stream: true as well, or leave stream_options out.",
+            )
         if self.stream and self.prompt_logprobs is not None:
-            raise ParameterError("prompt_logprobs", "prompt_logprobs cannot be streamed")
+            raise ParameterError(
+                "prompt_logprobs", "prompt_logprobs cannot be streamed", hint="Leave stream out, or prompt_logprobs."
+            )
 
     def constraint(self) -> Constraint | None:
         """The form the answer must have. Raises UsageError that names the field."""
@@ -251,7 +257,11 @@ def _logit_bias(given: Mapping[str, float]) -> dict[int, float]:
     biases = {}
     for token, bias in given.items():
         if not token.isdecimal() or len(token) > 9:
-            raise ParameterError("logit_bias", f"logit_bias: {token[:40]!r} is not a token id")
+            raise ParameterError(
+                "logit_bias",
+                f"logit_bias: {token[:40]!r} is not a token id",
+                hint='Keys are token ids, for example {"42": -100}; /tokenize has the ids of a text.',
+            )
         biases[int(token)] = bias
     return biases
 
@@ -260,6 +270,8 @@ def _stop(given: str | Sequence[str] | None) -> tuple[str, ...]:
     stop = (given,) if isinstance(given, str) else tuple(given or ())
     if len(stop) > _MAX_STOP_STRINGS or sum(map(len, stop)) > _MAX_STOP_CHARACTERS:
         raise ParameterError(
-            "stop", f"stop: at most {_MAX_STOP_STRINGS} texts of {_MAX_STOP_CHARACTERS} characters together"
+            "stop",
+            f"stop has {len(stop)} texts of {sum(map(len, stop))} characters together",
+            hint=f"Send at most {_MAX_STOP_STRINGS} texts, of {_MAX_STOP_CHARACTERS} characters together.",
         )
     return stop

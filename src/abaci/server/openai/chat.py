@@ -43,14 +43,26 @@ def chat_request(body: ChatBody) -> ChatRequest:
     if body.store:
         raise ParameterError("store", "store is not supported here", hint="Use /v1/responses.")
     if body.continue_final_message:
-        raise ParameterError("continue_final_message", "continue_final_message is not supported")
+        raise ParameterError(
+            "continue_final_message",
+            "continue_final_message is not supported",
+            hint="Send the beginning of the answer to /v1/completions, in a prompt that /apply-template makes.",
+        )
     if body.max_completion_tokens is not None and body.max_tokens not in (None, body.max_completion_tokens):
-        raise ParameterError("max_tokens", "max_tokens and max_completion_tokens say different things")
+        raise ParameterError(
+            "max_tokens",
+            "max_tokens and max_completion_tokens say different things",
+            hint="Send only one of them: max_completion_tokens.",
+        )
     max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     if max_tokens == 0:
-        raise ParameterError("max_tokens", "max_tokens must be at least 1, not 0")
+        raise ParameterError(
+            "max_tokens", "max_tokens is 0", hint="Send at least 1, or leave it out for as many as there is room for."
+        )
     if body.top_logprobs is not None and not body.logprobs:
-        raise ParameterError("top_logprobs", "top_logprobs needs logprobs: true")
+        raise ParameterError(
+            "top_logprobs", "top_logprobs is set, and logprobs is not", hint="Send logprobs: true as well."
+        )
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     return ChatRequest(
         messages=body.messages,
@@ -80,17 +92,29 @@ def _reasoning(body: ChatBody) -> ReasoningOptions:
     if given:
         other = given.pop("effort", None)
         if other is not None and effort is not None and other != effort:
-            raise ParameterError("reasoning", "reasoning.effort and reasoning_effort say different things")
+            raise ParameterError(
+                "reasoning", "reasoning.effort and reasoning_effort say different things", hint="Send only one of them."
+            )
         effort = effort or other
         enabled = given.pop("enabled", None)
         budget = given.pop("max_tokens", budget)
         given.pop("exclude", None)
         if given:
-            raise ParameterError("reasoning", f"reasoning has unknown keys: {', '.join(sorted(map(str, given)))}")
+            raise ParameterError(
+                "reasoning",
+                f"reasoning has unknown keys: {', '.join(sorted(map(str, given)))}",
+                hint="It may have effort, enabled, max_tokens and exclude.",
+            )
     if not isinstance(effort, str | None) or not isinstance(enabled, bool | None):
-        raise ParameterError("reasoning", "reasoning.effort is a word, reasoning.enabled true or false")
+        raise ParameterError(
+            "reasoning",
+            "reasoning.effort is no word, or reasoning.enabled neither true nor false",
+            hint='For example {"effort": "low"} or {"enabled": false}.',
+        )
     if budget is not None and (not isinstance(budget, int) or isinstance(budget, bool) or budget < 0):
-        raise ParameterError("reasoning", "reasoning.max_tokens is a whole number of at least 0")
+        raise ParameterError(
+            "reasoning", f"reasoning.max_tokens is {str(budget)[:40]!r}", hint="Send a whole number of at least 0."
+        )
     if effort == "none":
         enabled = False
     return ReasoningOptions(enabled, effort, budget)

@@ -32,7 +32,9 @@ async def completions(request: Request, services: Services) -> Response:
     if body.max_tokens == 0 and not body.echo:
         raise ParameterError("max_tokens", "max_tokens 0 asks for nothing", hint="With echo it scores the prompt.")
     if body.stream and body.echo and body.logprobs is not None:
-        raise ParameterError("echo", "echo with logprobs cannot be streamed")
+        raise ParameterError(
+            "echo", "echo with logprobs cannot be streamed", hint="Leave out stream, echo or logprobs."
+        )
     call = _Call(services, request, body, prompts)
     return Reply(
         call.write,
@@ -53,9 +55,13 @@ def prompts_of(
     else:
         prompts = list(given)  # type: ignore[arg-type]
     if not prompts:
-        raise ParameterError(parameter, f"{parameter} is empty")
+        raise ParameterError(parameter, f"{parameter} is empty", hint="Send at least one text, or a list of token ids.")
     if len(prompts) > max_prompts:
-        raise ParameterError(parameter, f"{parameter}: at most {max_prompts} in one request, not {len(prompts)}")
+        raise ParameterError(
+            parameter,
+            f"{parameter} has {len(prompts)} texts",
+            hint=f"Send at most {max_prompts}, the server's max_prompts, in one request.",
+        )
     return prompts
 
 

@@ -82,7 +82,11 @@ async def embed(
 
 def _shaped(vector: tuple[float, ...], normalise: bool, dimensions: int | None) -> list[float]:
     if dimensions is not None and dimensions > len(vector):
-        raise ParameterError("dimensions", f"dimensions must be at most {len(vector)}, not {dimensions}")
+        raise ParameterError(
+            "dimensions",
+            f"dimensions is {dimensions}, and the model's vectors have {len(vector)}",
+            hint=f"Ask for at most {len(vector)}, or leave it out.",
+        )
     kept = vector[:dimensions]
     length = sum(value * value for value in kept) ** 0.5 if normalise else 1.0
     return [value / length for value in kept] if length else list(kept)

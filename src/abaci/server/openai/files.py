@@ -25,7 +25,11 @@ async def upload_file(request: Request, services: Services) -> Response:
     try:
         form = await request.form(max_files=1, max_fields=_MAX_FIELDS)
     except HTTPException as error:
-        raise ParameterError("file", f"the form cannot be read: {error.detail}") from error
+        raise ParameterError(
+            "file",
+            f"the form cannot be read: {error.detail}",
+            hint="Send a form with the fields purpose and file: curl -F purpose=batch -F file=@requests.jsonl",
+        ) from error
     try:
         file = form.get("file")
         if not isinstance(file, UploadFile):
@@ -49,7 +53,7 @@ async def list_files(request: Request, services: Services) -> Response:
     query = request.query_params
     order = query.get("order", "desc")
     if order not in ("asc", "desc"):
-        raise ParameterError("order", f"order must be asc or desc, not {order[:64]!r}")
+        raise ParameterError("order", f"order is {order[:64]!r}", hint="Choose one of: asc, desc.")
     purpose = query.get("purpose")
     desk = services.accounts.batch_service
     page = await desk.database.run(
@@ -114,7 +118,7 @@ def page_limit(request: Request, usual: int, most: int) -> int:
     """The query's `limit`. Raises ParameterError."""
     text = request.query_params.get("limit", str(usual))
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= most):
-        raise ParameterError("limit", f"limit must be a whole number from 1 to {most}, not {text[:64]!r}")
+        raise ParameterError("limit", f"limit is {text[:64]!r}", hint=f"Send a whole number from 1 to {most}.")
     return int(text)
 
 
@@ -132,7 +136,11 @@ async def _pieces(desk: BatchService, file: StoredFile) -> AsyncIterator[bytes]:
 def _upload_purpose(form: FormData) -> FilePurpose:
     purpose = form.get("purpose")
     if purpose != FilePurpose.BATCH:
-        raise ParameterError("purpose", f"purpose must be batch, not {str(purpose)[:64]!r}")
+        raise ParameterError(
+            "purpose",
+            f"purpose is {str(purpose)[:64]!r}",
+            hint="Send the purpose batch, the only one for files that are uploaded.",
+        )
     return FilePurpose.BATCH
 
 
@@ -141,7 +149,7 @@ def _purpose(text: str) -> FilePurpose:
         return FilePurpose(text)
     except ValueError:
         names = " or ".join(purpose.value for purpose in FilePurpose)
-        raise ParameterError("purpose", f"purpose must be {names}, not {text[:64]!r}") from None
+        raise ParameterError("purpose", f"purpose is {text[:64]!r}", hint=f"Choose {names}.") from None
 
 
 def _keep_seconds(form: FormData) -> int | None:
@@ -149,10 +157,16 @@ def _keep_seconds(form: FormData) -> int | None:
     if anchor is None and seconds is None:
         return None
     if anchor != "created_at":
-        raise ParameterError("expires_after", "expires_after[anchor] must be created_at")
+        raise ParameterError(
+            "expires_after",
+            "expires_after[anchor] is not created_at",
+            hint="Send created_at, or leave expires_after out.",
+        )
     text = str(seconds)
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) in _KEEP_SECONDS):
         raise ParameterError(
-            "expires_after", f"expires_after[seconds] must be from {_KEEP_SECONDS[0]} to {_KEEP_SECONDS[-1]}"
+            "expires_after",
+            f"expires_after[seconds] is {text[:64]!r}",
+            hint=f"Send {_KEEP_SECONDS[0]} to {_KEEP_SECONDS[-1]}, an hour to 30 days.",
         )
     return int(text)

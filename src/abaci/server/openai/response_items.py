@@ -46,7 +46,11 @@ def messages_of(items: Iterable[Item]) -> list[Message]:
 def _complete(place: str, item: Mapping[str, Any]) -> dict[str, Any]:
     kind = item.get("type") or ("message" if "role" in item else None)
     if kind not in ("message", "function_call", "function_call_output", "reasoning"):
-        raise ParameterError("input", f"{place} is of type {str(kind)[:60]!r}, which is not supported here")
+        raise ParameterError(
+            "input",
+            f"{place} is of type {str(kind)[:60]!r}",
+            hint="Choose one of: message, function_call, function_call_output, reasoning.",
+        )
     complete = {**item, "type": kind}
     if kind == "message" and isinstance(item.get("content"), str):
         part = "output_text" if item.get("role") == "assistant" else "input_text"
@@ -71,15 +75,27 @@ def _message(place: str, item: Item) -> Message:
             thought = item.get("content") or item.get("summary") or ""
             return Message(Role.ASSISTANT, None, reasoning_content=_text(f"{place}.content", thought))
         case {"type": "message"}:
-            raise ParameterError("input", f"{place}.role must be user, assistant, system or developer")
-    raise ParameterError("input", f"{place}: a {item.get('type')} needs call_id, and a call name and arguments")
+            raise ParameterError(
+                "input",
+                f"{place}.role is {str(item.get('role'))[:60]!r}",
+                hint="Choose one of: user, assistant, system, developer.",
+            )
+    raise ParameterError(
+        "input",
+        f"{place} lacks a call_id, or as a call a name or arguments",
+        hint="Send the item back as the answer had it; a result has call_id and output.",
+    )
 
 
 def _text(place: str, content: Any) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, Sequence):
-        raise ParameterError("input", f"{place} is neither text nor a list of parts")
+        raise ParameterError(
+            "input",
+            f"{place} is neither text nor a list of parts",
+            hint='Send text, or a list such as [{"type": "input_text", "text": "Hello"}].',
+        )
     return "".join(_part_text(f"{place}[{index}]", part) for index, part in enumerate(content))
 
 
@@ -88,7 +104,11 @@ def _part_text(place: str, part: Any) -> str:
     if kind == "refusal" and isinstance(part.get("refusal"), str):
         return str(part["refusal"])
     if kind not in _TEXT_PARTS or not isinstance(part.get("text"), str):
-        raise ParameterError("input", f"{place} is of type {str(kind)[:60]!r}, which is not supported here")
+        raise ParameterError(
+            "input",
+            f"{place} is of type {str(kind)[:60]!r}",
+            hint="Send parts of type input_text or output_text, or plain text.",
+        )
     return str(part["text"])
 
 

@@ -123,13 +123,17 @@ class ResponsesBody(WireBody):
             case {"type": "json_schema", "schema": dict(schema)}:
                 described = {"name": form.get("name", "output"), "schema": schema, "strict": form.get("strict")}
                 return constraint_of(response_format={"type": "json_schema", "json_schema": described})
-        raise ParameterError("text", "text.format must be of type text, json_object or json_schema (with a schema)")
+        raise ParameterError(
+            "text",
+            "text.format is of no type that is known, or lacks its schema",
+            hint="Send the type text, json_object, or json_schema with a schema.",
+        )
 
     def _reasoning(self) -> ReasoningOptions:
         given = self.reasoning or {}
         effort = given.get("effort")
         if not isinstance(effort, str | None):
-            raise ParameterError("reasoning", "reasoning.effort is a word")
+            raise ParameterError("reasoning", "reasoning.effort is no word", hint='For example {"effort": "low"}.')
         return ReasoningOptions(False if effort == "none" else None, effort)
 
 
@@ -137,7 +141,11 @@ async def create_response(request: Request, services: Services) -> Response:
     """Answer an input, going on from an earlier response if one is named."""
     body = await read_body(request, ResponsesBody)
     if body.stream_options is not None and not body.stream:
-        raise ParameterError("stream_options", "stream_options is only allowed with stream: true")
+        raise ParameterError(
+            "stream_options",
+            "stream_options is set, and stream is not",
+            hint="Send stream: true as well, or leave stream_options out.",
+        )
     store, owner = ResponseStore(services.accounts.database), owner_of(request.state.caller)
     items = input_items(body.input)
     earlier: list[Mapping[str, Any]] = []
@@ -169,9 +177,9 @@ async def list_input_items(request: Request, services: Services) -> Response:
     """What a stored response was asked, the newest item first unless `order` is asc."""
     order, limit = request.query_params.get("order", "desc"), request.query_params.get("limit", "20")
     if order not in ("asc", "desc"):
-        raise ParameterError("order", f"order must be asc or desc, not {order[:64]!r}")
+        raise ParameterError("order", f"order is {order[:64]!r}", hint="Choose one of: asc, desc.")
     if not limit.isdecimal() or not 1 <= int(limit[:9]) <= _MAX_PAGE:
-        raise ParameterError("limit", f"limit must be between 1 and {_MAX_PAGE}, not {limit[:64]!r}")
+        raise ParameterError("limit", f"limit is {limit[:64]!r}", hint=f"Send a whole number from 1 to {_MAX_PAGE}.")
     items = (await _stored(request, services))["input"]
     if order == "desc":
         items = items[::-1]
@@ -179,7 +187,11 @@ async def list_input_items(request: Request, services: Services) -> Response:
     if after is not None:
         ids = [item["id"] for item in items]
         if after not in ids:
-            raise ParameterError("after", f"after: there is no item {after[:100]!r}")
+            raise ParameterError(
+                "after",
+                f"after: there is no item {after[:100]!r}",
+                hint="Send the last_id of the page before, or leave it out to begin at the first.",
+            )
         items = items[ids.index(after) + 1 :]
     page = items[: int(limit)]
     ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": None, "last_id": None}
@@ -320,7 +332,11 @@ def _earlier_items(store: ResponseStore, owner: str, response_id: str) -> list[M
     following: str | None = response_id
     while following is not None:
         if len(turns) == _MAX_CHAIN:
-            raise ParameterError("previous_response_id", f"the conversation is longer than {_MAX_CHAIN} responses")
+            raise ParameterError(
+                "previous_response_id",
+                f"the conversation is longer than {_MAX_CHAIN} responses",
+                hint="Begin anew: leave it out, and send what still matters as input.",
+            )
         try:
             kept = store.get(owner, following)
         except NotFoundError as error:

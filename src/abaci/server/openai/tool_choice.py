@@ -21,5 +21,9 @@ def read_tool_choice(
         case _:
             raise ParameterError("tool_choice", "tool_choice must be none, auto, required or a function", hint=example)
     if choice.mode in (ToolChoiceMode.REQUIRED, ToolChoiceMode.NAMED) and not has_tools:
-        raise ParameterError("tool_choice", f"tool_choice {choice.mode} needs tools")
+        raise ParameterError(
+            "tool_choice",
+            "tool_choice asks for a call, and there are no tools",
+            hint="Send tools as well, or leave tool_choice out.",
+        )
     return choice
