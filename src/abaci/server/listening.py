@@ -1,6 +1,7 @@
 """Runs the application: sockets, TLS, signals, draining. Knows uvicorn, no route."""
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -74,6 +75,9 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
+            # What is here by now stays: a full collection would stop all streams to look at every module and route.
+            gc.collect()
+            gc.freeze()
             self._on_ready()
 
     @contextmanager
