@@ -73,7 +73,7 @@ def test_revoked_keys_stay_in_the_list() -> None:
         (["key", "create", "team", "--tokens-per-day", "many"], "--tokens-per-day"),
         (["key", "create", "team", "--tokens-per-day", "0"], "tokens_per_day"),
         (["key", "create", " "], "name"),
-        (["key", "limit", "team"], "which limit"),
+        (["key", "limit", "team"], "no limit is given"),
         (["usage", "--since", "yesterday"], "--since"),
         (["usage", "--csv", "--json"], "--csv"),
     ],

@@ -99,6 +99,8 @@ def test_a_parameter_out_of_range_is_refused_before_anything_is_loaded(monkeypat
         2,
         "error: top_p is 3.0\nhint: It must be more than 0 and at most 1.\n",
     )
+    result = run("Hi", "--quantize", "q9")
+    assert (result.exit_code, result.stderr.splitlines()[0]) == (2, "error: type 'q9' is not known")
 
 
 @pytest.mark.parametrize("flag", ["--raw", "--json"])

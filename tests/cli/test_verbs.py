@@ -18,8 +18,9 @@ from abaci.errors import UsageError
         (
             ["run", "model", "prompt", "--threads", "many"],
             "invalid value for '--threads'",
-            "See how it is used: abaci run --help",
+            "It should be a valid integer.",
         ),
+        (["usage", "--by", "year"], "invalid value for '--by': 'year'", "Choose one of: key, model, day."),
         (["key", "nonsense"], "no such command 'nonsense'", "See how it is used: abaci key --help"),
     ],
 )

@@ -100,7 +100,7 @@ def limit(
     """Change the limits given; `none` takes one away."""
     changes = _changes(requests_per_minute, tokens_per_minute, concurrent_requests, tokens_per_day, model)
     if not changes and share_cache is None:
-        raise UsageError("which limit?", hint="For example: abaci key limit KEY --tokens-per-day 100000")
+        raise UsageError("no limit is given", hint="For example: abaci key limit KEY --tokens-per-day 100000")
     with _store(config) as store:
         changed = store.change(key, changes, shares_cache=share_cache)
     if as_json:

@@ -83,7 +83,7 @@ def run(
     )
     question = _question(prompt)
     _check(question, system, raw=raw, as_json=as_json)
-    _check_params(params)
+    _check_params(params, quantize)
     adapters = _adapters(lora)
     _fetch(model, licence_gate(accept=accept_licence))
     started = time.perf_counter()
@@ -116,11 +116,15 @@ def _check(question: str | None, system: str | None, *, raw: bool, as_json: bool
         raise UsageError("the prompt is empty", hint='Give one: abaci run MODEL "question"')
 
 
-def _check_params(params: SamplingParams) -> None:
-    """Before the model is loaded, which takes longer than reading why it was in vain."""
+def _check_params(params: SamplingParams, quantize: str | None) -> None:
+    """Before the model is fetched and loaded, which takes longer than reading why it was in vain."""
     from abaci.chat.requests import check_params
 
     check_params(params)
+    if quantize is not None:
+        from abaci.models.mixtures import mixture_named
+
+        mixture_named(quantize)
 
 
 def _prompt(question: str, system: str | None, raw: bool) -> Prompt:

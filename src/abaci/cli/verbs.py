@@ -70,10 +70,21 @@ def _end(error: AbaciError) -> typer.Exit:
 def _unreadable(error: Any) -> UsageError:
     """The parser's error as one of ours: what it suggests is the hint, else where the right flags are listed."""
     message, _, suggestion = error.format_message().replace("Value error, ", "").rstrip(".").partition(". ")
+    message, wanted = _without_demand(message[:1].lower() + message[1:])
     verb = "abaci" if error.ctx is None else error.ctx.command_path
-    return UsageError(
-        message[:1].lower() + message[1:], hint=_sentence(suggestion) or f"See how it is used: {verb} --help"
-    )
+    return UsageError(message, hint=wanted or _sentence(suggestion) or f"See how it is used: {verb} --help")
+
+
+def _without_demand(message: str) -> tuple[str, str | None]:
+    """The message up to what it says should be given, and that as a hint, where it says so."""
+    fault, _, wanted = message.partition(": Input should be ")
+    if wanted:
+        return fault, f"It should be {wanted.partition(', unable to')[0]}."
+    fault, _, wanted = message.partition(" is not one of ")
+    if wanted:
+        choices = ", ".join(choice.strip("'") for choice in wanted.split(", "))
+        return fault, f"Choose one of: {choices}."
+    return message, None
 
 
 def _sentence(text: str) -> str:

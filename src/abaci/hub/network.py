@@ -148,7 +148,7 @@ class Network:
         if self._offline_because is not None:
             raise OfflineError(
                 f"{what} is not asked: {self._offline_because} is set",
-                hint="Leave it out where the network may be used.",
+                hint=f"Where the network may be used, leave out --offline and {self._offline_because}.",
             )
 
     def knock(self, host: str, port: int) -> None:

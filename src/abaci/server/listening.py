@@ -1,6 +1,7 @@
 """Runs the application: sockets, TLS, signals, draining. Knows uvicorn, no route."""
 
 import asyncio
+import errno
 import gc
 import logging
 import signal
@@ -20,6 +21,7 @@ from abaci.server.services import Services
 _LOG = logging.getLogger("abaci.server")
 _BACKLOG = 2048
 _SEND_BUFFER_BYTES = 128 << 10
+_OWN_ADDRESS = "Give --host an address of this machine: 127.0.0.1 for itself only, 0.0.0.0 for others too."
 
 
 def listen(config: ServerConfig, make_services: Callable[[], Any], on_ready: Callable[[Services, str], None]) -> None:
@@ -100,10 +102,7 @@ def _bind(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise ResourceError(
-            f"cannot listen on {host}: {error.strerror or error}",
-            hint="Give --host an address of this machine: 127.0.0.1 for itself only, 0.0.0.0 for others too.",
-        ) from error
+        raise ResourceError(f"cannot listen on {host}: {error.strerror or error}", hint=_OWN_ADDRESS) from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Connections inherit it: a client that does not read holds no more of the kernel's memory than this.
@@ -111,9 +110,9 @@ def _bind(host: str, port: int) -> socket.socket:
         listener.bind(address)
     except OSError as error:
         listener.close()
-        raise ResourceError(
-            f"cannot listen on {host} port {port}: {error.strerror or error}", hint="Choose another with --port."
-        ) from error
+        message = f"cannot listen on {host} port {port}: {error.strerror or error}"
+        hint = _OWN_ADDRESS if error.errno == errno.EADDRNOTAVAIL else "Choose another with --port."
+        raise ResourceError(message, hint=hint) from error
     return listener
 
 
