@@ -1,6 +1,11 @@
 """What all verbs have in common: how a command line that cannot be read is told, and the groups of the help."""
 
+import re
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from abaci.cli.app import app
@@ -48,3 +53,17 @@ def test_the_help_has_every_verb_in_a_group_and_cuts_no_line_off() -> None:
         assert f"\n{title}\n" in text
     assert "Commands:" not in text
     assert "..." not in text.partition("Run and serve:")[2]
+
+
+def _all_verbs(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield path
+    for name, child in getattr(command, "commands", {}).items():
+        yield from _all_verbs(child, (*path, name))
+
+
+@pytest.mark.parametrize("verb", list(_all_verbs(get_command(app))), ids=" ".join)
+def test_every_help_says_in_words_what_to_give_and_cuts_nothing_off(verb: tuple[str, ...]) -> None:
+    text = CliRunner().invoke(app, [*verb, "--help"], terminal_width=80).stdout
+    assert "Usage: " in text
+    assert re.findall(r"<[a-z][^>]*>|\{[A-Z]+\}", text) == []  # the names of Python's types, and braces
+    assert [line for line in text.splitlines() if len(line) > 80 or re.search(r"\w\.\.\.$", line)] == []

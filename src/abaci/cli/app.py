@@ -29,7 +29,7 @@ from abaci.cli.synth import synth
 from abaci.cli.terminal import OfflineOption
 from abaci.cli.top import top
 from abaci.cli.usage import usage
-from abaci.cli.verbs import Verbs
+from abaci.cli.verbs import CommandLine, Verbs
 from abaci.cli.verify import verify
 from abaci.version import __version__
 
@@ -40,7 +40,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-app = typer.Typer(
+app = CommandLine(
     cls=Verbs,
     no_args_is_help=True,
     add_completion=False,

@@ -17,6 +17,7 @@ from abaci.cli.terminal import (
     print_json,
     print_line,
 )
+from abaci.cli.verbs import CommandLine
 from abaci.errors import UsageError
 from abaci.tensor import CacheType
 
@@ -34,7 +35,7 @@ class _Suites(TyperGroup):
         return super().parse_args(context, arguments)
 
 
-bench = typer.Typer(cls=_Suites, no_args_is_help=True, rich_markup_mode=None)
+bench = CommandLine(cls=_Suites, no_args_is_help=True, rich_markup_mode=None)
 
 
 @bench.callback()
@@ -67,7 +68,7 @@ def engine(
     offline: OfflineOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a model's speed and memory, and how near they come to what this machine can do."""
+    """Measure a model's speed and memory. The report says how near they come to what this machine can do."""
     from abaci.bench.comparison import FULL_PLAN, OWN_NAME, QUICK_PLAN, compare
 
     plan = QUICK_PLAN if quick else FULL_PLAN
@@ -123,7 +124,7 @@ def http(
     offline: OfflineOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Put `abaci serve` under load, and other servers under the same, in turns."""
+    """Put `abaci serve` under load. Other servers get the same load, in turns."""
     from abaci.bench.http.comparison import Extent, Kind, compare_servers
     from abaci.bench.http.servers import Plan
     from abaci.engine.threads import plan_threads

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from abaci.cli.terminal import JsonOption, print_json, print_text
+from abaci.cli.verbs import CommandLine
 
 if TYPE_CHECKING:
     from abaci.hub.catalog import Catalog
 
-catalog_commands = typer.Typer(
+catalog_commands = CommandLine(
     help="Take in a later catalog of models, or go back to Abaci's own.", no_args_is_help=True, rich_markup_mode=None
 )
 
@@ -21,7 +22,8 @@ def update(
     key: Annotated[
         str | None,
         typer.Option(
-            help="Public key of minisign that must have signed it, or its .pub file. Default: ABACI_CATALOG_KEY."
+            metavar="KEY",
+            help="Public key of minisign that must have signed it, or its .pub file. Default: ABACI_CATALOG_KEY.",
         ),
     ] = None,
     as_json: JsonOption = False,

@@ -20,7 +20,11 @@ def convert(
     *,
     type_: Annotated[
         str | None,
-        typer.Option("--type", help="For a folder, the type of all weights: f32, f16 or bf16. Without, exact values."),
+        typer.Option(
+            "--type",
+            metavar="TYPE",
+            help="For a folder, the type of all weights: f32, f16 or bf16. Without, exact values.",
+        ),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Write over an existing file, or a folder of nothing but a model's files.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from abaci.cli.terminal import JsonOption, print_json, print_line, print_text, table
+from abaci.cli.verbs import CommandLine
 from abaci.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ NO_LIMIT = "none"
 
 _LIMIT_HEADER = ("REQUESTS/MIN", "TOKENS/MIN", "CONCURRENT", "TOKENS/DAY", "MODELS", "CACHE")
 
-key_commands = typer.Typer(no_args_is_help=True, help="Make, list, limit and revoke the API keys of the server.")
+key_commands = CommandLine(no_args_is_help=True, help="Make, list, limit and revoke the API keys of the server.")
 
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="Its name or id: see `abaci key list`.")]
 ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="The server's settings.")]

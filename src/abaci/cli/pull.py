@@ -29,10 +29,13 @@ def pull(
     *,
     source: Annotated[
         str | None,
-        typer.Option("--from", help="Take it from here: a file, a folder, an http address, or s3://bucket/key."),
+        typer.Option(
+            "--from", metavar="PLACE", help="Take it from here: a file, a folder, an http address, or s3://bucket/key."
+        ),
     ] = None,
     limit_rate: Annotated[
-        str | None, typer.Option(envvar="ABACI_LIMIT_RATE", help="Most bytes per second, e.g. 500k, 2.5M.")
+        str | None,
+        typer.Option(metavar="RATE", envvar="ABACI_LIMIT_RATE", help="Most bytes per second, e.g. 500k, 2.5M."),
     ] = None,
     offline: OfflineOption = False,
     accept_licence: AcceptOption = False,

@@ -21,7 +21,9 @@ _SHOWN_SCORES = 3
 
 def recommend(
     *,
-    task: Annotated[str, typer.Option(help="chat, code, mathematics, reasoning, tools, embedding ...")] = "chat",
+    task: Annotated[
+        str, typer.Option(metavar="TASK", help="chat, code, mathematics, reasoning, tools, embedding ...")
+    ] = "chat",
     context: Annotated[int, typer.Option(min=1, help="Tokens of context that must fit.")] = 8192,
     min_speed: Annotated[float, typer.Option(min=0, help="Tokens per second of an answer, at least.")] = 5.0,
     max_memory: Annotated[

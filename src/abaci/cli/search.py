@@ -20,10 +20,17 @@ def search(
         typer.Argument(metavar="TEXT", help="Words of a name, family, publisher or task; none: all models."),
     ] = None,
     task: Annotated[
-        str | None, typer.Option(help="What it is made for: chat, code, mathematics, reasoning, tools, embedding ...")
+        str | None,
+        typer.Option(
+            metavar="TASK", help="What it is made for: chat, code, mathematics, reasoning, tools, embedding ..."
+        ),
     ] = None,
-    max_size: Annotated[str | None, typer.Option(help="At most so many parameters, e.g. 8B or 500M.")] = None,
-    licence: Annotated[str | None, typer.Option(help="Part of the licence's identifier, e.g. apache or MIT.")] = None,
+    max_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="At most so many parameters, e.g. 8B or 500M.")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Part of the licence's identifier, e.g. apache or MIT.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find models in the catalog."""

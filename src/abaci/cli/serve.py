@@ -21,9 +21,11 @@ def serve(
         list[str] | None, typer.Argument(metavar="MODEL", help="As of `abaci run`; none: the catalog's default.")
     ] = None,
     *,
-    host: Annotated[str | None, typer.Option(help="Address to listen on; beyond loopback a key is needed.")] = None,
+    host: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Address to listen on; beyond loopback a key is needed.")
+    ] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.")] = None,
-    api_key: Annotated[str | None, typer.Option(help="A key that clients must send.")] = None,
+    api_key: Annotated[str | None, typer.Option(metavar="KEY", help="A key that clients must send.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file with further settings.")] = None,
     context: Annotated[int | None, typer.Option(help="Tokens of context per model.")] = None,
     quantize: QuantizeOption = None,
@@ -32,14 +34,20 @@ def serve(
     ] = None,
     lora: LoraOption = None,
     threads: Annotated[int | None, typer.Option(help="Threads; else all cores this process may use.")] = None,
-    state_dir: Annotated[Path | None, typer.Option(help="Folder of the server's database and files.")] = None,
-    keep_alive_seconds: Annotated[float | None, typer.Option(help="Unload a model unused for so long.")] = None,
-    hourly_price: Annotated[float | None, typer.Option(help="Dollars per hour, to put a price on tokens.")] = None,
+    state_dir: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of the server's database and files.")
+    ] = None,
+    keep_alive_seconds: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Unload a model unused for so long.")
+    ] = None,
+    hourly_price: Annotated[
+        float | None, typer.Option(metavar="DOLLARS", help="Dollars per hour, to put a price on tokens.")
+    ] = None,
     share_store: Annotated[
         bool | None, typer.Option("--share-store", help="Let other Abaci servers fetch models from here.")
     ] = None,
     offline: OfflineOption = False,
-    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    log_level: Annotated[str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")] = None,
     accept_licence: AcceptOption = False,
 ) -> None:
     """Serve models over HTTP, and a page to chat on.

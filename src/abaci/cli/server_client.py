@@ -11,8 +11,8 @@ from abaci.errors import AbaciError, AuthenticationError, ModelNotFoundError, Re
 
 _TIMEOUT_SECONDS = 600.0
 
-UrlOption = Annotated[str, typer.Option(envvar="ABACI_URL", help="Where the server listens.")]
-KeyOption = Annotated[str | None, typer.Option(envvar="ABACI_API_KEY", help="The server's key.")]
+UrlOption = Annotated[str, typer.Option(metavar="URL", envvar="ABACI_URL", help="Where the server listens.")]
+KeyOption = Annotated[str | None, typer.Option(metavar="KEY", envvar="ABACI_API_KEY", help="The server's key.")]
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 

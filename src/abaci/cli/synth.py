@@ -13,7 +13,7 @@ from abaci.errors import UsageError
 def synth(
     family: Annotated[str, typer.Argument(metavar="FAMILY", help="qwen2.5, qwen3, qwen3-moe, llama3, gemma3 ...")],
     *,
-    size: Annotated[str, typer.Option(help="One of the family's sizes, such as 7b.")],
+    size: Annotated[str, typer.Option(metavar="SIZE", help="One of the family's sizes, such as 7b.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The GGUF file to write.")],
     type_name: Annotated[str, typer.Option("--type", metavar="TYPE", help="As of `abaci quantize`.")] = "q4_k_m",
     layers: Annotated[int | None, typer.Option(min=1, help="Only so many layers.")] = None,

@@ -1,19 +1,64 @@
-"""What all verbs have in common: their groups in the help, and how they end when something is wrong."""
+"""What all verbs have in common: what their help looks like, and how they end when something is wrong."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from abaci.cli.terminal import print_error, print_line
 from abaci.errors import AbaciError, ResourceError, UsageError
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 INTERRUPTED_EXIT_CODE: Final = 130
 
 _CommandLineError: Final[Any] = typer.BadParameter.__base__
 """What the parser raises for a command line it cannot read; it has no public name."""
+
+
+_TYPE: Final = re.compile(r" <([^<>]*)>$")
+_VALUES: Final = {
+    "int": "N",
+    "int range": "N",
+    "float": "NUMBER",
+    "float range": "NUMBER",
+    "str": "TEXT",
+    "path": "FILE",
+}
+"""What the help calls a value whose option has no name for it."""
+
+
+class Verb(TyperCommand):
+    """Its help says in words what to give: without types of Python, and without braces around what must be given."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        for title, kind, named in (("Arguments", "argument", _without_type), ("Options", "option", _with_value)):
+            records = [param.get_help_record(ctx) for param in self.get_params(ctx) if param.param_type_name == kind]
+            rows = [(named(record[0]), record[1]) for record in records if record is not None]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+
+def _without_type(argument: str) -> str:
+    return _TYPE.sub("", argument)
+
+
+def _with_value(option: str) -> str:
+    return _TYPE.sub(lambda found: f" {_VALUES.get(found[1], found[1])}", option)
+
+
+class CommandLine(typer.Typer):
+    """A group whose commands are of the class above."""
+
+    def command(self, *arguments: Any, **settings: Any) -> Callable[[_Function], _Function]:
+        return super().command(*arguments, cls=Verb, **settings)
 
 
 class Verbs(TyperGroup):
