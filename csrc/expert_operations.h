@@ -168,7 +168,7 @@ class ExpertLinearOperation final : public Operation {
     }
 
   private:
-    static int64_t panels_of(const Program::ExpertPart& part) { return part.rows / kPanel; }
+    static int64_t panels_of(const Program::ExpertPart& part) { return divide_up(part.rows, kPanel); }
 
     // The panels that begin at work from `begin` to `end`, counted from the part's first.
     void run_part(const Program::ExpertPart& part, int64_t begin, int64_t end) {
@@ -190,7 +190,7 @@ class ExpertLinearOperation final : public Operation {
         task.matrix = part.stack;
         task.matrix.rows = part.rows;
         task.matrix.data = part.stack.data + expert * panels_of(part) * part.stack.panel_bytes;
-        task.bias = part.biases ? part.biases + expert * part.rows : nullptr;
+        task.bias = part.biases ? part.biases + expert * panels_of(part) * kPanel : nullptr;
         task.input = p_.slot(in_).activations();
         task.output = p_.slot(part.out).data;
         task.output_stride = p_.slot(part.out).stride;

@@ -7,36 +7,46 @@
 namespace abaci {
 namespace {
 
-// Each head's part of a row times its own matrix. Pieces are heads, for one block of rows.
+// Each head's part of a row times its own matrix. Pieces are heads, for one block of rows. Products are whole panels:
+// where a head ends within one, they are made aside, as they would reach into the next head's.
 class HeadLinearOperation final : public Operation {
   public:
     HeadLinearOperation(Program& program, int in, int64_t in_stride, const PackedMatrix& stack, int32_t num_heads,
-                        int out)
+                        int64_t rows, int out)
         : p_(program),
           in_(in),
           out_(out),
           in_stride_(in_stride),
           stack_(stack),
           num_heads_(num_heads),
-          rows_(stack.rows / num_heads) {}
+          rows_(rows),
+          panels_(divide_up(rows, kPanel)),
+          aside_(rows % kPanel == 0 ? 0 : program.num_threads()) {
+        for (auto& products : aside_) products.resize(kMaxTaskRows * panels_ * kPanel);
+    }
     uint32_t plan() override { return num_heads_ * divide_up(p_.current().input.num_tokens, kMaxTaskRows); }
-    void run(uint32_t piece, int) override {
+    void run(uint32_t piece, int worker) override {
         const int64_t block = piece / num_heads_, head = piece % num_heads_;
         const int64_t first = block * kMaxTaskRows;
+        const Slot& out = p_.slot(out_);
+        float* products = out.row(first) + head * rows_;
         MatmulTask task;
         task.matrix = stack_;
         task.matrix.rows = rows_;
-        task.matrix.data = stack_.data + head * (rows_ / kPanel) * stack_.panel_bytes;
-        task.input = p_.slot(in_).activations().at(0, head * in_stride_);
-        task.output = p_.slot(out_).data + head * rows_;
-        task.output_stride = p_.slot(out_).stride;
+        task.matrix.data = stack_.data + head * panels_ * stack_.panel_bytes;
+        task.input = p_.slot(in_).activations().at(first, head * in_stride_);
+        task.output = aside_.empty() ? products : aside_[worker].data();
+        task.output_stride = aside_.empty() ? out.stride : panels_ * kPanel;
         task.bias = nullptr;
         task.accumulate = false;
-        task.row_begin = first;
-        task.row_end = std::min<int64_t>(p_.current().input.num_tokens, first + kMaxTaskRows);
+        task.row_begin = 0;
+        task.row_end = std::min<int64_t>(p_.current().input.num_tokens - first, kMaxTaskRows);
         task.panel_begin = 0;
-        task.panel_end = rows_ / kPanel;
+        task.panel_end = panels_;
         p_.kernels().matmul[static_cast<int>(stack_.format)](task);
+        if (aside_.empty()) return;
+        for (int64_t r = 0; r < task.row_end; ++r)
+            std::copy_n(task.output + r * task.output_stride, rows_, products + r * out.stride);
     }
 
   private:
@@ -45,7 +55,8 @@ class HeadLinearOperation final : public Operation {
     const int64_t in_stride_;
     const PackedMatrix stack_;
     const int32_t num_heads_;
-    const int64_t rows_;
+    const int64_t rows_, panels_;
+    std::vector<std::vector<float>> aside_;
 };
 
 // Norm of the latent and rotation of the rest of the key, which then goes into its page; rotation of each query's end.

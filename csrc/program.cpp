@@ -205,8 +205,9 @@ void Program::head_norm(int index, const float* weight, int64_t head_dim, float 
     operations_.push_back(std::make_unique<HeadNormOperation>(*this, index, weight, head_dim, epsilon));
 }
 
-void Program::head_linear(int in, int64_t in_stride, const PackedMatrix& stack, int32_t num_heads, int out) {
-    operations_.push_back(std::make_unique<HeadLinearOperation>(*this, in, in_stride, stack, num_heads, out));
+void Program::head_linear(int in, int64_t in_stride, const PackedMatrix& stack, int32_t num_heads, int64_t rows,
+                          int out) {
+    operations_.push_back(std::make_unique<HeadLinearOperation>(*this, in, in_stride, stack, num_heads, rows, out));
 }
 
 void Program::latent_attention(const Latent& latent) {

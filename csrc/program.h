@@ -189,7 +189,8 @@ class Program {
     void attention(int query, int out, int layer, int32_t num_heads, int32_t num_kv_heads, int32_t head_dim,
                    float scale, int32_t window, const float* sinks, bool quantise);
     void head_norm(int slot, const float* weight, int64_t head_dim, float epsilon);
-    void head_linear(int in, int64_t in_stride, const PackedMatrix& stack, int32_t num_heads, int out);
+    // `rows` of each head, whose matrix takes whole panels.
+    void head_linear(int in, int64_t in_stride, const PackedMatrix& stack, int32_t num_heads, int64_t rows, int out);
     struct Latent {
         int query, absorbed, compressed, out, layer, rope;
         const float* norm;
@@ -202,10 +203,10 @@ class Program {
     void choose(int logits, int routing);
     void dispatch(int in, int routing, int out, bool floats, bool quantise);
     struct ExpertPart {
-        PackedMatrix stack;  // all experts, one after another
-        int64_t rows;        // of one expert: whole panels
+        PackedMatrix stack;  // all experts, one after another, each in whole panels
+        int64_t rows;        // of one expert
         int out;
-        const float* biases;  // [experts][rows]; null: none
+        const float* biases;  // [experts][whole panels]; null: none
     };
     void expert_linear(int in, int routing, std::vector<ExpertPart> parts);
     void combine(int in, int routing, int shared, int shared_gate, int out);

@@ -41,9 +41,13 @@ inline nb::ndarray<nb::numpy, uint16_t> code_grid(const std::string& name) {
     return out;
 }
 
+inline int64_t whole_panels(int64_t rows) {
+    return (rows + kPanel - 1) / kPanel * kPanel;
+}
+
 inline size_t packed_bytes(int format, int64_t rows, int64_t columns) {
     check_matrix(format_of(format), rows, columns);
-    const size_t panels = static_cast<size_t>((rows + kPanel - 1) / kPanel);
+    const size_t panels = static_cast<size_t>(whole_panels(rows) / kPanel);
     // Kernels prefetch, and read scales in blocks, a little past the end.
     return (panels * packed_panel_bytes(format_of(format), columns) + 63) / 64 * 64;
 }

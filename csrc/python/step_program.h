@@ -154,15 +154,16 @@ class StepProgram {
     }
     void head_linear(int in, const Matrix& stack, int num_heads, int out) {
         const PackedMatrix& m = stack.packed;
-        check_slot(out, m.rows);
+        check_slot(out, -1);
         check_slot(in, -1);
-        require(num_heads > 0 && m.rows % num_heads == 0 && m.rows / num_heads % kPanel == 0,
-                "heads are not whole panels");
+        require(num_heads > 0 && columns_[out] % num_heads == 0, "heads do not fill the row");
+        const int64_t rows = columns_[out] / num_heads;
+        require(m.rows == num_heads * whole_panels(rows), "heads are not whole panels");
         const int64_t stride = columns_[in] / num_heads;
         require(columns_[in] % num_heads == 0 && stride >= m.columns, "heads do not fill the row");
         check_input(in, m);
         require(!is_quantised(m.format) || stride % kGroup == 0, "heads are not whole groups");
-        program_->head_linear(in, stride, keep(stack), num_heads, out);
+        program_->head_linear(in, stride, keep(stack), num_heads, rows, out);
     }
     void latent_attention(int query, int absorbed, int compressed, int out, int layer, int rope, const Floats1& norm,
                           float epsilon, float scale, int num_heads, int nope_dim) {
@@ -243,18 +244,20 @@ class StepProgram {
         std::vector<Program::ExpertPart> parts;
         for (size_t i = 0; i < stacks.size(); ++i) {
             const PackedMatrix& m = stacks[i].packed;
-            const int64_t rows = m.rows / experts;
-            require(m.rows % experts == 0 && rows % kPanel == 0, "experts are not whole panels");
             check_slot(in, m.columns);
             check_input(in, m);
-            check_slot(outs[i], rows);
+            check_slot(outs[i], -1);
             check_dispatched(outs[i], routing);
+            const int64_t rows = columns_[outs[i]], height = whole_panels(rows);
+            require(m.rows == experts * height, "experts are not whole panels");
             require(!biases[i] || (static_cast<int64_t>(biases[i]->shape(0)) == experts &&
                                    static_cast<int64_t>(biases[i]->shape(1)) == rows),
                     "biases of the wrong size");
             const float* bias = nullptr;
             if (biases[i]) {
-                floats_.emplace_back(biases[i]->data(), biases[i]->data() + m.rows);
+                floats_.emplace_back(m.rows);
+                for (int64_t expert = 0; expert < experts; ++expert)
+                    std::copy_n(biases[i]->data() + expert * rows, rows, floats_.back().begin() + expert * height);
                 bias = floats_.back().data();
             }
             parts.push_back({keep(stacks[i]), rows, outs[i], bias});
@@ -420,7 +423,7 @@ class StepProgram {
     }
     const float* keep(const Floats1& values) {
         // Kernels read biases in whole panels.
-        floats_.emplace_back((values.shape(0) + kPanel - 1) / kPanel * kPanel);
+        floats_.emplace_back(whole_panels(values.shape(0)));
         std::copy_n(values.data(), values.shape(0), floats_.back().begin());
         return floats_.back().data();
     }

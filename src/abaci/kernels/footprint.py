@@ -12,6 +12,7 @@ from typing import Final
 
 from abaci.kernels import _native
 from abaci.kernels.batch import PAGE_TOKENS
+from abaci.kernels.packing import whole_panels
 from abaci.kernels.recording import (
     QUANTISATION_GROUP,
     AttentionStep,
@@ -33,7 +34,6 @@ from abaci.models import decoder
 from abaci.models.spec import Attention, HeadLinear, LatentAttention, ModelSpec
 from abaci.tensor import CacheType, WeightFormat
 
-_PANEL_ROWS: Final = 32
 _FLOAT_BYTES: Final = 4
 
 
@@ -157,7 +157,7 @@ def _matrices(spec: ModelSpec, formats: Mapping[str, WeightFormat], left: Set[st
     for stack in spec.stacks():
         stored = formats[stack.weight]
         weight_format = stack.matrix_format(stored) if isinstance(stack, HeadLinear) else stored
-        sizes[stack.matrix] = weight_format, stack.num_matrices * stack.out_features, stack.in_features
+        sizes[stack.matrix] = weight_format, stack.num_matrices * whole_panels(stack.out_features), stack.in_features
     return {
         name: _Matrix(weight_format, rows, columns, _packed_bytes(weight_format, rows, columns))
         for name, (weight_format, rows, columns) in sizes.items()
@@ -170,7 +170,7 @@ def _packed_bytes(weight_format: WeightFormat, rows: int, columns: int) -> int:
 
 def _slot_bytes(columns: int, is_quantised: bool) -> int:
     """A row of a slot: floats to whole panels; where it is quantised, int8 values, a scale and two sums per group."""
-    floats = -(-columns // _PANEL_ROWS) * _PANEL_ROWS * _FLOAT_BYTES
+    floats = whole_panels(columns) * _FLOAT_BYTES
     groups = columns // QUANTISATION_GROUP
     return floats + (columns + 3 * _FLOAT_BYTES * groups if is_quantised else 0)
 

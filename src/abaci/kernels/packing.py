@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from abaci.errors import FileFormatError, ResourceError, UnsupportedModelError
+from abaci.errors import FileFormatError, ResourceError
 from abaci.kernels import _native
 from abaci.kernels.dequantise import dequantise
 from abaci.kernels.packed_store import KeptWeights, PackedDraft, PackedKey
@@ -230,7 +230,7 @@ class _Spilling:
 def stored_matrices(spec: ModelSpec, source: TensorSource) -> dict[str, RawTensor]:
     """The model's matrices as rows of blocks, by `Linear.matrix`; a stack of them by its tensor, one below another.
 
-    Raises UnsupportedModelError for stacks whose matrices are not whole panels.
+    Each matrix of a stack takes whole panels.
     """
     found = {table.weight: source.tensor(table.weight) for table in spec.embeddings()}
     for linear in spec.linears():
@@ -240,12 +240,7 @@ def stored_matrices(spec: ModelSpec, source: TensorSource) -> dict[str, RawTenso
             if linear.rows is not None:
                 found[linear.matrix] = _select(raw, linear.rows, linear.out_features)
     for stack in spec.stacks():
-        if stack.out_features % _PANEL_ROWS:
-            raise UnsupportedModelError(
-                f"tensor {stack.weight} holds matrices of {stack.out_features} rows; "
-                f"only multiples of {_PANEL_ROWS} are supported"
-            )
-        found[stack.matrix] = _stacked(source.tensor(stack.weight), stack)
+        found[stack.matrix] = _in_whole_panels(_stacked(source.tensor(stack.weight), stack), stack.num_matrices)
     return found
 
 
@@ -257,6 +252,27 @@ def _stacked(raw: RawTensor, stack: HeadLinear | ExpertLinear) -> RawTensor:
     if stack.rows is not None:
         return _select(raw, stack.rows, rows)
     return replace(raw, shape=(rows, stack.in_features), file=None)
+
+
+def whole_panels(rows: int) -> int:
+    """The rows that a matrix of so many takes."""
+    return -(-rows // _PANEL_ROWS) * _PANEL_ROWS
+
+
+def _in_whole_panels(raw: RawTensor, num_matrices: int) -> RawTensor:
+    """Matrices with rows of zero bytes below each, which are zeros in every format, as far as its last panel goes."""
+    rows, columns = raw.shape[0] // num_matrices, raw.shape[1]
+    height = whole_panels(rows)
+    if height == rows:
+        return raw
+
+    def padded() -> memoryview:
+        stored = np.frombuffer(raw.data, np.uint8).reshape(num_matrices, rows, -1)
+        matrices = np.zeros((num_matrices, height, stored.shape[2]), np.uint8)
+        matrices[:, :rows] = stored
+        return matrices.data.cast("B")
+
+    return RawTensor(raw.format, (num_matrices * height, columns), padded, release=raw.release)
 
 
 def _transposed(raw: RawTensor, stack: HeadLinear) -> RawTensor:
