@@ -187,6 +187,25 @@ class QuantiseOperation final : public RowOperation {
     const int slot_;
 };
 
+// The columns of a row in the order in which a matrix has its own.
+class ReorderOperation final : public RowOperation {
+  public:
+    ReorderOperation(Program& program, int in, int out, std::vector<int32_t> order, bool quantise)
+        : RowOperation(program), in_(in), out_(out), order_(std::move(order)), quantise_(quantise) {}
+    void run_row(int64_t r, int) override {
+        const float* from = p_.slot(in_).row(r);
+        const Slot& out = p_.slot(out_);
+        float* to = out.row(r);
+        for (size_t i = 0; i < order_.size(); ++i) to[i] = from[order_[i]];
+        if (quantise_) p_.kernels().quantise(to, out.columns, out.quantised(r));
+    }
+
+  private:
+    const int in_, out_;
+    const std::vector<int32_t> order_;
+    const bool quantise_;
+};
+
 // Pieces are panels of one matrix for one block of rows, block by block, so that a block's activations stay in cache.
 class LinearOperation final : public Operation {
   public:

@@ -174,6 +174,11 @@ void Program::quantise(int index) {
     operations_.push_back(std::make_unique<QuantiseOperation>(*this, index));
 }
 
+void Program::reorder(int in, int out, std::vector<int32_t> order, bool quantise) {
+    if (quantise) want_quantised(slot(out));
+    operations_.push_back(std::make_unique<ReorderOperation>(*this, in, out, std::move(order), quantise));
+}
+
 void Program::linear(int in, std::vector<Part> parts) {
     std::vector<Slot*> outs;
     for (const Part& part : parts) outs.push_back(&slot(part.out));

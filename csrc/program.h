@@ -166,6 +166,8 @@ class Program {
     void embed(int descriptor, int64_t offset, Format format, int64_t columns, float scale, int out);
     void rms_norm(int in, int out, const float* weight, int64_t columns, float epsilon, bool quantise);
     void quantise(int slot);
+    // Column i of `out` is column order[i] of `in`.
+    void reorder(int in, int out, std::vector<int32_t> order, bool quantise);
     struct Part {
         PackedMatrix matrix;
         int out;

@@ -103,6 +103,7 @@ NB_MODULE(_native, m) {
         .def("embed_from_file", &StepProgram::embed_from_file, "descriptor"_a, "offset"_a, "format"_a, "columns"_a,
              "scale"_a, "out"_a)
         .def("rms_norm", &StepProgram::rms_norm, "x"_a, "out"_a, "weight"_a, "epsilon"_a, "quantise"_a)
+        .def("reorder", &StepProgram::reorder, "x"_a, "out"_a, "order"_a, "quantise"_a)
         .def("quantise", &StepProgram::quantise, "slot"_a)
         .def("linear", &StepProgram::linear, "x"_a, "matrices"_a, "outs"_a, "biases"_a, "accumulate"_a)
         .def("prepare_heads", &StepProgram::prepare_heads, "query"_a, "key"_a.none(), "value"_a.none(), "layer"_a,

@@ -100,6 +100,15 @@ class StepProgram {
         require(columns_[slot] % kGroup == 0, "a quantised row is a multiple of 32");
         program_->quantise(slot);
     }
+    void reorder(int in, int out, std::vector<int32_t> order, bool quantise) {
+        const int64_t columns = static_cast<int64_t>(order.size());
+        check_slot(in, columns);
+        check_slot(out, columns);
+        require(in != out, "columns cannot change places within a slot");
+        for (const int32_t column : order) require(column >= 0 && column < columns, "a column out of range");
+        require(!quantise || columns % kGroup == 0, "a quantised row is a multiple of 32");
+        program_->reorder(in, out, std::move(order), quantise);
+    }
     void linear(int in, const std::vector<Matrix>& matrices, const std::vector<int>& outs,
                 const std::vector<std::optional<Floats1>>& biases, bool accumulate) {
         require(!matrices.empty() && matrices.size() == outs.size() && outs.size() == biases.size(),

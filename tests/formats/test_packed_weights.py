@@ -160,6 +160,47 @@ def test_gptq_with_act_order_keeps_its_values(tmp_path: Path, rng: np.random.Gen
     assert any("act-order" in note and note.startswith("1 weights") for note in notes)
 
 
+def read_sorted(folder: Path) -> tuple[WeightFormat, NDArray[np.float32], tuple[str, ...]]:
+    """As the engine asks for it, with the columns put back by the order beside it."""
+    with HuggingFaceCheckpoint.open(folder, sorts_columns=True) as checkpoint:
+        info = checkpoint.tensors[TENSOR]
+        stored = dequantise(info.format, info.shape, checkpoint.data(info))
+        order_info = checkpoint.tensors.get("blk.0.ffn_down.order")
+        if order_info is None:
+            return info.format, stored, checkpoint.notes
+        assert (order_info.format, order_info.shape) == (WeightFormat.F32, (COLUMNS,))
+        order = np.frombuffer(checkpoint.data(order_info), np.float32).astype(int)
+        result = np.empty_like(stored)
+        result[:, order] = stored
+        return info.format, result, checkpoint.notes
+
+
+@pytest.mark.parametrize(("bits", "expected"), [(4, WeightFormat.INT4), (8, WeightFormat.INT8)])
+def test_gptq_with_act_order_stays_small_in_an_order_of_its_own(
+    tmp_path: Path, rng: np.random.Generator, bits: int, expected: WeightFormat
+) -> None:
+    codes, scales, zeros = integers(rng, 4, bits)
+    zeros = zeros if bits == 4 else np.full_like(zeros, 128)
+    group_of_column = rng.permutation(np.arange(COLUMNS) // 64).astype(np.int32)
+    parts = gptq_parts(codes, scales, (zeros - 1) % (1 << bits), bits) | {"g_idx": ("I32", group_of_column)}
+    folder = folder_with(tmp_path, parts, {"quant_method": "gptq", "bits": bits, "desc_act": True})
+    found, result, notes = read_sorted(folder)
+    assert found is expected
+    np.testing.assert_array_equal(result, values(codes, scales, zeros, lambda column: int(group_of_column[column])))
+    assert notes == ()
+
+
+def test_groups_of_different_sizes_are_kept_in_floats(tmp_path: Path, rng: np.random.Generator) -> None:
+    codes, scales, zeros = integers(rng, 4)
+    group_of_column = rng.permutation(np.arange(COLUMNS) // 64).astype(np.int32)
+    group_of_column[np.flatnonzero(group_of_column == 3)[0]] = 0
+    parts = gptq_parts(codes, scales, (zeros - 1) % 16, 4) | {"g_idx": ("I32", group_of_column)}
+    found, result, notes = read_sorted(folder_with(tmp_path, parts, {"quant_method": "gptq", "bits": 4}))
+    assert found is WeightFormat.F32
+    np.testing.assert_array_equal(result, values(codes, scales, zeros, lambda column: int(group_of_column[column])))
+    assert any("different sizes" in note for note in notes)
+
+
 def pack_quantized(bits: int, **weights: object) -> dict[str, Any]:
     scheme = {"num_bits": bits, "type": "int", "symmetric": True, "strategy": "group", **weights}
     groups = {"group_0": {"targets": ["Linear"], "weights": scheme}}

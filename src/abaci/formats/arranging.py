@@ -31,9 +31,15 @@ class ArrangedTensor:
     """None where the bytes stand in the file as they are."""
 
 
-def arrange(model: PublishedModel, published: Mapping[str, PublishedTensor]) -> dict[str, ArrangedTensor]:
-    """All tensors the model needs, by GGUF's names. Raises FileFormatError, UnsupportedModelError."""
-    return _Arranger(model, published).arrange()
+def arrange(
+    model: PublishedModel, published: Mapping[str, PublishedTensor], *, sorts_columns: bool = False
+) -> dict[str, ArrangedTensor]:
+    """All tensors the model needs, by GGUF's names. With `sorts_columns` quantised ones whose groups are scattered have
+    their columns sorted, and beside them a tensor NAME.order (`models.spec.Linear.order`); else they are float32.
+
+    Raises FileFormatError, UnsupportedModelError.
+    """
+    return _Arranger(model, published, sorts_columns).arrange()
 
 
 _NUMBER: Final = re.compile(r"(?<=\.)\d+(?=\.|$)")
@@ -60,9 +66,10 @@ class _Group:
 class _Arranger:
     """Applies a mapping's tensor rules to the tensors of a folder."""
 
-    def __init__(self, model: PublishedModel, published: Mapping[str, PublishedTensor]) -> None:
+    def __init__(self, model: PublishedModel, published: Mapping[str, PublishedTensor], sorts_columns: bool) -> None:
         self._model = model
         self._published = published
+        self._sorts_columns = sorts_columns
         self._rules = {_PLACEHOLDER.sub("#", rule.published): rule for rule in model.mapping.tensors}
 
     def arrange(self) -> dict[str, ArrangedTensor]:
@@ -77,7 +84,19 @@ class _Arranger:
                     members[use.index] = tensor
         if not self._model.is_tied and "output.weight" not in groups:
             raise FileFormatError("tensor lm_head.weight is missing", hint="The folder is incomplete; fetch it again.")
-        arranged = {name: self._arranged(name, group) for name, group in groups.items()}
+        arranged: dict[str, ArrangedTensor] = {}
+        num_scattered = 0
+        for name, group in groups.items():
+            if sorted_ones := self._sorted(name, group):
+                arranged |= sorted_ones
+            else:
+                arranged[name] = self._arranged(name, group)
+                num_scattered += sum(source.sorted is not None for source in group.members.values())
+        if num_scattered:
+            self._model.note(
+                f"{num_scattered} weights have groups out of order (act-order) and are kept as float32, "
+                "which takes 4 bytes a value"
+            )
         return arranged | self._computed()
 
     def _is_needed(self, name: str) -> bool:
@@ -109,6 +128,29 @@ class _Arranger:
             return [_Use(gguf.format(**values) + suffix, rule, index) for index, gguf in enumerate(rule.gguf)]
         stacked = _stacked(rule)
         return [_Use(rule.gguf.format(**values) + suffix, rule, values[stacked] if stacked else 0)]
+
+    def _sorted(self, name: str, group: _Group) -> dict[str, ArrangedTensor]:
+        """A weight with its columns sorted, and their order; none where it has no need of that, or columns move."""
+        rule, source = group.rule, next(iter(group.members.values()))
+        weight, settings = source.sorted, self._model.settings
+        if weight is None or not self._sorts_columns or not isinstance(rule, TensorRule):
+            return {}
+        change = rule.change
+        moves_columns = change is not None and (change.moves_columns or change.needs_floats)
+        if moves_columns or _stacked(rule) is not None or not name.startswith("blk."):
+            return {}
+        shape = source.shape if change is None else change.shape(source.shape, settings)
+
+        def make() -> Array:
+            array = as_array(weight.format, source.shape, weight.read())
+            return array if change is None else change.apply(array, settings)
+
+        order_name = f"{name.removesuffix('.weight')}.order"
+        order = weight.order.astype(np.float32)
+        return {
+            name: _computed(name, weight.format, shape, (source,), make),
+            order_name: _computed(order_name, WeightFormat.F32, order.shape, (), lambda: order),
+        }
 
     def _arranged(self, name: str, group: _Group) -> ArrangedTensor:
         rule = group.rule

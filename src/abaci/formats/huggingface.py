@@ -45,8 +45,8 @@ class HuggingFaceCheckpoint:
         self._tensors = MappingProxyType({name: tensor.info for name, tensor in contents.arranged.items()})
 
     @classmethod
-    def open(cls, folder: Path | str) -> Self:
-        """Open and check a folder.
+    def open(cls, folder: Path | str, *, sorts_columns: bool = False) -> Self:
+        """Open and check a folder; `sorts_columns` as in `arranging.arrange`.
 
         Raises ModelNotFoundError, FileFormatError (file and key in the message), and UnsupportedModelError for a sound
         folder of a type, setting or format that this version does not know.
@@ -60,7 +60,7 @@ class HuggingFaceCheckpoint:
             try:
                 model = PublishedModel.read(values)
                 files = open_files(folder, opened)
-                arranged = arrange(model, published_tensors(files, model))
+                arranged = arrange(model, published_tensors(files, model), sorts_columns=sorts_columns)
             except FileFormatError as error:
                 raise type(error)(_in_folder(folder, error.message), hint=error.hint) from error
             text = TextFiles.read(folder, {**model.values, **values})

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from abaci.errors import FileFormatError, UnsupportedModelError
 from abaci.formats.json_file import read_object
-from abaci.formats.packed_weights import Remarks, Scheme, StoredPart
+from abaci.formats.packed_weights import Remarks, Scheme, SortedWeight, StoredPart
 from abaci.formats.published_model import PublishedModel
 from abaci.formats.safetensors import SafetensorsFile
 from abaci.tensor import WeightFormat
@@ -39,6 +39,8 @@ class PublishedTensor:
     """Index of the file and offset in it, where the bytes stand as they are."""
     floats: Callable[[], NDArray[np.float32]] | None = None
     """The values, of a format with blocks."""
+    sorted: SortedWeight | None = None
+    """The same with its columns in another order."""
 
 
 def open_files(folder: Path, opened: ExitStack) -> list[SafetensorsFile]:
@@ -130,7 +132,9 @@ def _put_together(
         weight = scheme.weight(parts, remarks)
         name = module + naming.joint + naming.whole
         release = partial(_release, tuple(parts.values()))
-        published[name] = PublishedTensor(name, weight.format, weight.shape, weight.read, release, None, weight.floats)
+        published[name] = PublishedTensor(
+            name, weight.format, weight.shape, weight.read, release, None, weight.floats, weight.sorted
+        )
         for last in parts:
             del stored[module + naming.joint + last]
     for sentence in (*remarks.sentences(), *([] if scheme.note is None else [scheme.note])):

@@ -9,9 +9,15 @@ from abaci.formats.huggingface import HuggingFaceCheckpoint
 from abaci.formats.peft import read_peft_adapter
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
-    """A folder is one of Hugging Face's, a file is GGUF. Raises what their `open` raises."""
-    return HuggingFaceCheckpoint.open(path) if path.is_dir() else GgufCheckpoint.open(path)
+def open_checkpoint(path: Path, *, sorts_columns: bool = False) -> Checkpoint:
+    """A folder is one of Hugging Face's, a file is GGUF. Raises what their `open` raises.
+
+    sorts_columns  for who runs the model: weights whose groups are scattered (GPTQ with act-order) come with their
+                   columns sorted, and the order beside them (`models.spec.Linear.order`), instead of as float32.
+    """
+    if path.is_dir():
+        return HuggingFaceCheckpoint.open(path, sorts_columns=sorts_columns)
+    return GgufCheckpoint.open(path)
 
 
 def open_adapter(path: Path, base: Checkpoint) -> Adapter:

@@ -6,7 +6,7 @@ do. Knows the names of the parts, not of the model.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -76,6 +76,15 @@ Parts = Mapping[str, StoredPart]
 
 
 @dataclass(frozen=True, slots=True)
+class SortedWeight:
+    """A weight with its columns sorted, so that groups are runs: column i is column `order[i]` of the weight."""
+
+    format: WeightFormat
+    read: Callable[[], memoryview]
+    order: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
 class PackedWeight:
     """A weight put together: what it is stored as for the kernels, and how its bytes are made."""
 
@@ -84,6 +93,8 @@ class PackedWeight:
     read: Callable[[], memoryview]
     floats: Callable[[], NDArray[np.float32]] | None = None
     """The values of a format with blocks."""
+    sorted: SortedWeight | None = None
+    """The same in less, for who can put what it multiplies into its order."""
 
 
 @dataclass(slots=True)
@@ -165,8 +176,7 @@ class _Integers:
 
     def packed(self, remarks: Remarks) -> PackedWeight:
         if self.group_of_column is not None:
-            remarks.add("have groups out of order (act-order) and are kept as float32, which takes 4 bytes a value")
-            return self._floats()
+            return replace(self._floats(), sorted=self._sorted(self.group_of_column, remarks))
         group_size = self.columns // self.groups
         weight_format = int4_format(self.columns, group_size) if self.bits == 4 else None
         if self.bits == 8 and group_size % _BLOCK == 0 and self._zeros_are_in_the_middle():
@@ -177,6 +187,17 @@ class _Integers:
         make = self._int4 if self.bits == 4 else self._int8
         read = partial(self._read, make, weight_format)
         return PackedWeight(weight_format, (self.rows, self.columns), read, self._values)
+
+    def _sorted(self, group_of_column: NDArray[np.int32], remarks: Remarks) -> SortedWeight | None:
+        """None where groups differ in size, or no block format holds them."""
+        sizes = np.bincount(group_of_column, minlength=self.groups)
+        if (sizes != self.columns // self.groups).any():
+            remarks.add("have groups of different sizes and are kept as float32")
+            return None
+        order = np.argsort(group_of_column, kind="stable")
+        codes = lambda: np.ascontiguousarray(self.codes()[:, order])  # noqa: E731
+        packed = replace(self, codes=codes, group_of_column=None).packed(remarks)
+        return SortedWeight(packed.format, packed.read, order) if packed.format.is_quantised else None
 
     def _read(self, make: Callable[[WeightFormat], NDArray[np.uint8]], weight_format: WeightFormat) -> memoryview:
         return as_bytes(make(weight_format))

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from abaci.errors import FileFormatError
 from abaci.kernels import _native
-from abaci.kernels.packing import FORMAT_NUMBERS, PackedWeights
+from abaci.kernels.packing import DAMAGED_HINT, FORMAT_NUMBERS, PackedWeights
 from abaci.kernels.recording import (
     AddStep,
     AttentionStep,
@@ -31,6 +32,7 @@ from abaci.kernels.recording import (
     QuantiseStep,
     RecordedStep,
     Recorder,
+    ReorderStep,
     ScaleStep,
     Value,
     assign_slots,
@@ -122,8 +124,8 @@ class Emitter:
                 self._emit_embed(step)
             case NormStep(x=x, norm=norm, out=out):
                 program.rms_norm(_slot(x), _slot(out), self._norm(norm), norm.epsilon, out.quantised)
-            case QuantiseStep(x=x):
-                program.quantise(_slot(x))
+            case QuantiseStep() | ReorderStep():
+                self._emit_inputs(step)
             case LinearStep(x=x, linears=linears, outs=outs, accumulate=accumulate):
                 self._observe(x, [linear.weight for linear in linears])
                 matrices = [self._matrix(linear.matrix) for linear in linears]
@@ -147,6 +149,13 @@ class Emitter:
                 self._emit_mixing(step)
             case _:
                 self._emit_experts(step)
+
+    def _emit_inputs(self, step: QuantiseStep | ReorderStep) -> None:
+        match step:
+            case QuantiseStep(x=x):
+                self._program.quantise(_slot(x))
+            case ReorderStep(x=x, order=order, out=out):
+                self._program.reorder(_slot(x), _slot(out), self._order(order), out.quantised)
 
     def _emit_mixing(self, step: HeadLinearStep | LatentStep | DeltaNetStep) -> None:
         match step:
@@ -285,6 +294,13 @@ class Emitter:
     def _bias(self, linear: Linear) -> NDArray[np.float32] | None:
         bias = self._vector(linear.bias)
         return bias if bias is None or linear.rows is None else bias[linear.rows.chosen(linear.out_features)]
+
+    def _order(self, name: str) -> list[int]:
+        """Of columns. Raises FileFormatError for numbers that are no permutation."""
+        numbers = self._weights.vectors[name]
+        if not np.array_equal(np.sort(numbers), np.arange(len(numbers))):
+            raise FileFormatError(f"tensor {name} is not an order of {len(numbers)} columns", hint=DAMAGED_HINT)
+        return [int(number) for number in numbers]
 
     def _vector(self, name: str | None) -> NDArray[np.float32] | None:
         return None if name is None else self._weights.vectors[name]

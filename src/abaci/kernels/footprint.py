@@ -26,6 +26,7 @@ from abaci.kernels.recording import (
     QuantiseStep,
     RecordedStep,
     Recorder,
+    ReorderStep,
     assign_slots,
     values_made,
     values_read,
@@ -188,7 +189,7 @@ def _quantised_slots(steps: Sequence[RecordedStep]) -> set[int | None]:
                 slots.add(x.slot)
             case AttentionStep(out=out) if step.quantises:
                 slots.add(out.slot)
-            case NormStep(out=out) | GatedStep(out=out) | DispatchStep(out=out) if out.quantised:
+            case NormStep(out=out) | GatedStep(out=out) | ReorderStep(out=out) | DispatchStep(out=out) if out.quantised:
                 slots.add(out.slot)
     return slots
 

@@ -1,6 +1,7 @@
 """Records a decoder's operations and turns them into instructions of the step program.
 
-A product with adapters becomes several: A x, the matrix's own, and B times the former added onto the latter.
+A product with adapters becomes several: A x, the matrix's own, and B times the former added onto the latter. Inputs
+of a matrix whose columns are stored in another order are put into that order first.
 
 Three things happen between recording and emission, all of them about memory traffic and none about values:
 an addition to the output of a matrix product becomes the product's starting value; an input of a quantised matrix is
@@ -98,6 +99,15 @@ class NormStep:
 @dataclass(eq=False, slots=True)
 class QuantiseStep:
     x: Value
+
+
+@dataclass(eq=False, slots=True)
+class ReorderStep:
+    """The columns of `x` in the order that the tensor `order` gives."""
+
+    x: Value
+    order: str
+    out: Value
 
 
 @dataclass(eq=False, slots=True)
@@ -238,6 +248,7 @@ RecordedStep = (
     EmbedStep
     | NormStep
     | QuantiseStep
+    | ReorderStep
     | LinearStep
     | AttentionStep
     | HeadNormStep
@@ -303,10 +314,20 @@ class Recorder:
     ) -> tuple[Value, ...]:
         """The products alone, added `onto` values if given."""
         outs = onto or tuple(Value(linear.out_features) for linear in linears)
-        if any(linear.matrix in self.is_quantised for linear in linears):
-            self._quantise(x)
-        self.steps.append(LinearStep(x, tuple(linears), outs, accumulate=onto is not None))
+        for order in dict.fromkeys(linear.order for linear in linears):
+            source = x if order is None else self._reordered(x, order)
+            places = [place for place, linear in enumerate(linears) if linear.order == order]
+            alike = tuple(linears[place] for place in places)
+            if any(linear.matrix in self.is_quantised for linear in alike):
+                self._quantise(source)
+            products = tuple(outs[place] for place in places)
+            self.steps.append(LinearStep(source, alike, products, accumulate=onto is not None))
         return outs
+
+    def _reordered(self, x: Value, order: str) -> Value:
+        out = Value(x.columns)
+        self.steps.append(ReorderStep(x, order, out))
+        return out
 
     def rope(self, x: Operand, rope: Rope, head_dim: int) -> Operand:
         heads = _heads(x)
@@ -417,7 +438,10 @@ class Recorder:
         maker = self.steps[index]
         if isinstance(maker, DispatchStep):
             self._quantise(maker.x)
-        elif not (isinstance(maker, NormStep | GatedStep) or (isinstance(maker, AttentionStep) and maker.quantises)):
+        elif not (
+            isinstance(maker, NormStep | GatedStep | ReorderStep)
+            or (isinstance(maker, AttentionStep) and maker.quantises)
+        ):
             self.steps.insert(index + 1, QuantiseStep(value))
 
     def _plain(self, x: Operand) -> Value:

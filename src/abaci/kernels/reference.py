@@ -374,7 +374,8 @@ class _StepOps:
 
     def _linear(self, x: Floats, linear: Linear) -> Floats:
         chosen = None if linear.rows is None else np.array(linear.rows.chosen(linear.out_features))
-        y = self._weights.multiply(x, linear.weight, chosen)
+        inputs = x if linear.order is None else x[:, self._weights.floats(linear.order).astype(np.intp)]
+        y = self._weights.multiply(inputs, linear.weight, chosen)
         if linear.bias is not None:
             bias = self._weights.floats(linear.bias)
             y = y + (bias if chosen is None else bias[chosen])

@@ -194,10 +194,10 @@ class GgufConfig:
         """RMS norm with the weight `name`.weight, over the hidden size unless told."""
         return Norm(f"{name}.weight", self.hidden_size if size is None else size, self.epsilon)
 
-    def linear(self, name: str, in_features: int, out_features: int) -> Linear:
-        """The matrix `name`.weight, with `name`.bias where the file has one."""
-        bias = f"{name}.bias"
-        return Linear(f"{name}.weight", in_features, out_features, bias if self.has_tensor(bias) else None)
+    def linear(self, name: str, in_features: int, out_features: int, rows: Rows | None = None) -> Linear:
+        """The matrix `name`.weight, with `name`.bias and `name`.order (of its columns) where there are such."""
+        bias, order = (part if self.has_tensor(part) else None for part in (f"{name}.bias", f"{name}.order"))
+        return Linear(f"{name}.weight", in_features, out_features, bias, rows, order)
 
     def fused(self, name: str, in_features: int, sizes: Sequence[int]) -> tuple[Linear, ...]:
         """Matrices that the file stores as one, `name`.weight, one after another with `sizes` outputs."""

@@ -37,7 +37,8 @@ class Ops(Protocol[V]):
         """RMS norm of each head: rows of (tokens * heads, norm.size)."""
 
     def linear(self, x: V, linears: Sequence[Linear]) -> tuple[V, ...]:
-        """x times each matrix, plus its bias and what its adapters add: values of shape (tokens, out_features).
+        """x, its columns in the matrix's order, times each matrix, plus its bias and what its adapters add (of x as it
+        is): values of shape (tokens, out_features).
 
         Given together: they share x.
         """

@@ -37,7 +37,7 @@ def gated_attention(config: GgufConfig, layer: int, rope: Rope) -> Attention:
 
     def half(begin: int) -> Linear:
         rows = Rows(total=stored, period=2 * head_dim, begin=begin)
-        return Linear(f"{block}attn_q.weight", config.hidden_size, heads * head_dim, rows=rows)
+        return config.linear(f"{block}attn_q", config.hidden_size, heads * head_dim, rows)
 
     return Attention(
         query=half(0),
@@ -72,7 +72,7 @@ def delta_net(config: GgufConfig, layer: int) -> DeltaNet:
             return config.linear(f"{block}ssm_{name}", hidden, num_value_heads)
         ratio = num_value_heads // num_key_heads
         rows = Rows(total=2 * num_value_heads, period=2 * ratio, begin=part * ratio)
-        return Linear(f"{block}ssm_ba.weight", hidden, num_value_heads, rows=rows)
+        return config.linear(f"{block}ssm_ba", hidden, num_value_heads, rows)
 
     return DeltaNet(
         query_key_value=config.linear(f"{block}attn_qkv", hidden, 2 * num_key_heads * key_dim + inner),

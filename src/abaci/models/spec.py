@@ -77,13 +77,18 @@ class Rows:
 @dataclass(frozen=True, slots=True)
 class Linear:
     """y = W x + b with W of shape (out_features, in_features), or `rows` of a larger tensor (and bias); and on top what
-    the adapters add, one after another."""
+    the adapters add, one after another.
+
+    `order` names a tensor of shape (in_features,), a permutation of 0, 1, ...: column i of the stored matrix meets
+    input order[i].
+    """
 
     weight: str
     in_features: int
     out_features: int
     bias: str | None = None
     rows: Rows | None = None
+    order: str | None = None
     adapters: "tuple[LowRank, ...]" = ()
 
     @property
@@ -101,6 +106,8 @@ class Linear:
         yield self.weight, (self.stored_rows, self.in_features)
         if self.bias is not None:
             yield self.bias, (self.stored_rows,)
+        if self.order is not None:
+            yield self.order, (self.in_features,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,7 @@ def describe_model(name: str, network: Network, cache_type: CacheType = CacheTyp
 
 def describe_file(path: Path, name: str, cache_type: CacheType = CacheType.F16) -> DescribedModel:
     """A model file or folder that is here. Raises FileFormatError, UnsupportedModelError."""
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, sorts_columns=True)
     try:
         spec = _spec(checkpoint.metadata, checkpoint.tensors, str(path))
         counted = footprint(

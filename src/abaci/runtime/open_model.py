@@ -136,7 +136,7 @@ def open_model(
 
     Raises ModelNotFoundError, FileFormatError, UnsupportedModelError, ResourceError, UsageError.
     """
-    checkpoint = open_checkpoint(resolved.path)
+    checkpoint = open_checkpoint(resolved.path, sorts_columns=True)
     files = _opened_files(checkpoint)
     metadata = checkpoint.metadata
     with ThreadPoolExecutor(1) as background:  # the vocabulary is read while weights are packed
