@@ -53,6 +53,14 @@ def test_wrong_flag_and_variable_are_named_as_they_were_given() -> None:
         read_config(environment={"ABACI_PORT": "eighty"})
 
 
+@pytest.mark.parametrize("key", ["", " ", " secret"])
+def test_a_key_that_no_client_could_send_is_refused_and_not_shown(key: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        read_config(environment={"ABACI_API_KEY": key})
+    assert raised.value.message == "ABACI_API_KEY: api_key is no key that can be sent"
+    assert raised.value.hint == "Give at least one character, and no blanks around them."
+
+
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
         read_config(tmp_path / "none.toml", environment={})

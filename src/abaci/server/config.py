@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from abaci.errors import UsageError
 from abaci.server.validation import demand
@@ -108,6 +108,14 @@ class ServerConfig(BaseModel):
     otlp_endpoint: str | None = None
     """Where OpenTelemetry traces go; None: nowhere."""
 
+    @field_validator("api_key")
+    @classmethod
+    def _can_be_sent(cls, key: str | None) -> str | None:
+        """An empty one, as of a variable that is not set, or one with blanks around it would lock everybody out."""
+        if key is not None and (not key or key != key.strip()):
+            raise ValueError("give at least one character, and no blanks around them")
+        return key
+
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can connect."""
@@ -171,4 +179,5 @@ def _explain(error: ValidationError, sources: Mapping[str, str]) -> UsageError:
     if first["type"] == "extra_forbidden":
         message = f"{sources.get(name, name)}: there is no setting {name!r}"
         return UsageError(message, hint="See docs/serving.md, which lists the settings.")
-    return UsageError(f"{sources.get(name, name)}: {name} is {first['input']!r}", hint=demand(first["msg"]))
+    given = "no key that can be sent" if name == "api_key" else repr(first["input"])  # a secret stays one
+    return UsageError(f"{sources.get(name, name)}: {name} is {given}", hint=demand(first["msg"]))
