@@ -22,6 +22,8 @@ _WHITE_SPACE: Final = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" 
     map(chr, range(0x2000, 0x200B))
 )
 """As Unicode has it; `str.strip` would take four control characters as well."""
+_SPELLED: Final = frozenset({int(TokenType.NORMAL), int(TokenType.BYTE)})
+_CONTROL: Final = int(TokenType.CONTROL)
 
 
 class Tokenizer:
@@ -174,15 +176,13 @@ class Tokenizer:
         """The bytes the token stands for; none for an unused one, its name for a special one."""
         name = self._tokens[self._checked_id(token_id)]
         token_type = self._types[token_id]
-        if token_type == TokenType.UNUSED:
-            return b""
-        if token_type in (TokenType.NORMAL, TokenType.BYTE):
+        if token_type in _SPELLED:
             return self._spelling.bytes_of(name)
-        return name.encode()
+        return b"" if token_type == TokenType.UNUSED else name.encode()
 
     def is_special(self, token_id: int) -> bool:
         """Whether the token steers the model instead of standing for text."""
-        return self._types[self._checked_id(token_id)] == TokenType.CONTROL
+        return self._types[self._checked_id(token_id)] == _CONTROL
 
     def _checked_id(self, token_id: int) -> int:
         if not 0 <= token_id < len(self._tokens):
@@ -195,12 +195,13 @@ class Tokenizer:
 class StreamingDecoder:
     """Decodes tokens as they come. Holds back half a character; the pieces joined equal `decode` of all ids."""
 
-    __slots__ = ("_at_start", "_skip_special", "_tokenizer", "_utf8")
+    __slots__ = ("_at_start", "_begun", "_skip_special", "_tokenizer")
 
     def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True, continuation: bool = False) -> None:
         self._tokenizer = tokenizer
         self._skip_special = skip_special
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._begun = b""
+        """Of a character."""
         self._at_start = tokenizer.adds_space_prefix and not continuation
 
     def push(self, token_ids: Iterable[int]) -> str:
@@ -208,11 +209,16 @@ class StreamingDecoder:
         tokenizer = self._tokenizer
         if self._skip_special:
             token_ids = (i for i in token_ids if not tokenizer.is_special(i))
-        return self._emit(self._utf8.decode(b"".join(map(tokenizer.token_bytes, token_ids))))
+        known = self._begun + b"".join(map(tokenizer.token_bytes, token_ids))
+        text, num_decoded = codecs.utf_8_decode(known, "replace", False)
+        self._begun = known[num_decoded:]
+        return self._emit(text)
 
     def flush(self) -> str:
         """What was held back, as the stream ends here."""
-        return self._emit(self._utf8.decode(b"", final=True))
+        text = self._begun.decode(errors="replace")
+        self._begun = b""
+        return self._emit(text)
 
     def _emit(self, text: str) -> str:
         if self._at_start and text:

@@ -13,9 +13,10 @@ from abaci.generation import TokenEvent, TokenSink
 class EventInbox:
     """Events of the requests that one HTTP call waits for, with the time each was published. One reader."""
 
-    __slots__ = ("_events", "_timer", "_waiter", "_waiting_since")
+    __slots__ = ("_events", "_loop", "_timer", "_waiter", "_waiting_since")
 
     def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._events: deque[tuple[float, TokenEvent]] = deque()
         self._waiter: asyncio.Future[bool] | None = None
         self._waiting_since = 0.0
@@ -40,7 +41,9 @@ class EventInbox:
         """Wait until there is an event; False if none came in time."""
         if self._events:
             return True
-        loop = asyncio.get_running_loop()
+        loop = self._loop
+        if loop is None:  # asked for once: it costs a system call
+            loop = self._loop = asyncio.get_running_loop()
         self._waiter = loop.create_future()
         self._waiting_since = loop.time()
         if self._timer is None:  # one for many waits: most end long before it, and a timer for each would cost more

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from abaci.errors import AbaciError, ForbiddenError, PayloadTooLargeError
 from abaci.server.auth import Authenticator
 from abaci.server.config import ServerConfig
+from abaci.server.replies import SERVER_SEND
 from abaci.server.routes import Route, RouteTable, Rule
 from abaci.server.traces import TRACE_PARENT
 from abaci.server.wire import ANTHROPIC_REQUEST_ID_HEADER, REQUEST_ID_HEADER, error_response, request_id_of
@@ -168,7 +169,7 @@ class _Exchange:
     async def run(self) -> None:
         begin = perf_counter()
         scope = self._scope
-        scope.setdefault("state", {})["request_id"] = self._request_id
+        scope.setdefault("state", {}).update({"request_id": self._request_id, SERVER_SEND: self._send})
         TRACE_PARENT.set(self._headers.get("traceparent"))
         try:
             if not _is_preflight(scope, self._headers):

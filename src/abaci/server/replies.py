@@ -24,12 +24,17 @@ DONE: Final = b"data: [DONE]\n\n"
 _STREAM_HEADERS: Final = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 """The second keeps nginx from collecting a stream before it passes it on."""
 
+SERVER_SEND: Final = "server_send"
+"""Where a scope's state has the server's own `send`. Whatever wraps it on the way in looks at the start of a response
+only, so the pieces of its body need not pass all that."""
+
 
 class Sender:
     """Writes one HTTP response: either whole, or begun and then piece by piece."""
 
-    def __init__(self, send: Send, extra_headers: Mapping[str, str]) -> None:
+    def __init__(self, send: Send, send_body: Send, extra_headers: Mapping[str, str]) -> None:
         self._send = send
+        self._send_body = send_body
         self._extra_headers = extra_headers
         self.is_started = False
         self.blocked_since: float | None = None
@@ -56,7 +61,7 @@ class Sender:
     async def piece(self, body: bytes, *, is_last: bool = False) -> None:
         """Some of the body."""
         self.blocked_since = monotonic()
-        await self._send({"type": "http.response.body", "body": body, "more_body": not is_last})
+        await self._send_body({"type": "http.response.body", "body": body, "more_body": not is_last})
         self.blocked_since = None
 
     @asynccontextmanager
@@ -90,7 +95,7 @@ class Reply(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises what `write` raises."""
-        sender = Sender(send, self._extra_headers)
+        sender = Sender(send, scope["state"].get(SERVER_SEND, send), self._extra_headers)
         work = asyncio.ensure_future(self._write(sender))
         watch = asyncio.ensure_future(self._until_gone(receive, sender))
         try:
