@@ -87,7 +87,7 @@ def test_control_c_keeps_what_was_said_and_ends_with_130(model: ScriptedModel) -
     model.answers = [["Hel", KeyboardInterrupt()]]
     result = run("Hi")
     assert (result.exit_code, result.stdout) == (130, "Hel\n")
-    assert "answer: 1 tokens" in result.stderr
+    assert "answer: 1 token |" in result.stderr
     assert model.num_cancelled == 1
 
 

@@ -25,9 +25,9 @@ class Figures:
         parts = [f"load {self.load_seconds:.2f} s"]
         if self.prompt_tokens is not None:
             cached = f" ({self.cached_tokens} cached)" if self.cached_tokens else ""
-            parts.append(f"prompt: {self.prompt_tokens} tokens{cached}{_rate(self.prompt_tokens_per_second)}")
+            parts.append(f"prompt: {_tokens(self.prompt_tokens)}{cached}{_rate(self.prompt_tokens_per_second)}")
         if self.completion_tokens is not None:
-            parts.append(f"answer: {self.completion_tokens} tokens{_rate(self.completion_tokens_per_second)}")
+            parts.append(f"answer: {_tokens(self.completion_tokens)}{_rate(self.completion_tokens_per_second)}")
         parts.append(f"memory {megabytes(self.peak_memory_bytes)}")
         return " | ".join(parts)
 
@@ -69,6 +69,10 @@ def peak_memory_bytes() -> int:
 
 def _per_second(num_tokens: int, seconds: float) -> float | None:
     return num_tokens / seconds if num_tokens > 0 and seconds > 0 else None
+
+
+def _tokens(count: int) -> str:
+    return "1 token" if count == 1 else f"{count} tokens"
 
 
 def _rate(tokens_per_second: float | None) -> str:
