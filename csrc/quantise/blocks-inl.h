@@ -272,14 +272,20 @@ ABACI_INLINE bool put_iq4_xs(const Group<2>* groups, uint8_t* out) {
     return true;
 }
 
-// How much an error of each value counts. False for values that no format holds.
+// How much an error of each value counts: its column's importance, and more for a value that stands out of its block,
+// as models lean on those (docs/quantize.md has what it gains). False for values that no format holds.
 ABACI_INLINE bool weigh(const float* x, const float* importance, int64_t n, float* weights) {
-    F32x16 sum = zeros(), largest = zeros();
+    F32x16 sum = zeros(), squares = zeros(), largest = zeros();
     for (int64_t i = 0; i < n; i += 16) {
         const F32x16 v = load(x + i);
         sum = add(sum, v);
+        squares = add(squares, mul(v, v));
         largest = max(largest, absolute(v));
-        store(weights + i, importance ? load(importance + i) : splat(1.0f));
+    }
+    const F32x16 inverse = splat(inverse_of(__builtin_sqrtf(reduce_add(squares) / static_cast<float>(n))));
+    for (int64_t i = 0; i < n; i += 16) {
+        const F32x16 weight = add(splat(1.0f), mul(absolute(load(x + i)), inverse));
+        store(weights + i, importance ? mul(weight, load(importance + i)) : weight);
     }
     const float total = reduce_add(sum);  // a maximum may lose what is not a number, a sum does not
     return total == total && reduce_max(largest) <= kLargestWeight;

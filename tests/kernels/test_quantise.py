@@ -80,6 +80,21 @@ def test_importance_moves_error_to_where_it_matters_least(label: str) -> None:
     assert relative_error(weighted, values) > relative_error(plain, values)
 
 
+@pytest.mark.parametrize("label", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL"])
+def test_an_error_of_a_value_that_stands_out_counts_more(label: str) -> None:
+    """With an importance that takes back what their size adds, blocks are those of plain least squares."""
+    blocks = np.random.default_rng(11).standard_t(4, (200, 1, 32)).astype(np.float32)
+    errors = np.zeros((2, 2))
+    for values in blocks:
+        weights = 1 + np.abs(values) / np.sqrt(np.mean(values**2))
+        for place, importance in enumerate((None, (1 / weights[0]).astype(np.float32))):
+            squares = (values_of(label, blocks_of(label, values, importance)) - values) ** 2
+            errors[place] += squares.sum(), (weights * squares).sum()
+    own, plain = errors
+    assert own[1] < plain[1]
+    assert own[0] > plain[0]
+
+
 @pytest.mark.parametrize("label", LARGEST_ERRORS)
 def test_every_target_and_number_of_threads_gives_the_same_bytes(label: str) -> None:
     values = normal_rows(40, 1024) * np.exp(np.random.default_rng(3).standard_normal((40, 1))).astype(np.float32)
@@ -117,13 +132,19 @@ def test_no_row_is_hurt_more_than_zeros_would(
     values = generator.standard_normal((1, 512)) * np.repeat(np.exp2(exponents), 32)
     values[generator.random((1, 512)) < sparsity] = 0
     values = (values if sign == 0 else sign * np.abs(values)).astype(np.float32)
-    assert_no_worse_than_zeros(values, values_of(label, blocks_of(label, values)))
+    assert_no_worse_than_zeros(label, values)
 
 
-def assert_no_worse_than_zeros(values: NDArray[np.float32], found: NDArray[np.float32]) -> None:
+def assert_no_worse_than_zeros(label: str, values: NDArray[np.float32]) -> None:
+    """By what the quantiser weighs: an error of a value counts the more, the more it stands out of its block."""
+    found = values_of(label, blocks_of(label, values))
     assert np.isfinite(found).all()
+    exact = values.astype(np.float64).reshape(-1, WeightFormat[label].block_size)
+    usual = np.sqrt(np.square(exact).mean(axis=1, keepdims=True))
+    weights = (1 + np.abs(exact) / np.where(usual > 0, usual, 1)).reshape(values.shape)
     # Scales are float16: below its smallest number nothing can be kept.
-    assert np.square(found - values).sum() <= np.square(values).sum() + values.size * 2.0**-44
+    allowed = (weights * (np.square(values, dtype=np.float64) + 2.0**-44)).sum()
+    assert (weights * np.square(found.astype(np.float64) - values)).sum() <= allowed
 
 
 @pytest.mark.parametrize("label", LARGEST_ERRORS)
@@ -135,7 +156,7 @@ def test_values_too_small_for_a_scale_are_no_worse_than_zeros(label: str, sign: 
         dense = generator.standard_normal((1, 512))
         for values in (dense, np.abs(dense), np.where(np.arange(512) % 100 == 7, dense, 0)):
             scaled = (sign * values * 2.0**exponent).astype(np.float32)
-            assert_no_worse_than_zeros(scaled, values_of(label, blocks_of(label, scaled)))
+            assert_no_worse_than_zeros(label, scaled)
 
 
 @pytest.mark.parametrize("label", LARGEST_ERRORS)
