@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from abaci.engine.grammar import NUM_CACHED, GrammarCompiler, GrammarError, Vocabulary
+from abaci.engine.json_schema import LARGEST_NUMBER
 from abaci.errors import UsageError
 from abaci.generation import Constraint, ConstraintKind
 
@@ -64,6 +65,7 @@ def walk(matcher, seed, num_tokens=400):
     return None
 
 
+whole_numbers = st.integers(-LARGEST_NUMBER, LARGEST_NUMBER)
 scalars = st.one_of(
     st.just({"type": "boolean"}),
     st.just({"type": "null"}),
@@ -79,13 +81,13 @@ scalars = st.one_of(
     ),
     st.builds(
         lambda values: {"enum": values},
-        st.lists(st.one_of(st.text(max_size=5), st.integers(), st.booleans()), min_size=1, max_size=4),
+        st.lists(st.one_of(st.text(max_size=5), whole_numbers, st.booleans()), min_size=1, max_size=4),
     ),
     st.sampled_from(["^[a-c]{2,5}$", "^x?[0-9]+y$", "[αβ]"]).map(
         lambda pattern: {"type": "string", "pattern": pattern}
     ),
     st.sampled_from(["date", "date-time", "uuid", "ipv4"]).map(lambda name: {"type": "string", "format": name}),
-    st.builds(lambda value: {"const": value}, st.one_of(st.text(max_size=4), st.none(), st.integers())),
+    st.builds(lambda value: {"const": value}, st.one_of(st.text(max_size=4), st.none(), whole_numbers)),
 )
 names = st.text('abcdé "\\\n', min_size=1, max_size=4)
 
@@ -207,7 +209,9 @@ def test_usual_styles_of_json_are_allowed(compiler, style):
         (json_schema({"type": "string", "format": "nonsense"}), "nonsense"),
         (json_schema({"type": "nope"}), "nope"),
         (json_schema({"$ref": "http://127.0.0.1:9/x"}), "cannot be used"),
-        (json_schema({"minimum": 10**400}), "cannot be used"),
+        (json_schema({"minimum": 10**400}), "minimum at schema .* beyond"),
+        (json_schema({"enum": [1, {"a": [2**53 + 1]}]}), "enum at schema .* 9007199254740993, which is beyond"),
+        (json_schema({"items": {"const": -(2**53) - 1}}), "const at schema.items .* beyond"),
         (json_schema({"type": "integer", "minimum": 5, "maximum": 3}), "cannot be used"),
         (json_schema({"$defs": {"n": {"$ref": "#/$defs/n"}}, "$ref": "#/$defs/n"}), "cannot be used"),
         (json_schema(False), "not an object"),

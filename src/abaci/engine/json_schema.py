@@ -23,6 +23,9 @@ MAX_DEFINITIONS: Final = 200
 MAX_MULTIPLE: Final = 10_000
 """The product of all that `multipleOf` asks for, without decimal point and zeros: an automaton counts in its size."""
 
+LARGEST_NUMBER: Final = 2**53
+"""The compiler reads numbers as float64, and beyond this it would take one for its neighbour."""
+
 _WHITESPACE: Final = r" |\n[ \t]{0,64}"
 """Between tokens of JSON: a space, or a line break and what indents the next line. All usual styles, none endless."""
 
@@ -39,6 +42,7 @@ _ANNOTATIONS: Final = frozenset({
     "readOnly", "writeOnly", "contentEncoding", "contentMediaType", "contentSchema", "discriminator",
 })
 # fmt: on
+_NUMBERS: Final = ("enum", "const", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 _SCHEMAS_BY_NAME: Final = ("properties", "patternProperties", "$defs", "definitions")
 _LISTS_OF_SCHEMAS: Final = ("anyOf", "oneOf", "allOf", "prefixItems")
 _SCHEMAS: Final = ("items", "additionalProperties", "additionalItems")
@@ -112,12 +116,26 @@ def _check_keywords(place: str, keywords: dict[str, Any]) -> None:
             f"the JSON schema uses what is not supported: {', '.join(map(repr, refused[:10]))} at {place}",
             hint=f"Supported are {', '.join(sorted(_ENFORCED))}.",
         )
+    for name in _NUMBERS:
+        if (number := _too_large(keywords.get(name))) is not None:
+            raise UsageError(
+                f"{name} at {place} of the JSON schema has {number}, which is beyond 2**53",
+                hint="Make it a string: readers of JSON keep whole numbers exactly only up to 2**53.",
+            )
     properties = keywords.get("properties")
     if isinstance(properties, dict) and len(properties) > MAX_PROPERTIES:
         raise UsageError(
             f"{place} of the JSON schema has {len(properties)} properties",
             hint=f"Keep at most {MAX_PROPERTIES}: group them in objects of their own.",
         )
+
+
+def _too_large(value: Any) -> int | None:
+    """A whole number in a keyword's value that float64 may not hold."""
+    if isinstance(value, int):
+        return value if abs(value) > LARGEST_NUMBER else None
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next((found for item in inner if (found := _too_large(item)) is not None), None)
 
 
 def _is_extension(name: str) -> bool:
