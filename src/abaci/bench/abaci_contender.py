@@ -14,7 +14,7 @@ from abaci.engine.loader import LoadedModel, LoadOptions, load
 from abaci.errors import AbaciError
 from abaci.formats.checkpoint import Checkpoint
 from abaci.generation import GenerationRequest, SamplingParams, TokenEvent
-from abaci.kernels import native
+from abaci.kernels import native  # noqa: F401  # as llama.cpp's library is with its contender: off the clock of loads
 from abaci.runtime.llm import LLM
 from abaci.version import __version__
 
@@ -26,7 +26,6 @@ class AbaciContender:
     """Lives in a child process; answers in plain values (see `contender.Contender` for what the calls mean)."""
 
     def __init__(self) -> None:
-        native.targets()  # imported with this module, as llama.cpp's library is with its own, off the clock of loads
         self._llm: LLM | None = None
         self._model: LoadedModel | None = None
         self._request_numbers = itertools.count()

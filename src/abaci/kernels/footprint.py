@@ -200,7 +200,7 @@ def _page_bytes(spec: ModelSpec, layers: Iterable[int], cache_type: CacheType) -
 
 def _position_bytes(spec: ModelSpec, layer: int, cache_type: CacheType) -> int:
     cache = spec.layers[layer].mixer.cache
-    return (cache.num_key_heads + cache.num_value_heads) * cache_type.head_bytes(cache.head_dim)
+    return cache.num_heads * cache_type.head_bytes(cache.head_dim)
 
 
 def _layer_attention(spec: ModelSpec, layer: int, cache_type: CacheType) -> LayerAttention:

@@ -82,9 +82,7 @@ class ReferenceExecutor:
     def page_bytes(self, group: int) -> int:
         """Bytes that one page of a cache group takes, all its layers together."""
         kept = (self.spec.layers[layer].mixer.cache for layer in self._groups[group].layers)
-        return PAGE_TOKENS * sum(
-            (cache.num_key_heads + cache.num_value_heads) * self._head_bytes(cache.head_dim) for cache in kept
-        )
+        return PAGE_TOKENS * sum(cache.num_heads * self._head_bytes(cache.head_dim) for cache in kept)
 
     def _head_bytes(self, head_dim: int) -> int:
         return self._cache_type.head_bytes(head_dim) if isinstance(self._cache_type, CacheType) else 4 * head_dim
@@ -148,13 +146,11 @@ class _Weights:
             return multiply_integers(x, _select(self._integers[name], chosen))
         floats = self.floats(name)
         matrix = floats.reshape(-1, floats.shape[-1])
-        matrix = matrix if chosen is None else matrix[chosen]
-        return np.stack([matrix @ row for row in x]) if len(x) else np.empty((0, len(matrix)), np.float32)
+        return _product(x, matrix if chosen is None else matrix[chosen])
 
     def multiply_columns(self, x: Floats, name: str, chosen: slice) -> Floats:
         """The same with a matrix whose columns are the `chosen` rows; its values are float32 in either mode."""
-        matrix = np.ascontiguousarray(self.floats(name)[chosen].T)
-        return np.stack([matrix @ row for row in x]) if len(x) else np.empty((0, len(matrix)), np.float32)
+        return _product(x, np.ascontiguousarray(self.floats(name)[chosen].T))
 
     def clear(self) -> None:
         self._floats.clear()
@@ -167,6 +163,11 @@ class _Weights:
                 return False
             self._integers[name] = decode(raw.format, raw.shape, raw.data)
         return True
+
+
+def _product(x: Floats, matrix: Floats) -> Floats:
+    """Row by row, so that a row's result does not depend on how many there are."""
+    return np.stack([matrix @ row for row in x]) if len(x) else np.empty((0, len(matrix)), np.float32)
 
 
 def _select(matrix: GroupedIntegers, chosen: NDArray[np.integer] | slice | None) -> GroupedIntegers:

@@ -94,7 +94,7 @@ class Linear:
     @property
     def matrix(self) -> str:
         """Names the matrix, which the same tensor may hold several of."""
-        return self.weight if self.rows is None else f"{self.weight}[{self.rows.begin}/{self.rows.period}]"
+        return _matrix_name(self.weight, self.rows)
 
     @property
     def stored_rows(self) -> int:
@@ -140,7 +140,7 @@ class HeadLinear:
     @property
     def matrix(self) -> str:
         """As of a Linear."""
-        return self.weight if self.rows is None else f"{self.weight}[{self.rows.begin}/{self.rows.period}]"
+        return _matrix_name(self.weight, self.rows)
 
     @property
     def num_matrices(self) -> int:
@@ -154,8 +154,7 @@ class HeadLinear:
 
     def stored_rows(self, head: int) -> slice:
         """Where those rows stand among all of the tensor's."""
-        period, begin = (self.stored_height, 0) if self.rows is None else (self.rows.period, self.rows.begin)
-        return slice(head * period + begin, head * period + begin + self.stored_height)
+        return _rows_of(head, self.stored_height, self.rows)
 
     def matrix_format(self, stored: WeightFormat) -> WeightFormat:
         """What a tensor of the format `stored` is multiplied in: blocks cannot be cut into columns."""
@@ -186,7 +185,7 @@ class ExpertLinear:
     @property
     def matrix(self) -> str:
         """As of a Linear."""
-        return self.weight if self.rows is None else f"{self.weight}[{self.rows.begin}/{self.rows.period}]"
+        return _matrix_name(self.weight, self.rows)
 
     @property
     def num_matrices(self) -> int:
@@ -195,8 +194,7 @@ class ExpertLinear:
 
     def stored_rows(self, expert: int) -> slice:
         """Where an expert's matrix stands among the rows of all of the tensor's matrices."""
-        period, begin = (self.out_features, 0) if self.rows is None else (self.rows.period, self.rows.begin)
-        return slice(expert * period + begin, expert * period + begin + self.out_features)
+        return _rows_of(expert, self.out_features, self.rows)
 
     def tensors(self) -> Iterator[Tensor]:
         """Those that this part names itself."""
@@ -204,6 +202,16 @@ class ExpertLinear:
         yield self.weight, (self.num_experts, height, self.in_features)
         if self.bias is not None:
             yield self.bias, (self.num_experts, self.out_features)
+
+
+def _matrix_name(weight: str, rows: Rows | None) -> str:
+    return weight if rows is None else f"{weight}[{rows.begin}/{rows.period}]"
+
+
+def _rows_of(index: int, height: int, rows: Rows | None) -> slice:
+    """Of the matrix `index` in a stack of matrices of so many rows each, which may be rows of larger ones."""
+    period, begin = (height, 0) if rows is None else (rows.period, rows.begin)
+    return slice(index * period + begin, index * period + begin + height)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +270,11 @@ class TokenCache:
     num_key_heads: int
     num_value_heads: int
     head_dim: int
+
+    @property
+    def num_heads(self) -> int:
+        """Of both."""
+        return self.num_key_heads + self.num_value_heads
 
 
 @dataclass(frozen=True, slots=True)
