@@ -11,8 +11,9 @@ struct Index {
     static constexpr int value = N;
 };
 
-// Calls pass(Index<rows>, first row) over [begin, end) in runs of at most Most <= 8 rows, as even as possible.
-template <int Most, class Pass>
+// Calls pass(Index<rows>, first row) over [begin, end) in runs of at most Most <= 8 rows, as even as possible; no run
+// has fewer than Least.
+template <int Most, int Least = 1, class Pass>
 ABACI_INLINE void for_runs(int64_t begin, int64_t end, Pass pass) {
     const int64_t num_runs = (end - begin + Most - 1) / Most;
     int64_t row = begin;
@@ -21,25 +22,25 @@ ABACI_INLINE void for_runs(int64_t begin, int64_t end, Pass pass) {
         const int64_t rows = (end - row + left - 1) / left;
         switch (rows) {
             case 1:
-                pass(Index<1>(), row);
+                if constexpr (Least <= 1) pass(Index<1>(), row);
                 break;
             case 2:
-                if constexpr (Most >= 2) pass(Index<2>(), row);
+                if constexpr (Least <= 2 && Most >= 2) pass(Index<2>(), row);
                 break;
             case 3:
-                if constexpr (Most >= 3) pass(Index<3>(), row);
+                if constexpr (Least <= 3 && Most >= 3) pass(Index<3>(), row);
                 break;
             case 4:
-                if constexpr (Most >= 4) pass(Index<4>(), row);
+                if constexpr (Least <= 4 && Most >= 4) pass(Index<4>(), row);
                 break;
             case 5:
-                if constexpr (Most >= 5) pass(Index<5>(), row);
+                if constexpr (Least <= 5 && Most >= 5) pass(Index<5>(), row);
                 break;
             case 6:
-                if constexpr (Most >= 6) pass(Index<6>(), row);
+                if constexpr (Least <= 6 && Most >= 6) pass(Index<6>(), row);
                 break;
             case 7:
-                if constexpr (Most >= 7) pass(Index<7>(), row);
+                if constexpr (Least <= 7 && Most >= 7) pass(Index<7>(), row);
                 break;
             default:
                 if constexpr (Most >= 8) pass(Index<8>(), row);

@@ -11,9 +11,11 @@
 // because the product of the constant and a weight scale (at most 18 significant bits) is exact. Scales that are
 // float32 in the file have more, and there the dot is converted.
 //
-// Few rows ("direct"): codes are unpacked in registers, once per pass of kTileRows rows.
-// Many rows ("tiled"): a block of kBlockGroups groups is unpacked to bytes in the first-level cache, then serves all
-// rows.
+// Up to kTileRows rows ("direct"): codes are unpacked in registers.
+// More rows ("tiled"): the first pass over a block of kBlockGroups groups keeps the bytes it unpacks in the first-level
+// cache, for the passes over the other rows.
+// Both ask for the weights that come next a line or two at a time: requests in a burst fill the queue to memory, and
+// then the products wait with them.
 #pragma once
 
 #include <type_traits>
@@ -25,13 +27,30 @@ namespace abaci {
 namespace {
 
 constexpr int kBlockGroups = 16;
-constexpr int kDirectRows = 2 * kTileRows;
 constexpr int32_t kMagicBits = 0x4B400000;
 constexpr float kMagic = 12582912.0f;
-// Few rows wait for memory: what comes next is asked for twice, into the second-level cache, which waits for more lines
-// at once, and later into the first.
+// What comes next is asked for twice: far ahead into the second-level cache, which waits for more lines at once, and
+// later into the first.
 constexpr int kNearBytes = 2048;
 constexpr int kFarBytes = 16384;
+
+// Bytes that will be needed soon, asked for evenly over a number of calls of fetch(). Whole lines; a few too many do no
+// harm.
+class Ahead {
+  public:
+    Ahead(const uint8_t* begin, int64_t num_bytes, int64_t num_calls)
+        : at_(begin), bytes_per_call_((num_bytes / 64 + num_calls - 1) / num_calls * 64) {}
+    ABACI_INLINE void fetch() {
+        for (const uint8_t* end = at_ + bytes_per_call_; at_ < end; at_ += 64) {
+            prefetch(at_);
+            prefetch_far(at_ + kFarBytes);
+        }
+    }
+
+  private:
+    const uint8_t* at_;
+    int64_t bytes_per_call_;
+};
 
 // Scales of one group for 16 outputs, or of its two halves.
 template <class L>
@@ -307,15 +326,13 @@ void direct_pass(const MatmulTask& task, int64_t panel, int64_t row) {
                 const int end = L::groups_per_record == 2 && count - begin < 2 ? 1 : L::groups_per_record;
                 for (int g = 0; g < end; ++g) {
                     const uint8_t* base = record + L::header_bytes + g * L::group_bytes;
-                    if constexpr (Rows <= 4) {
-                        constexpr size_t share = L::record_bytes / L::groups_per_record;
-                        constexpr int lines = (share + 63) / 64;
-                        const uint8_t* from = record + g * share;
+                    constexpr size_t share = L::record_bytes / L::groups_per_record;
+                    constexpr int lines = (share + 63) / 64;
+                    const uint8_t* from = record + g * share;
 #pragma GCC unroll 32
-                        for (int line = 0; line < lines; ++line) {
-                            prefetch(from + kNearBytes + 64 * line);
-                            prefetch_far(from + kFarBytes + 64 * line);
-                        }
+                    for (int line = 0; line < lines; ++line) {
+                        prefetch(from + kNearBytes + 64 * line);
+                        prefetch_far(from + kFarBytes + 64 * line);
                     }
                     I32x16 first[Rows][halves], second[Rows][halves];
                     dot_group<L, Rows, halves>(
@@ -335,34 +352,21 @@ void direct_pass(const MatmulTask& task, int64_t panel, int64_t row) {
     }
 }
 
-// A block of groups of one panel, unpacked: codes [group][quad][half], scales beside them.
+// A block of groups of one panel, unpacked: codes [group][quad][half], scales beside them. Codes of eight bits are read
+// where they are packed.
 template <class L>
 struct CodeTile {
-    alignas(64) uint8_t codes[kBlockGroups][8][2][64];
+    static constexpr bool has_codes = L::base_bits < 8;
+    alignas(64) uint8_t codes[has_codes ? kBlockGroups : 1][8][2][64];
     GroupScales<L> scales[kBlockGroups][2];
 };
 
-template <class L>
-void unpack_tile(const uint8_t* panel, int64_t group, int count, CodeTile<L>& tile) {
-    for (int g = 0; g < count; ++g) {
-        const int64_t index = group + g;
-        const int in_record = static_cast<int>(index % L::groups_per_record);
-        const uint8_t* record = panel + index / L::groups_per_record * L::record_bytes;
-        const uint8_t* base = record + L::header_bytes + in_record * L::group_bytes;
-        for (int h = 0; h < 2; ++h) {
-            const auto unpack = [&](auto quad) __attribute__((always_inline)) {
-                store_bytes(tile.codes[g][decltype(quad)::value][h], unpack_quad<L, decltype(quad)::value>(base, h));
-            };
-            first_four(unpack);
-            last_four(unpack);
-            tile.scales[g][h] = read_scales<L>(record, in_record, h);
-        }
-    }
-}
-
-template <class L, int Rows>
-void tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t group, int count, const CodeTile<L>& tile) {
+// One pass over `count` groups of a panel, from `group`; the first one over a block fills the tile.
+template <class L, int Rows, bool FillsTile>
+void tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t group, int count, CodeTile<L>& tile,
+               Ahead ahead) {
     constexpr int halves = kTileHalves;
+    const uint8_t* packed = task.matrix.data + panel * task.matrix.panel_bytes;
     RowBlock<Rows> block;
     prepare_rows<L>(task.input, row, group, block);
     for (int first_half = 0; first_half < 2; first_half += halves) {
@@ -370,16 +374,34 @@ void tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t group
         Accumulators<L, Rows, halves> sums;
         sums.begin(task, row, output, group == 0);
         for (int g = 0; g < count; ++g) {
+            const int in_record = static_cast<int>((group + g) % L::groups_per_record);
+            const uint8_t* record = packed + (group + g) / L::groups_per_record * L::record_bytes;
+            const uint8_t* base = record + L::header_bytes + in_record * L::group_bytes;
+            if (first_half == 0) ahead.fetch();
             I32x16 first[Rows][halves], second[Rows][halves];
             dot_group<L, Rows, halves>(
                 block, g,
                 [&](auto index, int h) __attribute__((always_inline)) {
-                    return load_bytes(tile.codes[g][decltype(index)::value][first_half + h]);
+                    constexpr int quad = decltype(index)::value;
+                    const int half = first_half + h;
+                    if constexpr (!CodeTile<L>::has_codes) {
+                        return unpack_quad<L, quad>(base, half);
+                    } else if constexpr (FillsTile) {
+                        const U8x64 codes = unpack_quad<L, quad>(base, half);
+                        store_bytes(tile.codes[g][quad][half], codes);
+                        return codes;
+                    } else {
+                        return load_bytes(tile.codes[g][quad][half]);
+                    }
                 },
                 first, second);
             GroupScales<L> scales[halves];
 #pragma GCC unroll 2
-            for (int h = 0; h < halves; ++h) scales[h] = tile.scales[g][first_half + h];
+            for (int h = 0; h < halves; ++h) {
+                GroupScales<L>& kept = tile.scales[g][first_half + h];
+                if constexpr (FillsTile) kept = read_scales<L>(record, in_record, first_half + h);
+                scales[h] = kept;
+            }
             sums.add_group(first, second, scales, block, g);
         }
         sums.end(task, row, output);
@@ -388,7 +410,8 @@ void tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t group
 
 template <class L>
 void matmul_quantised(const MatmulTask& task) {
-    if (task.row_end - task.row_begin <= kDirectRows) {
+    const int64_t num_rows = task.row_end - task.row_begin;
+    if (num_rows <= kTileRows) {
         for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel)
             for_runs<kTileRows>(task.row_begin, task.row_end, [&](auto rows, int64_t row) {
                 direct_pass<L, decltype(rows)::value>(task, panel, row);
@@ -396,27 +419,31 @@ void matmul_quantised(const MatmulTask& task) {
         return;
     }
     const int64_t num_groups = task.matrix.columns / kGroup;
-    const int64_t num_passes = (task.row_end - task.row_begin + kTileRows - 1) / kTileRows;
+    const int64_t num_passes = (num_rows + kTileRows - 1) / kTileRows;
     CodeTile<L> tile;
     for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel) {
         const uint8_t* packed = task.matrix.data + panel * task.matrix.panel_bytes;
         for (int64_t group = 0; group < num_groups; group += kBlockGroups) {
             const int count = static_cast<int>(num_groups - group < kBlockGroups ? num_groups - group : kBlockGroups);
-            unpack_tile<L>(packed, group, count, tile);
-            // While the rows are multiplied with this block the next one is on its way, a share of it before each pass.
+            // Each pass asks for its share of the next block.
             const uint8_t* next = packed + (group + count) / L::groups_per_record * L::record_bytes;
-            int64_t next_bytes = kBlockGroups / L::groups_per_record * L::record_bytes;
-            int64_t passes_left = num_passes;
-            for_runs<kTileRows>(task.row_begin, task.row_end, [&](auto rows, int64_t row) {
-                const int64_t share = next_bytes / passes_left--;
-                for (int64_t at = 0; at < share; at += 64) prefetch(next + at);
+            constexpr int64_t next_lines = kBlockGroups / L::groups_per_record * L::record_bytes / 64;
+            const int64_t share = 64 * ((next_lines + num_passes - 1) / num_passes);
+            for_runs<kTileRows, (kTileRows + 1) / 2>(task.row_begin, task.row_end, [&](auto rows, int64_t row) {
+                const Ahead ahead(next, share, count);
                 next += share;
-                next_bytes -= share;
-                tile_pass<L, decltype(rows)::value>(task, panel, row, group, count, tile);
+                if (row == task.row_begin) {
+                    tile_pass<L, decltype(rows)::value, true>(task, panel, row, group, count, tile, ahead);
+                } else {
+                    tile_pass<L, decltype(rows)::value, false>(task, panel, row, group, count, tile, ahead);
+                }
             });
         }
     }
 }
+
+constexpr int64_t kFloatBlockBytes = 16384;
+constexpr int kInputsPerFetch = 8;
 
 struct ReadF32 {
     using Stored = float;
@@ -431,9 +458,10 @@ struct ReadBF16 {
     static ABACI_INLINE F32x16 read(const uint16_t* p) { return load_bf16(p); }
 };
 
-// Float weights times float activations: sum = fma(weight, activation, sum) over inputs in order.
+// Float weights times float activations: sum = fma(weight, activation, sum) over inputs in order; inputs [begin, end)
+// of them here.
 template <class Read, int Rows>
-void float_pass(const MatmulTask& task, int64_t panel, int64_t row) {
+void float_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t begin, int64_t end, Ahead ahead) {
     constexpr int halves = kTileHalves;
     using Stored = typename Read::Stored;
     for (int first_half = 0; first_half < 2; first_half += halves) {
@@ -441,9 +469,10 @@ void float_pass(const MatmulTask& task, int64_t panel, int64_t row) {
         const auto* weights = reinterpret_cast<const Stored*>(task.matrix.data + panel * task.matrix.panel_bytes);
         weights += 16 * first_half;
         Accumulators<Layout<Format::Q4_0>, Rows, halves> sums;
-        sums.begin(task, row, output, true);
+        sums.begin(task, row, output, begin == 0);
         const float* x = task.input.floats + row * task.input.float_stride;
-        for (int64_t k = 0; k < task.matrix.columns; ++k) {
+        for (int64_t k = begin; k < end; ++k) {
+            if (first_half == 0 && k % kInputsPerFetch == 0) ahead.fetch();
             F32x16 w[halves];
 #pragma GCC unroll 2
             for (int h = 0; h < halves; ++h) w[h] = Read::read(weights + k * kPanel + 16 * h);
@@ -458,11 +487,26 @@ void float_pass(const MatmulTask& task, int64_t panel, int64_t row) {
     }
 }
 
+// All rows meet a block of weights while it is in the first-level cache.
 template <class Read>
 void matmul_floats(const MatmulTask& task) {
-    for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel)
-        for_runs<kTileRows>(task.row_begin, task.row_end,
-                            [&](auto rows, int64_t row) { float_pass<Read, decltype(rows)::value>(task, panel, row); });
+    constexpr int64_t input_bytes = kPanel * sizeof(typename Read::Stored);
+    constexpr int64_t block = kFloatBlockBytes / input_bytes;
+    const int64_t num_passes = (task.row_end - task.row_begin + kTileRows - 1) / kTileRows;
+    const int64_t columns = task.matrix.columns;
+    for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel) {
+        const uint8_t* packed = task.matrix.data + panel * task.matrix.panel_bytes;
+        for (int64_t begin = 0; begin < columns; begin += block) {
+            const int64_t end = columns - begin < block ? columns : begin + block;
+            const uint8_t* next = packed + end * input_bytes;
+            const int64_t share = (kFloatBlockBytes / 64 + num_passes - 1) / num_passes * 64;
+            for_runs<kTileRows>(task.row_begin, task.row_end, [&](auto rows, int64_t row) {
+                const Ahead ahead(next, share, block / kInputsPerFetch);
+                next += share;
+                float_pass<Read, decltype(rows)::value>(task, panel, row, begin, end, ahead);
+            });
+        }
+    }
 }
 
 }  // namespace
