@@ -17,6 +17,8 @@ from abaci.bench.workloads import Decode, Prefill, Tokens
 from abaci.errors import AbaciError, ResourceError
 from abaci.generation import FinishReason, TokenEvent
 from abaci.kernels.ceilings import Ceilings
+from abaci.kernels.footprint import Product
+from abaci.tensor import WeightFormat
 
 
 @pytest.fixture
@@ -145,12 +147,23 @@ def test_json_has_samples_and_what_follows_from_them():
 
 
 def test_shares_of_the_ceilings():
-    costs = ModelCosts(file_bytes=0, step_bytes=1000, body_operations=200, head_operations=100)
+    body = Product(WeightFormat.Q4_0, 900, 200)
+    head = Product(WeightFormat.Q8_0, 100, 100, is_head=True)
+    costs = ModelCosts(file_bytes=0, products=(body, head))
     ceilings = Ceilings(read_bytes_per_second=50_000.0, int8_operations_per_second=30_000.0)
     assert costs.read_share(Decode(4, 8), 100.0, ceilings) == pytest.approx(25 * 1000 / 50_000)
     assert costs.int8_share(Decode(4, 8), 100.0, ceilings) == pytest.approx(300 * 100 / 30_000)
     assert costs.read_share(Prefill(10), 100.0, ceilings) == pytest.approx(10 * 1000 / 50_000)
     assert costs.int8_share(Prefill(10), 100.0, ceilings) == pytest.approx(210 * 100 / 30_000)
+
+
+def test_streams_that_meet_different_experts_read_more():
+    experts = Product(WeightFormat.Q4_K, 250, 100, unmet_bytes=750)
+    costs = ModelCosts(file_bytes=0, products=(experts,))
+    assert costs.step_bytes(1) == 250
+    assert costs.step_bytes(2) == pytest.approx(1000 * (1 - 0.75**2))
+    ceilings = Ceilings(read_bytes_per_second=10_000.0, int8_operations_per_second=1.0)
+    assert costs.read_share(Decode(2, 8), 16.0, ceilings) == pytest.approx(8 * 437.5 / 10_000)
 
 
 def test_costs_of_a_real_file(smollm2_path):
@@ -159,7 +172,7 @@ def test_costs_of_a_real_file(smollm2_path):
     assert costs.head_operations == 2 * 49152 * 576
     assert costs.body_operations == 2 * 30 * (2 * 576 * 576 + 2 * 192 * 576 + 3 * 1536 * 576)
     body_bytes = costs.body_operations // 2 * 20 // 32
-    assert costs.step_bytes == body_bytes + 49152 * 576 * 34 // 32
+    assert costs.step_bytes(1) == body_bytes + 49152 * 576 * 34 // 32
 
 
 def test_settings_in_words():

@@ -25,6 +25,7 @@ from typing import IO, BinaryIO, Final, NoReturn, Self, TypeGuard
 
 from abaci.errors import FileFormatError, ModelNotFoundError, UnsupportedModelError, UsageError
 from abaci.formats.checkpoint import MetadataValue
+from abaci.formats.string_arrays import split_strings
 from abaci.formats.tokenizer import Tokenizer
 from abaci.tensor import TensorInfo, WeightFormat
 
@@ -38,6 +39,7 @@ _MAX_TENSORS: Final = 1 << 18
 _MAX_SHARDS: Final = 1 << 10
 _MAX_KEY_BYTES: Final = (1 << 16) - 1
 _MAX_TENSOR_NAME_BYTES: Final = 64
+_MANY_STRINGS: Final = 1000
 _BYTES_HINT: Final = "Give the data in the tensor's own format and shape, without padding."
 _MAX_DIMENSIONS: Final = 4
 
@@ -361,10 +363,13 @@ class _Cursor:
         return self.strings(1, what)[0]
 
     def strings(self, count: int, what: str) -> list[str]:
-        """`count` strings, each a 64-bit length and UTF-8. A tight loop: vocabularies have several hundred thousand."""
+        """`count` strings, each a 64-bit length and UTF-8."""
+        if count >= _MANY_STRINGS and (split := split_strings(self.data, self.position, count)):
+            values, self.position = split
+            return values
         data, available, position = self.data, len(self.data), self.position
         length_at = _U64.unpack_from
-        values: list[str] = []
+        values = []
         try:
             for _ in range(count):
                 begin = position + 8

@@ -179,8 +179,7 @@ def _vocabulary(keys: "_Keys", *, begins_text: bool) -> tuple[Vocabulary, _ByTyp
         raise FileFormatError("tokenizer.ggml.tokens is empty or has an empty token", hint=_HINT)
     types = keys.types("token_type", len(tokens))
     by_type = _group_by_type(tokens, types)
-    ids_by_name = {name: i for ids in by_type.values() for name, i in ids.items()}
-    ends = {ids_by_name[name] for name in end_tokens(ids_by_name)}
+    ends = {ids[name] for name in end_tokens(tokens) for ids in by_type.values() if name in ids}
     ends |= {i for key in _END_TOKEN_KEYS if (i := keys.token_id(key, tokens)) is not None}
     for i in ends | set(by_type[TokenType.UNKNOWN].values()):
         by_type[types[i]].pop(tokens[i], None)

@@ -52,6 +52,12 @@ class Product:
     unmet_bytes: int = 0
     """Packed, of the experts that a single token does not meet: many tokens together meet most of them."""
 
+    def bytes_met(self, num_tokens: int) -> float:
+        """What so many tokens together meet of it, if each chooses its experts for itself."""
+        whole_bytes = self.num_bytes + self.unmet_bytes
+        missed_share = (self.unmet_bytes / whole_bytes) ** num_tokens if whole_bytes else 0.0
+        return whole_bytes * (1 - missed_share)
+
 
 @dataclass(frozen=True, slots=True)
 class LayerAttention:

@@ -204,11 +204,8 @@ def _chunk_seconds(model: Footprint, rates: MachineRates, first_position: int, n
 
 
 def _reading_seconds(model: Footprint, product: Product, rates: MachineRates, num_tokens: int = 1) -> float:
-    """Of what so many tokens together meet of it, if each chooses its experts for itself."""
     rate = rates.formats[product.weight_format].bytes_per_second(model.products_bytes)
-    whole_bytes = product.num_bytes + product.unmet_bytes
-    missed_share = (product.unmet_bytes / whole_bytes) ** num_tokens if whole_bytes else 0.0
-    return whole_bytes * (1 - missed_share) / (rate * rates.step.reading_share)
+    return product.bytes_met(num_tokens) / (rate * rates.step.reading_share)
 
 
 def _other_seconds(model: Footprint, rates: MachineRates, num_tokens: int) -> StepSeconds:
