@@ -47,10 +47,12 @@ def test_tuning_keeps_the_likeliest_value_where_nothing_is_better(tokens):
     assert tune(contender, Prefill(64), tokens, ignore) == {"flash_attention": True, "ubatch_tokens": 512}
 
 
-def test_nothing_to_tune_measures_nothing(tokens):
+def test_nothing_to_tune_is_warmed_up_all_the_same(tokens):
     contender = ScriptedContender("own")
-    assert tune(contender, Decode(4, 16), tokens, ignore) == {}
-    assert contender.calls == []
+    told = []
+    assert tune(contender, Decode(4, 16), tokens, told.append) == {}
+    assert len(contender.calls) == 1
+    assert told == ["own: decode, 4 streams, warming up"]
 
 
 def test_repetitions_take_turns_at_the_best_settings(tokens):
@@ -60,7 +62,7 @@ def test_repetitions_take_turns_at_the_best_settings(tokens):
         "peer", {"flash_attention": [True, False]}, lambda s: 100.0 if s["flash_attention"] else 150.0, calls
     )
     figure = measure_alternating([own, peer], Prefill(32), 3, tokens, ignore)
-    timed = calls[2:]
+    timed = calls[3:]
     assert [name for name, _, _ in timed] == ["own", "peer"] * 3
     assert all(settings == {"flash_attention": False} for name, _, settings in timed if name == "peer")
     assert figure.ratio == pytest.approx(2.0)
@@ -71,7 +73,7 @@ def test_every_prefill_is_new_and_both_sides_get_the_same(tokens):
     calls = []
     contenders = [ScriptedContender("own", calls=calls), ScriptedContender("peer", calls=calls)]
     measure_alternating(contenders, Prefill(32), 2, tokens, ignore)
-    prompts = [prompts for _, prompts, _ in calls]
+    prompts = [prompts for _, prompts, _ in calls[2:]]
     assert prompts[0] == prompts[1] != prompts[2] == prompts[3]
 
 

@@ -120,11 +120,12 @@ def compare(
 
 
 def tune(contender: Contender, workload: Workload, tokens: Tokens, tell: Tell) -> Settings:
-    """The settings that run a workload fastest: one option after another, the others kept as they are."""
+    """The settings that run a workload fastest: one option after another, the others kept as they are.
+
+    Without options it is run once all the same, so that nobody comes to the measurement cold.
+    """
     options = contender.options(workload.num_streams, workload.step_tokens)
     settings = {name: values[0] for name, values in options.items()}
-    if not settings:
-        return settings
     trial = workload.trial()
     best_speed = _try(contender, trial, settings, tokens, tell)
     for name, values in options.items():
@@ -148,7 +149,8 @@ def measure_alternating(
 
 
 def _try(contender: Contender, trial: Workload, settings: Settings, tokens: Tokens, tell: Tell) -> float:
-    tell(f"{contender.name}: {trial.name}, trying {describe_settings(settings)}")
+    what = f"trying {describe_settings(settings)}" if settings else "warming up"
+    tell(f"{contender.name}: {trial.name}, {what}")
     contender.configure(settings)
     return trial.run(contender, trial.prompts(tokens)).tokens_per_second
 
