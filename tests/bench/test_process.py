@@ -1,12 +1,20 @@
 """Contenders as processes, and what is read of the system about them."""
 
 import os
+import subprocess
 import time
 
 import pytest
 
 from abaci.bench import process
-from abaci.bench.process import ContenderProcess, MemoryWatch, Neighbours, busy_process, memory_of_status
+from abaci.bench.process import (
+    ContenderProcess,
+    MemoryWatch,
+    Neighbours,
+    busy_process,
+    descendants,
+    memory_of_status,
+)
 from abaci.errors import AbaciError
 
 
@@ -69,11 +77,20 @@ def test_memory_watch_sees_a_peak_that_is_gone_at_the_end():
 
 def test_a_busy_process_is_bound_to_its_processor_and_ends():
     processor = min(os.sched_getaffinity(0))
-    known = set(process._children())
+    known = set(descendants(os.getpid()))
     with busy_process(processor):
-        (child,) = set(process._children()) - known
+        (child,) = set(descendants(os.getpid())) - known
         assert os.sched_getaffinity(child) == {processor}
-    assert child not in process._children()
+    assert child not in descendants(os.getpid())
+
+
+def test_who_descends_from_a_child_is_none_of_the_neighbours():
+    with subprocess.Popen(["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE, text=True) as shell:
+        grandchild = int(shell.stdout.readline())
+        try:
+            assert {shell.pid, grandchild} <= set(descendants(os.getpid()))
+        finally:
+            subprocess.run(["kill", str(grandchild)], check=True)
 
 
 def test_neighbours_are_whoever_is_not_us(monkeypatch):

@@ -6,7 +6,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -185,13 +185,17 @@ def _machine_seconds() -> float:
 
 
 def _own_seconds() -> float:
-    """Processor time of this process and its children, living and gone."""
-    return sum(os.times()[:4]) + sum(_seconds_of(child) for child in _children())
+    """Processor time of this process and of all that descend from it, living and gone."""
+    return sum(os.times()[:4]) + sum(map(_seconds_of, descendants(os.getpid())))
 
 
-def _children() -> list[int]:
-    tasks = Path("/proc/self/task").glob("*/children")
-    return [int(word) for task in tasks for word in task.read_text().split()]
+def descendants(process_id: int) -> Iterator[int]:
+    """Living children of a process, theirs and so on: some servers compute in processes of their own."""
+    for task in Path(f"/proc/{process_id}/task").glob("*/children"):
+        with suppress(OSError):  # it has ended
+            for child in map(int, task.read_text().split()):
+                yield child
+                yield from descendants(child)
 
 
 def _seconds_of(process_id: int) -> float:
@@ -199,5 +203,5 @@ def _seconds_of(process_id: int) -> float:
         after_name = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return 0.0
-    user_ticks, system_ticks, *_ = after_name[11:]
-    return (int(user_ticks) + int(system_ticks)) / os.sysconf("SC_CLK_TCK")
+    own_and_childrens_ticks = map(int, after_name[11:15])  # of children those that have ended
+    return sum(own_and_childrens_ticks) / os.sysconf("SC_CLK_TCK")
