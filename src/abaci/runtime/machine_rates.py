@@ -38,7 +38,7 @@ from abaci.runtime.machine import on_pool, processor_name
 from abaci.tensor import WeightFormat
 from abaci.version import __version__
 
-_FILE_VERSION: Final = 3
+_FILE_VERSION: Final = 4
 _MAX_FILE_BYTES: Final = 1 << 20
 _ENGINE_STEPS: Final = 200
 _LEAST_READ_BYTES: Final = 1 << 26
