@@ -14,8 +14,8 @@
 // Up to kTileRows rows ("direct"): codes are unpacked in registers.
 // More rows ("tiled"): the first pass over a block of kBlockGroups groups keeps the bytes it unpacks in the first-level
 // cache, for the passes over the other rows.
-// Both ask for the weights that come next a line or two at a time: requests in a burst fill the queue to memory, and
-// then the products wait with them.
+// Both ask for the weights that come next a few lines at a time: requests in a burst fill the queue to memory, and then
+// the products wait with them.
 #pragma once
 
 #include <type_traits>
@@ -34,12 +34,16 @@ constexpr float kMagic = 12582912.0f;
 constexpr int kNearBytes = 2048;
 constexpr int kFarBytes = 16384;
 
-// Bytes that will be needed soon, asked for evenly over a number of calls of fetch(). Whole lines; a few too many do no
-// harm.
+// Bytes of each of `num_parts` parts in whole cache lines; the parts may reach a little past the end.
+constexpr int64_t even_lines(int64_t num_bytes, int64_t num_parts) {
+    return (num_bytes / 64 + num_parts - 1) / num_parts * 64;
+}
+
+// Bytes that will be needed soon, asked for evenly over a number of calls of fetch().
 class Ahead {
   public:
     Ahead(const uint8_t* begin, int64_t num_bytes, int64_t num_calls)
-        : at_(begin), bytes_per_call_((num_bytes / 64 + num_calls - 1) / num_calls * 64) {}
+        : at_(begin), bytes_per_call_(even_lines(num_bytes, num_calls)) {}
     ABACI_INLINE void fetch() {
         for (const uint8_t* end = at_ + bytes_per_call_; at_ < end; at_ += 64) {
             prefetch(at_);
@@ -310,7 +314,7 @@ ABACI_INLINE void dot_group(const RowBlock<Rows>& block, int group, Get get, I32
 
 template <class L, int Rows>
 void direct_pass(const MatmulTask& task, int64_t panel, int64_t row) {
-    constexpr int halves = Rows * kTileHalves <= kTileRows * kTileHalves ? kTileHalves : 1;
+    constexpr int halves = kTileHalves;
     const int64_t num_groups = task.matrix.columns / kGroup;
     for (int first_half = 0; first_half < 2; first_half += halves) {
         const int64_t output = panel * kPanel + 16 * first_half;
@@ -427,8 +431,7 @@ void matmul_quantised(const MatmulTask& task) {
             const int count = static_cast<int>(num_groups - group < kBlockGroups ? num_groups - group : kBlockGroups);
             // Each pass asks for its share of the next block.
             const uint8_t* next = packed + (group + count) / L::groups_per_record * L::record_bytes;
-            constexpr int64_t next_lines = kBlockGroups / L::groups_per_record * L::record_bytes / 64;
-            const int64_t share = 64 * ((next_lines + num_passes - 1) / num_passes);
+            const int64_t share = even_lines(kBlockGroups / L::groups_per_record * L::record_bytes, num_passes);
             for_runs<kTileRows, (kTileRows + 1) / 2>(task.row_begin, task.row_end, [&](auto rows, int64_t row) {
                 const Ahead ahead(next, share, count);
                 next += share;
@@ -442,9 +445,6 @@ void matmul_quantised(const MatmulTask& task) {
     }
 }
 
-constexpr int64_t kFloatBlockBytes = 16384;
-constexpr int kInputsPerFetch = 8;
-
 struct ReadF32 {
     using Stored = float;
     static ABACI_INLINE F32x16 read(const float* p) { return load(p); }
@@ -457,6 +457,10 @@ struct ReadBF16 {
     using Stored = uint16_t;
     static ABACI_INLINE F32x16 read(const uint16_t* p) { return load_bf16(p); }
 };
+
+// Float weights that serve all rows while they are in the first-level cache, and how often the next ones are asked for.
+constexpr int64_t kFloatBlockBytes = 16384;
+constexpr int kInputsPerFetch = 8;
 
 // Float weights times float activations: sum = fma(weight, activation, sum) over inputs in order; inputs [begin, end)
 // of them here.
@@ -487,7 +491,6 @@ void float_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t begi
     }
 }
 
-// All rows meet a block of weights while it is in the first-level cache.
 template <class Read>
 void matmul_floats(const MatmulTask& task) {
     constexpr int64_t input_bytes = kPanel * sizeof(typename Read::Stored);
@@ -499,7 +502,7 @@ void matmul_floats(const MatmulTask& task) {
         for (int64_t begin = 0; begin < columns; begin += block) {
             const int64_t end = columns - begin < block ? columns : begin + block;
             const uint8_t* next = packed + end * input_bytes;
-            const int64_t share = (kFloatBlockBytes / 64 + num_passes - 1) / num_passes * 64;
+            const int64_t share = even_lines(kFloatBlockBytes, num_passes);
             for_runs<kTileRows>(task.row_begin, task.row_end, [&](auto rows, int64_t row) {
                 const Ahead ahead(next, share, block / kInputsPerFetch);
                 next += share;

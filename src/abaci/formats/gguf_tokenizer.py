@@ -179,7 +179,8 @@ def _vocabulary(keys: "_Keys", *, begins_text: bool) -> tuple[Vocabulary, _ByTyp
         raise FileFormatError("tokenizer.ggml.tokens is empty or has an empty token", hint=_HINT)
     types = keys.types("token_type", len(tokens))
     by_type = _group_by_type(tokens, types)
-    ends = {ids[name] for name in end_tokens(tokens) for ids in by_type.values() if name in ids}
+    names = end_tokens(tokens)
+    ends = set({name: ids[name] for ids in by_type.values() for name in names if name in ids}.values())
     ends |= {i for key in _END_TOKEN_KEYS if (i := keys.token_id(key, tokens)) is not None}
     for i in ends | set(by_type[TokenType.UNKNOWN].values()):
         by_type[types[i]].pop(tokens[i], None)

@@ -39,6 +39,7 @@ from abaci.tensor import WeightFormat
 from abaci.version import __version__
 
 _FILE_VERSION: Final = 4
+"""Of the file's form, and of kernels whose speed changed within a version of the program."""
 _MAX_FILE_BYTES: Final = 1 << 20
 _ENGINE_STEPS: Final = 200
 _LEAST_READ_BYTES: Final = 1 << 26
