@@ -86,18 +86,19 @@ struct Activations {
     }
 };
 
+// Keeps a task's activations in the second-level cache.
+inline constexpr int kMaxTaskRows = 132;
+
 struct MatmulTask {
     PackedMatrix matrix;
     Activations input;
     float* output;
     size_t output_stride;
-    const float* bias;  // null, or rounded up to whole panels
-    bool accumulate;    // start from what the output holds (a residual) instead of zero
-    int64_t row_begin, row_end;
+    const float* bias;           // null, or rounded up to whole panels
+    bool accumulate;             // start from what the output holds (a residual) instead of zero
+    int64_t row_begin, row_end;  // at most kMaxTaskRows
     int64_t panel_begin, panel_end;
 };
-// Rows of one matmul task at most; keeps a task's activations in the second-level cache.
-inline constexpr int kMaxTaskRows = 132;
 
 // See abaci/models/spec.py, Activation.
 enum class ActivationKind : int32_t { Silu, GeluTanh, Sigmoid, ClampedSwiglu };

@@ -13,7 +13,7 @@
 //
 // Up to kTileRows rows ("direct"): codes are unpacked in registers.
 // More rows ("tiled"): the first pass over a block of kBlockGroups groups keeps the bytes it unpacks in the first-level
-// cache, for the passes over the other rows.
+// cache, for the passes over the other rows. Between blocks the sums wait side by side, wherever the output's rows lie.
 // Both ask for the weights that come next a few lines at a time: requests in a burst fill the queue to memory, and then
 // the products wait with them.
 #pragma once
@@ -207,26 +207,61 @@ struct Accumulators {
         }
     }
 
-    ABACI_INLINE void begin(const MatmulTask& task, int64_t row, int64_t output, bool first_block) {
-#pragma GCC unroll 8
-        for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 2
-            for (int h = 0; h < Halves; ++h) {
-                const int64_t at = output + 16 * h;
-                if (task.accumulate || !first_block) {
-                    sum[r][h] = load(task.output + (row + r) * task.output_stride + at);
-                } else {
-                    sum[r][h] = task.bias ? load(task.bias + at) : zeros();
-                }
-            }
+    ABACI_INLINE void begin(const MatmulTask& task, int64_t row, int64_t output) {
+        if (task.accumulate) {
+            resume(task.output + row * task.output_stride + output, task.output_stride);
+        } else {
+            resume(task.bias ? task.bias + output : no_bias, 0);
+        }
     }
 
     ABACI_INLINE void end(const MatmulTask& task, int64_t row, int64_t output) {
+        suspend(task.output + row * task.output_stride + output, task.output_stride);
+    }
+
+    ABACI_INLINE void resume(const float* from, int64_t stride) {
 #pragma GCC unroll 8
         for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 2
-            for (int h = 0; h < Halves; ++h)
-                store(task.output + (row + r) * task.output_stride + output + 16 * h, sum[r][h]);
+            for (int h = 0; h < Halves; ++h) sum[r][h] = load(from + r * stride + 16 * h);
+    }
+
+    ABACI_INLINE void suspend(float* to, int64_t stride) {
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+            for (int h = 0; h < Halves; ++h) store(to + r * stride + 16 * h, sum[r][h]);
+    }
+
+  private:
+    alignas(64) static constexpr float no_bias[16 * Halves] = {};
+};
+
+// Sums of a task's rows for one panel, between blocks of inputs.
+struct PanelSums {
+    alignas(64) float values[kMaxTaskRows][kPanel];
+
+    template <class Sums>
+    ABACI_INLINE void begin_block(Sums& sums, const MatmulTask& task, int64_t row, int64_t output, bool is_first) {
+        if (is_first) {
+            sums.begin(task, row, output);
+        } else {
+            sums.resume(at(task, row, output), kPanel);
+        }
+    }
+
+    template <class Sums>
+    ABACI_INLINE void end_block(Sums& sums, const MatmulTask& task, int64_t row, int64_t output, bool is_last) {
+        if (is_last) {
+            sums.end(task, row, output);
+        } else {
+            sums.suspend(at(task, row, output), kPanel);
+        }
+    }
+
+  private:
+    float* at(const MatmulTask& task, int64_t row, int64_t output) {
+        return values[row - task.row_begin] + output % kPanel;
     }
 };
 
@@ -319,7 +354,7 @@ void direct_pass(const MatmulTask& task, int64_t panel, int64_t row) {
     for (int first_half = 0; first_half < 2; first_half += halves) {
         const int64_t output = panel * kPanel + 16 * first_half;
         Accumulators<L, Rows, halves> sums;
-        sums.begin(task, row, output, true);
+        sums.begin(task, row, output);
         const uint8_t* record = task.matrix.data + panel * task.matrix.panel_bytes;
         RowBlock<Rows> block;
         for (int64_t at = 0; at < num_groups; at += kBlockGroups) {
@@ -368,7 +403,7 @@ struct CodeTile {
 // One pass over `count` groups of a panel, from `group`; the first one over a block fills the tile.
 template <class L, int Rows, bool FillsTile>
 void tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t group, int count, CodeTile<L>& tile,
-               Ahead ahead) {
+               PanelSums& kept, Ahead ahead) {
     constexpr int halves = kTileHalves;
     const uint8_t* packed = task.matrix.data + panel * task.matrix.panel_bytes;
     RowBlock<Rows> block;
@@ -376,7 +411,7 @@ void tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t group
     for (int first_half = 0; first_half < 2; first_half += halves) {
         const int64_t output = panel * kPanel + 16 * first_half;
         Accumulators<L, Rows, halves> sums;
-        sums.begin(task, row, output, group == 0);
+        kept.begin_block(sums, task, row, output, group == 0);
         for (int g = 0; g < count; ++g) {
             const int in_record = static_cast<int>((group + g) % L::groups_per_record);
             const uint8_t* record = packed + (group + g) / L::groups_per_record * L::record_bytes;
@@ -402,13 +437,13 @@ void tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t group
             GroupScales<L> scales[halves];
 #pragma GCC unroll 2
             for (int h = 0; h < halves; ++h) {
-                GroupScales<L>& kept = tile.scales[g][first_half + h];
-                if constexpr (FillsTile) kept = read_scales<L>(record, in_record, first_half + h);
-                scales[h] = kept;
+                GroupScales<L>& of = tile.scales[g][first_half + h];
+                if constexpr (FillsTile) of = read_scales<L>(record, in_record, first_half + h);
+                scales[h] = of;
             }
             sums.add_group(first, second, scales, block, g);
         }
-        sums.end(task, row, output);
+        kept.end_block(sums, task, row, output, (group + count) * kGroup == task.matrix.columns);
     }
 }
 
@@ -425,6 +460,7 @@ void matmul_quantised(const MatmulTask& task) {
     const int64_t num_groups = task.matrix.columns / kGroup;
     const int64_t num_passes = (num_rows + kTileRows - 1) / kTileRows;
     CodeTile<L> tile;
+    PanelSums kept;
     for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel) {
         const uint8_t* packed = task.matrix.data + panel * task.matrix.panel_bytes;
         for (int64_t group = 0; group < num_groups; group += kBlockGroups) {
@@ -436,9 +472,9 @@ void matmul_quantised(const MatmulTask& task) {
                 const Ahead ahead(next, share, count);
                 next += share;
                 if (row == task.row_begin) {
-                    tile_pass<L, decltype(rows)::value, true>(task, panel, row, group, count, tile, ahead);
+                    tile_pass<L, decltype(rows)::value, true>(task, panel, row, group, count, tile, kept, ahead);
                 } else {
-                    tile_pass<L, decltype(rows)::value, false>(task, panel, row, group, count, tile, ahead);
+                    tile_pass<L, decltype(rows)::value, false>(task, panel, row, group, count, tile, kept, ahead);
                 }
             });
         }
@@ -465,7 +501,8 @@ constexpr int kInputsPerFetch = 8;
 // Float weights times float activations: sum = fma(weight, activation, sum) over inputs in order; inputs [begin, end)
 // of them here.
 template <class Read, int Rows>
-void float_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t begin, int64_t end, Ahead ahead) {
+void float_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t begin, int64_t end, PanelSums& kept,
+                Ahead ahead) {
     constexpr int halves = kTileHalves;
     using Stored = typename Read::Stored;
     for (int first_half = 0; first_half < 2; first_half += halves) {
@@ -473,7 +510,7 @@ void float_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t begi
         const auto* weights = reinterpret_cast<const Stored*>(task.matrix.data + panel * task.matrix.panel_bytes);
         weights += 16 * first_half;
         Accumulators<Layout<Format::Q4_0>, Rows, halves> sums;
-        sums.begin(task, row, output, begin == 0);
+        kept.begin_block(sums, task, row, output, begin == 0);
         const float* x = task.input.floats + row * task.input.float_stride;
         for (int64_t k = begin; k < end; ++k) {
             if (first_half == 0 && k % kInputsPerFetch == 0) ahead.fetch();
@@ -487,7 +524,7 @@ void float_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t begi
                 for (int h = 0; h < halves; ++h) sums.sum[r][h] = fma(w[h], a, sums.sum[r][h]);
             }
         }
-        sums.end(task, row, output);
+        kept.end_block(sums, task, row, output, end == task.matrix.columns);
     }
 }
 
@@ -497,6 +534,7 @@ void matmul_floats(const MatmulTask& task) {
     constexpr int64_t block = kFloatBlockBytes / input_bytes;
     const int64_t num_passes = (task.row_end - task.row_begin + kTileRows - 1) / kTileRows;
     const int64_t columns = task.matrix.columns;
+    PanelSums kept;
     for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel) {
         const uint8_t* packed = task.matrix.data + panel * task.matrix.panel_bytes;
         for (int64_t begin = 0; begin < columns; begin += block) {
@@ -506,7 +544,7 @@ void matmul_floats(const MatmulTask& task) {
             for_runs<kTileRows>(task.row_begin, task.row_end, [&](auto rows, int64_t row) {
                 const Ahead ahead(next, share, block / kInputsPerFetch);
                 next += share;
-                float_pass<Read, decltype(rows)::value>(task, panel, row, begin, end, ahead);
+                float_pass<Read, decltype(rows)::value>(task, panel, row, begin, end, kept, ahead);
             });
         }
     }
