@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from abaci.errors import UnsupportedModelError, UsageError
 from abaci.formats import word_rules
 from abaci.formats.checkpoint import Checkpoint
 from abaci.formats.converting import convert_to_folder, convert_to_gguf
-from abaci.formats.gguf import GgufCheckpoint
+from abaci.formats.gguf import GgufCheckpoint, TensorSource, write_gguf
 from abaci.formats.huggingface import HuggingFaceCheckpoint
 from abaci.formats.tokenizer_keys import PROBES, tokenizer_keys
+from abaci.formats.weight_arrays import as_array, as_bytes
 from abaci.kernels.dequantise import dequantise
+from abaci.models.huggingface.latent import AbsorbedKeysAndValues
 from abaci.tensor import WeightFormat
 
 LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -146,6 +149,43 @@ def test_a_file_of_quantised_weights_becomes_a_folder_of_the_same_values(name: s
             for text in PROBES:
                 assert folder.tokenizer().encode(text) == file.tokenizer().encode(text)
             assert folder.tokenizer().end_token_ids == file.tokenizer().end_token_ids
+
+
+@pytest.mark.parametrize("source", ["deepseek_v2", "deepseek_v3"], indirect=True)
+def test_older_files_of_latent_attention_become_the_same_folder(source: Path, tmp_path: Path) -> None:
+    with_tokenizer(source, small_vocabulary(), eos_token="<|end|>")
+    with HuggingFaceCheckpoint.open(source) as checkpoint:
+        write_older_latent(checkpoint, tmp_path / "older.gguf")
+    with GgufCheckpoint.open(tmp_path / "older.gguf") as checkpoint:
+        convert_to_folder(checkpoint, tmp_path / "again", dequantise)
+    assert stored(tmp_path / "again") == stored(source)
+
+
+def write_older_latent(checkpoint: Checkpoint, path: Path) -> None:
+    """As it was converted before: sizes of the heads, and what makes keys and values in one matrix."""
+    metadata = dict(checkpoint.gguf_metadata())
+    for key in ("key_length", "value_length"):
+        metadata[f"deepseek2.attention.{key}"] = metadata.pop(f"deepseek2.attention.{key}_mla")
+    metadata["deepseek2.attention.head_count_kv"] = metadata["deepseek2.attention.head_count"]
+    settings = {
+        "attention.head_count": metadata["deepseek2.attention.head_count"],
+        "attention.key_length_mla": metadata["deepseek2.attention.key_length"],
+        "attention.value_length_mla": metadata["deepseek2.attention.value_length"],
+        "rope.dimension_count": metadata["deepseek2.rope.dimension_count"],
+    }
+    sources: list[TensorSource] = []
+    for name, tensor in checkpoint.tensors.items():
+        array = as_array(tensor.format, tensor.shape, checkpoint.data(tensor))
+        if name.endswith("attn_v_b.weight"):
+            continue
+        if name.endswith("attn_k_b.weight"):
+            values = checkpoint.tensors[name.replace("attn_k_b", "attn_v_b")]
+            parts = [array, as_array(values.format, values.shape, checkpoint.data(values))]
+            array = AbsorbedKeysAndValues().join(parts, settings)
+        sources.append(
+            (name.replace("attn_k_b", "attn_kv_b"), tensor.format, array.shape, partial(iter, [as_bytes(array)]))
+        )
+    write_gguf(path, metadata, sources)
 
 
 def test_a_type_may_be_asked_for(tmp_path: Path) -> None:

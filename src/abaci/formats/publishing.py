@@ -66,12 +66,12 @@ def publish(checkpoint: Checkpoint, dequantise: Dequantise, wanted: WeightFormat
 class _Settings:
     """`models.huggingface.mapping.Gguf` over a checkpoint."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, mapping: ModelMapping) -> None:
         self._checkpoint = checkpoint
-        prefix = f"{checkpoint.metadata.get('general.architecture')}."
-        self.values = {
-            key.removeprefix(prefix): value for key, value in checkpoint.metadata.items() if key.startswith(prefix)
-        }
+        prefix = f"{mapping.architecture}."
+        self.values = mapping.modernise(
+            {key.removeprefix(prefix): value for key, value in checkpoint.metadata.items() if key.startswith(prefix)}
+        )
         self._read: set[str] = set()
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -105,7 +105,7 @@ class _Publisher:
         self._mapping = mapping
         self._dequantise = dequantise
         self._wanted = wanted
-        self._settings = _Settings(checkpoint)
+        self._settings = _Settings(checkpoint, mapping)
         self._usual = wanted or _usual_format(checkpoint.tensors.values())
         self._rules = _rules_by_gguf_name(mapping)
 

@@ -98,6 +98,21 @@ class LatentSizes:
         }
 
 
+def with_latent_head(settings: Settings) -> Settings:
+    """Older conversions have the sizes of the heads where newer ones have those of the one latent head."""
+    if "attention.key_length_mla" in settings:
+        return settings
+    latent = whole_number(settings, "attention.kv_lora_rank")
+    return {
+        **settings,
+        "attention.head_count_kv": 1,
+        "attention.key_length": latent + whole_number(settings, "rope.dimension_count"),
+        "attention.value_length": latent,
+        "attention.key_length_mla": whole_number(settings, "attention.key_length"),
+        "attention.value_length_mla": whole_number(settings, "attention.value_length"),
+    }
+
+
 _ROPE = Rope(log_multiplier=0.1)
 
 
@@ -125,6 +140,8 @@ LATENT_PROJECTIONS = (
     TensorRule(f"{_ATTENTION}.q_b_proj", "blk.{layer}.attn_q_b"),
     TensorRule(f"{_ATTENTION}.kv_a_proj_with_mqa", "blk.{layer}.attn_kv_a_mqa"),
     TensorRule(f"{_ATTENTION}.kv_a_layernorm", "blk.{layer}.attn_kv_a_norm"),
+    # Of older conversions. A folder's tensor goes by the last rule that has its name.
+    TensorRule(f"{_ATTENTION}.kv_b_proj.weight", "blk.{layer}.attn_kv_b.weight"),
     SplitRule(
         f"{_ATTENTION}.kv_b_proj.weight",
         ("blk.{layer}.attn_k_b.weight", "blk.{layer}.attn_v_b.weight"),

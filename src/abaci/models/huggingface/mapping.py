@@ -250,6 +250,8 @@ class ModelMapping:
     tensors: tuple[TensorRule | SplitRule, ...]
     computed: tuple[ComputedTensor, ...] = ()
     is_tied_by_default: bool = False
+    modernise: Callable[[Mapping[str, Value]], Mapping[str, Value]] = dict
+    """Settings of a GGUF file in the words that the rules use: older conversions have others."""
     guess_prefixes: tuple[str, ...] = ()
     """Of published names that belong to layers for guessing several tokens at once, which are not used."""
 

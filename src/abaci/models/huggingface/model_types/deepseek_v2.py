@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from abaci.models.huggingface.dense import ENDS, GATED_MLP, NORMS, decoder_settings
 from abaci.models.huggingface.experts import EXPERTS, ROUTER, ROUTER_TRAINING, SHARED_EXPERTS, expert_settings
-from abaci.models.huggingface.latent import LATENT_PROJECTIONS, LatentRope, LatentSizes
+from abaci.models.huggingface.latent import LATENT_PROJECTIONS, LatentRope, LatentSizes, with_latent_head
 from abaci.models.huggingface.mapping import Gguf, Implied, ModelMapping, Number, Only, Unused, Value, Whole
 from abaci.models.huggingface.published_config import PublishedConfig
 
@@ -54,5 +54,6 @@ MAPPING = ModelMapping(
         Only("moe_layer_freq", 1),
         Unused((*ROUTER_TRAINING, "head_dim", "qk_head_dim", "ep_size")),
     ),
+    modernise=with_latent_head,
     tensors=(*ENDS, *LATENT_PROJECTIONS, *NORMS, *GATED_MLP, ROUTER, *EXPERTS, *SHARED_EXPERTS),
 )

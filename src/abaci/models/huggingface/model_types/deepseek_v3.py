@@ -9,7 +9,7 @@ from abaci.models.huggingface.experts import (
     SHARED_EXPERTS,
     expert_settings,
 )
-from abaci.models.huggingface.latent import LATENT_PROJECTIONS, LatentRope, LatentSizes
+from abaci.models.huggingface.latent import LATENT_PROJECTIONS, LatentRope, LatentSizes, with_latent_head
 from abaci.models.huggingface.mapping import Implied, ModelMapping, Number, Only, Unused, Whole
 
 MAPPING = ModelMapping(
@@ -35,6 +35,7 @@ MAPPING = ModelMapping(
         Only("moe_layer_freq", 1),
         Unused((*ROUTER_TRAINING, "num_nextn_predict_layers", "head_dim", "qk_head_dim", "ep_size")),
     ),
+    modernise=with_latent_head,
     tensors=(
         *ENDS,
         *LATENT_PROJECTIONS,
