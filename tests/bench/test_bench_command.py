@@ -1,6 +1,7 @@
 """`abaci bench` around its suites, and what its tables say."""
 
 import json
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -79,6 +80,16 @@ def test_the_table_has_medians_ratios_and_shares(printed):
     assert "disturbed" not in text
 
 
+def test_several_peers_have_a_column_each(printed):
+    measurements = tuple(Measurement(name, (speed,), {}) for name, speed in (("abaci", 6.0), ("a", 3.0), ("b", 2.0)))
+    figure = Figure("prefill 512", Unit.TOKENS_PER_SECOND, True, measurements, 0.0)
+    contenders = dict.fromkeys(("abaci", "a", "b"), Description("1", {}, 100))
+    text = printed(replace(comparison_report(), contenders=contenders, figures=(figure,)))
+    assert "to a" in text and "to b" in text
+    line = next(line for line in text.splitlines() if "prefill 512" in line)
+    assert [cell.strip() for cell in line.split("│")[5:7]] == ["2.00x", "3.00x"]
+
+
 def test_a_disturbed_figure_is_named(printed):
     assert "others took up to 30% of the processors during: prefill 512" in printed(comparison_report(0.3))
 
@@ -114,7 +125,7 @@ def test_json_is_one_document(monkeypatch, tmp_path):
     result = bench(str(path), "--against", "llama.cpp", "--quick", "--threads", "1", "--kv-type", "int8", "--json")
     assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
-    assert document["figures"][0]["ratio"] == 3.5
+    assert document["figures"][0]["ratios"] == {"llama.cpp": 3.5}
     assert document["figures"][0]["measurements"][0]["median"] == 700.0
     assert document["contenders"]["abaci"]["version"] == "0.1.0"
     assert asked == {
@@ -149,6 +160,7 @@ def test_the_engine_is_measured_where_no_suite_is_named():
     [
         (("engine",), "missing argument 'MODEL'"),
         (("kernels", "--against", "llama.cpp"), "no such option"),
+        (("engine", "some-model", "--against", "ollama"), "Choose one of: llama.cpp, ik_llama.cpp"),
         (("engine", "some-model", "--streams", "1,0"), "--streams 1,0: not numbers"),
         (("http", "some-model", "--load", "everything"), "Choose one of: streams, arrivals, prefix, turns, visits"),
         (("http", "some-model", "--rate", "0"), "--rate 0 is no rate"),

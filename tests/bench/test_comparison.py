@@ -65,7 +65,7 @@ def test_repetitions_take_turns_at_the_best_settings(tokens):
     timed = calls[3:]
     assert [name for name, _, _ in timed] == ["own", "peer"] * 3
     assert all(settings == {"flash_attention": False} for name, _, settings in timed if name == "peer")
-    assert figure.ratio == pytest.approx(2.0)
+    assert figure.ratios == pytest.approx({"peer": 2.0})
     assert [len(measurement.samples) for measurement in figure.measurements] == [3, 3]
 
 
@@ -134,15 +134,20 @@ def figure_of(first, second, *, is_better_higher):
 
 
 def test_a_ratio_above_one_favours_the_first():
-    assert figure_of((30.0, 10.0, 20.0), (10.0,), is_better_higher=True).ratio == 2.0
-    assert figure_of((1.0,), (4.0,), is_better_higher=False).ratio == 4.0
-    assert Figure("alone", Unit.SHARE, False, (Measurement("own", (0.1,), {}),), 0.0).ratio is None
+    assert figure_of((30.0, 10.0, 20.0), (10.0,), is_better_higher=True).ratios == {"peer": 2.0}
+    assert figure_of((1.0,), (4.0,), is_better_higher=False).ratios == {"peer": 4.0}
+    assert Figure("alone", Unit.SHARE, False, (Measurement("own", (0.1,), {}),), 0.0).ratios == {}
+
+
+def test_each_of_several_peers_has_its_ratio():
+    measurements = tuple(Measurement(name, (speed,), {}) for name, speed in (("own", 6.0), ("a", 3.0), ("b", 2.0)))
+    assert Figure("work", Unit.TOKENS_PER_SECOND, True, measurements, 0.0).ratios == {"a": 2.0, "b": 3.0}
 
 
 def test_json_has_samples_and_what_follows_from_them():
     plain = json.loads(json.dumps(as_plain(figure_of((1.0, 3.0, 2.0), (4.0,), is_better_higher=False))))
     assert plain["unit"] == "seconds"
-    assert plain["ratio"] == 2.0
+    assert plain["ratios"] == {"peer": 2.0}
     assert plain["measurements"][0]["samples"] == [1.0, 3.0, 2.0]
     assert plain["measurements"][0]["median"] == 2.0
     assert plain["measurements"][1]["settings"] == {"ubatch_tokens": 512}
@@ -200,4 +205,4 @@ def test_first_loads_find_no_packed_weights(monkeypatch):
     monkeypatch.setattr(comparison, "ContenderProcess", Child)
     figure = comparison._measure_first_loads(Path("a.gguf"), "abaci", 2, 3, ignore)
     assert environments == [{"ABACI_PACKED_CACHE_GB": "0"}] * 3
-    assert (figure.measurements[0].samples, figure.ratio) == ((0.5, 1.0, 1.5), None)
+    assert (figure.measurements[0].samples, figure.ratios) == ((0.5, 1.0, 1.5), {})

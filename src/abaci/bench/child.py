@@ -10,9 +10,14 @@ from abaci.errors import AbaciError
 
 _CONTENDERS = {
     "abaci": ("abaci.bench.abaci_contender", "AbaciContender"),
-    "llama.cpp": ("abaci.bench.llama_cpp_contender", "LlamaCppContender"),
+    "llama.cpp": ("abaci.bench.llama_cpp_library", "contender"),
+    "ik_llama.cpp": ("abaci.bench.ik_llama_library", "contender"),
 }
 NAMES = tuple(_CONTENDERS)
+_INSTALLATION = {
+    "llama.cpp": 'CMAKE_ARGS="-DGGML_NATIVE=ON" pip install "abaci[bench]"',
+    "ik_llama.cpp": 'pip install "abaci[bench-ik]", and see docs/performance.md for one built for this processor',
+}
 
 
 def main() -> None:
@@ -23,9 +28,9 @@ def main() -> None:
 
 
 def _handlers(name: str) -> Handlers:
-    module, contender_class = _CONTENDERS[name]
+    module, make = _CONTENDERS[name]
     try:
-        contender = getattr(import_module(module), contender_class)()
+        contender = getattr(import_module(module), make)()
     except ImportError as error:
         return {"start": partial(_report_missing, name, error)}
     return {"start": lambda: None, **contender.handlers()}
@@ -34,7 +39,7 @@ def _handlers(name: str) -> Handlers:
 def _report_missing(name: str, error: ImportError) -> None:
     raise AbaciError(
         f"{name} cannot be imported: {error}",
-        hint='Install what is measured against: CMAKE_ARGS="-DGGML_NATIVE=ON" pip install "abaci[bench]"',
+        hint=f"Install what is measured against: {_INSTALLATION[name]}",
     )
 
 

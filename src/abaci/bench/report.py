@@ -58,13 +58,14 @@ class Figure:
     """Of the machine's processor time, taken by others while this was measured."""
 
     @property
-    def ratio(self) -> float | None:
-        """How many times better the first contender is than the second; None without a second."""
-        if len(self.measurements) < 2:
-            return None
-        first, second = (measurement.median for measurement in self.measurements[:2])
-        better, worse = (first, second) if self.is_better_higher else (second, first)
-        return better / worse if worse else None
+    def ratios(self) -> dict[str, float]:
+        """How many times better the first contender is than each of the others; without those of nothing."""
+        first, *others = self.measurements
+        pairs = {
+            other.contender: (first.median, other.median) if self.is_better_higher else (other.median, first.median)
+            for other in others
+        }
+        return {name: better / worse for name, (better, worse) in pairs.items() if worse}
 
 
 @dataclass(frozen=True, slots=True)

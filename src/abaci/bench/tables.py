@@ -54,8 +54,8 @@ def _comparison_table(report: Comparison) -> Table:
     table.add_column("")
     for name in names:
         table.add_column(name, justify="right")
-    if len(names) > 1:
-        table.add_column("ratio", justify="right")
+    for name in names[1:]:
+        table.add_column("ratio" if len(names) == 2 else f"to {name}", justify="right")
     table.add_column("roofline", justify="right")
     table.add_column(f"{names[0]} of memory read", justify="right")
     table.add_column(f"{names[0]} of int8 peak", justify="right")
@@ -69,8 +69,8 @@ def _cells(figure: Figure, names: list[str]) -> Iterator[str]:
     yield figure.name
     for name in names:
         yield format_value(by_name[name].median, figure.unit) if name in by_name else ""
-    if len(names) > 1:
-        yield "" if figure.ratio is None else f"{figure.ratio:.2f}x"
+    for name in names[1:]:
+        yield f"{figure.ratios[name]:.2f}x" if name in figure.ratios else ""
     own = figure.measurements[0]
     yield "" if own.roofline is None else f"{own.roofline:,.0f} tokens/s"
     yield "" if own.read_share is None else f"{own.read_share:.0%}"

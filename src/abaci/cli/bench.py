@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperGroup
@@ -43,10 +43,14 @@ def _bench() -> None:
     """Measure speed. `abaci bench MODEL` measures the engine: see `abaci bench engine --help`."""
 
 
+_Choice = TypeVar("_Choice", bound=StrEnum)
+
+
 class Peer(StrEnum):
     """Engines to measure against."""
 
     LLAMA_CPP = "llama.cpp"
+    IK_LLAMA_CPP = "ik_llama.cpp"
 
 
 ThreadsOption = Annotated[int | None, typer.Option(help="Threads; else all cores this process may use.")]
@@ -58,7 +62,9 @@ QuickOption = Annotated[bool, typer.Option("--quick", help="Less of everything."
 def engine(
     model: ModelArgument,
     *,
-    against: Annotated[Peer | None, typer.Option(help="Measure this engine too, in turns.")] = None,
+    against: Annotated[
+        str, typer.Option(metavar="NAME,...", help=f"Measure these too, in turns: {', '.join(Peer)}.")
+    ] = "",
     streams: Annotated[
         str, typer.Option(metavar="N,...", help="How many streams are decoded together; else 1 to 32.")
     ] = "",
@@ -74,8 +80,8 @@ def engine(
     plan = QUICK_PLAN if quick else FULL_PLAN
     if streams:
         plan = plan.with_streams(_numbers("--streams", streams))
+    names = [OWN_NAME, *dict.fromkeys(_choice(Peer, "--against", name).value for name in _words(against))]
     resolved = _resolve(model)
-    names = [OWN_NAME] if against is None else [OWN_NAME, against.value]
     comparison = compare(resolved.path, resolved.name, names, plan, num_threads=threads, kv_type=kv_type, tell=_tell)
     _print(comparison, as_json)
 
@@ -131,7 +137,7 @@ def http(
 
     if rate <= 0:
         raise UsageError(f"--rate {rate:g} is no rate", hint="Give requests per second, above 0.")
-    kinds = tuple(_kind(name) for name in _words(loads)) or tuple(Kind)
+    kinds = tuple(_choice(Kind, "--load", name) for name in _words(loads)) or tuple(Kind)
     extent = Extent(streams, rate, rounds or (1 if quick else 3), kinds, quick)
     pythons, model_paths = _paths("--python", python), _paths("--model-for", model_for)
     resolved = _resolve(model)
@@ -147,13 +153,11 @@ def http(
         print_http_report(report)
 
 
-def _kind(name: str) -> Any:
-    from abaci.bench.http.comparison import Kind
-
+def _choice(choices: type[_Choice], flag: str, name: str) -> _Choice:
     try:
-        return Kind(name)
+        return choices(name)
     except ValueError:
-        raise UsageError(f"--load: {name} is none", hint=f"Choose one of: {', '.join(Kind)}.") from None
+        raise UsageError(f"{flag}: {name} is none", hint=f"Choose one of: {', '.join(choices)}.") from None
 
 
 def _words(text: str) -> list[str]:
