@@ -51,6 +51,9 @@ class IkLlamaLibrary:
     def free_model(self, model: Any) -> None:
         _ctypes_api.llama_free_model(model)
 
+    def tokenizer_of(self, model: Any) -> Any:
+        return model
+
     def set_model_params(self, params: Any, settings: Settings) -> None:
         params.repack_tensors = settings.get("repacked_weights", False)
 

@@ -43,6 +43,9 @@ class Library(Protocol):
     def free_model(self, model: Any) -> None:
         """Give back what `llama_model_load_from_file` took."""
 
+    def tokenizer_of(self, model: Any) -> Any:
+        """What `llama_tokenize` takes: the vocabulary, once the model."""
+
     def set_model_params(self, params: Any, settings: Settings) -> None:
         """Put settings into the parameters that a model is loaded with."""
 
@@ -156,15 +159,13 @@ class LlamaContender:
                 hint=f"Choose a file that {self._library.name} knows, or leave it out of the comparison.",
             )
 
-    def _vocabulary(self) -> Any:
-        return self._functions.llama_model_get_vocab(self._model)
-
     def _vocab_size(self) -> int:
-        return int(self._functions.llama_vocab_n_tokens(self._vocabulary()))
+        return int(self._functions.llama_vocab_n_tokens(self._functions.llama_model_get_vocab(self._model)))
 
     def _tokenise(self, text: bytes) -> list[int]:
         room = (self._functions.llama_token * (len(text) + 8))()
-        count = self._functions.llama_tokenize(self._vocabulary(), text, len(text), room, len(room), True, True)
+        owner = self._library.tokenizer_of(self._model)
+        count = self._functions.llama_tokenize(owner, text, len(text), room, len(room), True, True)
         return list(room[:count])
 
     def _context_for(self, num_streams: int, stream_tokens: int) -> "_Context":

@@ -39,6 +39,9 @@ class LlamaCppLibrary:
     def free_model(self, model: Any) -> None:
         llama_cpp.llama_model_free(model)
 
+    def tokenizer_of(self, model: Any) -> Any:
+        return llama_cpp.llama_model_get_vocab(model)
+
     def set_model_params(self, params: Any, settings: Settings) -> None:
         """Its defaults are its best."""
 
