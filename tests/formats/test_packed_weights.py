@@ -306,6 +306,66 @@ def test_float8_is_rounded_once_to_bfloat16(
     assert any("bfloat16" in note for note in notes)
 
 
+def float8_parts(rng: np.random.Generator, scale_shape: tuple[int, ...]) -> tuple[Parts, NDArray[Any], NDArray[Any]]:
+    """Scales are powers of two, so that no product is rounded. Also values without scales, and the scales."""
+    codes = rng.integers(0, 0x7F, (ROWS, COLUMNS)).astype(np.uint8)
+    scales = np.exp2(rng.integers(-8, 0, scale_shape)).astype(np.float32)
+    exact = np.array([float(e4m3(int(code)) or 0) for code in codes.flat], np.float32).reshape(codes.shape)
+    return {"weight": ("F8_E4M3", codes), "weight_scale": ("F32", scales)}, exact, scales
+
+
+def float8_blocks(block: object) -> dict[str, Any]:
+    return {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": block}
+
+
+def float8_groups(block: object) -> dict[str, Any]:
+    config = pack_quantized(8, type="float", strategy="block", block_structure=block)
+    return config | {"format": "float-quantized"}
+
+
+@pytest.mark.parametrize(
+    "block", [(16, 16), (24, 96), (1, 128), (32, 100), (128, 128), (16, 1000), (128, 32), (1000, 1000), (16, 256)]
+)
+@pytest.mark.parametrize("config_of", [float8_blocks, float8_groups])
+def test_float8_blocks_are_as_large_as_the_settings_say(
+    tmp_path: Path, rng: np.random.Generator, block: tuple[int, int], config_of: Callable[[object], dict[str, Any]]
+) -> None:
+    shape = (-(-ROWS // block[0]), -(-COLUMNS // block[1]))
+    parts, exact, scales = float8_parts(rng, shape)
+    _, result, _ = read(folder_with(tmp_path, parts, config_of(list(block))))
+    row_blocks, column_blocks = np.arange(ROWS) // block[0], np.arange(COLUMNS) // block[1]
+    np.testing.assert_array_equal(result, exact * scales[row_blocks][:, column_blocks])
+
+
+def test_older_words_for_float8_blocks(tmp_path: Path, rng: np.random.Generator) -> None:
+    parts, exact, scales = float8_parts(rng, (2, 4))
+    _, result, _ = read(folder_with(tmp_path, parts, float8_groups("16x64")))
+    np.testing.assert_array_equal(result, exact * np.repeat(np.repeat(scales, 16, 0), 64, 1))
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (2, 4), (ROWS, 2), (2,), (COLUMNS, 1), (1, 4, 1)])
+def test_float8_scales_that_do_not_fit_are_refused(
+    tmp_path: Path, rng: np.random.Generator, shape: tuple[int, ...]
+) -> None:
+    parts, _, _ = float8_parts(rng, shape)
+    with pytest.raises(FileFormatError, match="in blocks of 128 by 64"):
+        HuggingFaceCheckpoint.open(folder_with(tmp_path, parts, float8_blocks([128, 64])))
+
+
+@pytest.mark.parametrize("block", [[128], [0, 128], [128, 1.5], "128", "0x128", {"rows": 1}, 128])
+def test_float8_blocks_of_no_size_are_refused(tmp_path: Path, rng: np.random.Generator, block: object) -> None:
+    parts, _, _ = float8_parts(rng, (1, 2))
+    with pytest.raises(FileFormatError, match="weight_block_size"):
+        HuggingFaceCheckpoint.open(folder_with(tmp_path, parts, float8_blocks(block)))
+
+
+def test_float8_blocks_of_several_sizes_are_refused(tmp_path: Path, rng: np.random.Generator) -> None:
+    config = float8_groups([128, 128])
+    config["config_groups"]["group_1"] = float8_groups([64, 64])["config_groups"]["group_0"]
+    with pytest.raises(UnsupportedModelError, match="several sizes"):
+        HuggingFaceCheckpoint.open(folder_with(tmp_path, float8_parts(rng, (1, 2))[0], config))
+
+
 def test_mxfp4_experts(tmp_path: Path, rng: np.random.Generator) -> None:
     folder = Path(shutil.copytree(golden_folder("gpt_oss"), tmp_path / "model"))
     config = json.loads((folder / "config.json").read_text())

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from abaci.errors import FileFormatError, UnsupportedModelError
 from abaci.formats.json_file import read_object
-from abaci.formats.packed_weights import Remarks, Scheme, SortedWeight, StoredPart
 from abaci.formats.published_model import PublishedModel
 from abaci.formats.safetensors import SafetensorsFile
+from abaci.formats.weight_parts import Remarks, Scheme, SortedWeight, StoredPart
 from abaci.tensor import WeightFormat
 
 _WEIGHTS: Final = "model.safetensors"

@@ -6,18 +6,18 @@ do. Knows the names of the parts, not of the model.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from abaci.errors import FileFormatError, UnsupportedModelError
+from abaci.formats.float8_weights import Block, Float8, block_of, float8_weight
 from abaci.formats.integer_blocks import (
     Codes,
     Scales,
-    float8_e4m3,
     int4_blocks,
     int4_format,
     int8_blocks,
@@ -26,116 +26,22 @@ from abaci.formats.integer_blocks import (
     unpack_awq_words,
     unpack_words,
 )
-from abaci.formats.safetensors import SafetensorsFile, StoredTensor
-from abaci.formats.weight_arrays import as_bytes, from_float32
+from abaci.formats.weight_arrays import as_bytes
+from abaci.formats.weight_parts import (
+    Naming,
+    PackedWeight,
+    Parts,
+    Remarks,
+    Scheme,
+    SortedWeight,
+    StoredPart,
+    expect_shape,
+    matrix_shape,
+    part_named,
+)
 from abaci.tensor import WeightFormat
 
-_NUMPY_TYPES: Final[Mapping[str, np.dtype[Any]]] = {
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype("<u2"),
-    "I32": np.dtype("<i4"),
-    "I64": np.dtype("<i8"),
-    "I8": np.dtype("i1"),
-    "U8": np.dtype("u1"),
-    "F8_E4M3": np.dtype("u1"),
-    "F8_E8M0": np.dtype("u1"),
-}
 _BLOCK: Final = 32
-
-
-@dataclass(frozen=True, slots=True)
-class StoredPart:
-    """One tensor of a file that is part of a weight."""
-
-    file: SafetensorsFile
-    stored: StoredTensor
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.stored.shape
-
-    def array(self, *dtypes: str) -> NDArray[Any]:
-        """Its values as they are stored. Raises FileFormatError for another type than one of these."""
-        if self.stored.dtype not in dtypes:
-            raise FileFormatError(f"tensor {self.stored.name!r} is {self.stored.dtype}, not {' or '.join(dtypes)}")
-        array: NDArray[Any] = np.frombuffer(self.file.data(self.stored), _NUMPY_TYPES[self.stored.dtype])
-        return array.reshape(self.stored.shape)
-
-    def floats(self) -> Scales:
-        """Its values as float32, of a float type."""
-        array = self.array("F32", "F16", "BF16", "F8_E8M0")
-        if self.stored.dtype == "BF16":
-            return (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
-        if self.stored.dtype == "F8_E8M0":
-            return np.exp2(array.astype(np.float32) - 127)
-        return array.astype(np.float32)
-
-
-Parts = Mapping[str, StoredPart]
-
-
-@dataclass(frozen=True, slots=True)
-class SortedWeight:
-    """A weight with its columns sorted, so that groups are runs: column i is column `order[i]` of the weight."""
-
-    format: WeightFormat
-    read: Callable[[], memoryview]
-    order: NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class PackedWeight:
-    """A weight put together: what it is stored as for the kernels, and how its bytes are made."""
-
-    format: WeightFormat
-    shape: tuple[int, ...]
-    read: Callable[[], memoryview]
-    floats: Callable[[], NDArray[np.float32]] | None = None
-    """The values of a format with blocks."""
-    sorted: SortedWeight | None = None
-    """The same in less, for who can put what it multiplies into its order."""
-
-
-@dataclass(slots=True)
-class Remarks:
-    """What to tell of weights that could not stay packed: how many of which kind."""
-
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def add(self, remark: str) -> None:
-        self.counts[remark] = self.counts.get(remark, 0) + 1
-
-    def sentences(self) -> list[str]:
-        return [f"{count} weights {remark}" for remark, count in self.counts.items()]
-
-
-@dataclass(frozen=True, slots=True)
-class Naming:
-    """How the parts of a weight are named: module, joint, part. `marks` tell a quantised weight from a plain one.
-
-    The weight itself is then called `whole`.
-    """
-
-    parts: frozenset[str]
-    marks: frozenset[str]
-    joint: str = "."
-    whole: str = "weight"
-
-
-class Scheme(Protocol):
-    """One way to store quantised weights."""
-
-    @property
-    def naming(self) -> Naming:
-        """Of the parts."""
-
-    @property
-    def note(self) -> str | None:
-        """What the user should know of all such weights."""
-
-    def weight(self, parts: Parts, remarks: Remarks) -> PackedWeight:
-        """Put a weight together. Raises FileFormatError for parts that do not fit."""
 
 
 def scheme_of(values: Mapping[str, Any]) -> Scheme | None:
@@ -236,12 +142,12 @@ class Awq:
         return cls()
 
     def weight(self, parts: Parts, remarks: Remarks) -> PackedWeight:
-        words, scales = _part(parts, "qweight"), _part(parts, "scales")
-        zeros = _part(parts, "qzeros")
+        words, scales = part_named(parts, "qweight"), part_named(parts, "scales")
+        zeros = part_named(parts, "qzeros")
         columns, groups, rows = _first(words), _first(scales), scales.shape[-1]
-        _expect(words, (columns, rows // 8))
-        _expect(scales, (groups, rows))
-        _expect(zeros, (groups, rows // 8))
+        expect_shape(words, (columns, rows // 8))
+        expect_shape(scales, (groups, rows))
+        expect_shape(zeros, (groups, rows // 8))
         _divides(groups, columns, scales)
         return _Integers(
             rows,
@@ -272,12 +178,13 @@ class Gptq:
         return cls(bits, 1 if layout == "gptq" else 0)
 
     def weight(self, parts: Parts, remarks: Remarks) -> PackedWeight:
-        words, scales, packed_zeros = _part(parts, "qweight"), _part(parts, "scales"), _part(parts, "qzeros")
+        words, scales = part_named(parts, "qweight"), part_named(parts, "scales")
+        packed_zeros = part_named(parts, "qzeros")
         per_word = 32 // self.bits
         columns, groups, rows = _first(words) * per_word, _first(scales), scales.shape[-1]
-        _expect(words, (columns // per_word, rows))
-        _expect(scales, (groups, rows))
-        _expect(packed_zeros, (groups, rows // per_word))
+        expect_shape(words, (columns // per_word, rows))
+        expect_shape(scales, (groups, rows))
+        expect_shape(packed_zeros, (groups, rows // per_word))
         _divides(groups, columns, scales)
 
         def zeros() -> Codes:
@@ -301,6 +208,8 @@ class CompressedTensors:
     """compressed-tensors: integers of 4 or 8 bits packed along the inputs (W4A16), int8 (W8A8), or FP8."""
 
     bits: int
+    block: Block | None
+    """Of FP8."""
     naming = Naming(
         frozenset(
             {
@@ -320,25 +229,27 @@ class CompressedTensors:
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "CompressedTensors":
         layout = config.get("format")
-        groups = config.get("config_groups")
-        weights = [group.get("weights") for group in groups.values()] if isinstance(groups, dict) else []
-        bits: set[Any] = {scheme.get("num_bits") for scheme in weights if isinstance(scheme, dict)}
+        weights = _weight_schemes(config)
+        bits: set[Any] = {scheme.get("num_bits") for scheme in weights}
         known = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized")
         if layout not in known or len(bits) != 1 or not bits <= {4, 8}:
             raise UnsupportedModelError(
                 f"compressed-tensors of the format {layout!r} with {sorted(map(str, bits))} bits are not supported",
                 hint=f"Supported are 4 and 8 bits of {', '.join(known)}.",
             )
-        return cls(bits.pop())
+        blocks = {block_of("block_structure", weight.get("block_structure")) for weight in weights} - {None}
+        if len(blocks) > 1:
+            raise UnsupportedModelError("compressed-tensors with FP8 blocks of several sizes are not supported")
+        return cls(bits.pop(), blocks.pop() if blocks else None)
 
     def weight(self, parts: Parts, remarks: Remarks) -> PackedWeight:
-        scales = _part(parts, "weight_scale")
+        scales = part_named(parts, "weight_scale")
         if "weight_packed" in parts:
             return self._packed(parts, scales, remarks)
-        stored = _part(parts, "weight")
+        stored = part_named(parts, "weight")
         if stored.stored.dtype == "F8_E4M3":
-            return _float8(stored, scales)
-        rows, columns = _matrix(stored)
+            return float8_weight(stored, scales, self.block)
+        rows, columns = matrix_shape(stored)
         if "weight_zero_point" in parts:
             raise UnsupportedModelError(f"tensor {stored.stored.name!r}: 8 bits with zero points are not supported")
         groups = _scale_groups(scales, rows, columns)
@@ -353,9 +264,9 @@ class CompressedTensors:
         ).packed(remarks)
 
     def _packed(self, parts: Parts, scales: StoredPart, remarks: Remarks) -> PackedWeight:
-        words = _part(parts, "weight_packed")
+        words = part_named(parts, "weight_packed")
         per_word = 32 // self.bits
-        rows, num_words = _matrix(words)
+        rows, num_words = matrix_shape(words)
         columns = num_words * per_word
         if "weight_shape" in parts and parts["weight_shape"].array("I64", "I32").tolist() != [rows, columns]:
             raise UnsupportedModelError(f"tensor {words.stored.name!r} has rows that are not whole words")
@@ -363,7 +274,7 @@ class CompressedTensors:
         middle = 1 << (self.bits - 1)
         packed_zeros = parts.get("weight_zero_point")
         if packed_zeros is not None:
-            _expect(packed_zeros, (rows // per_word, groups))
+            expect_shape(packed_zeros, (rows // per_word, groups))
 
         def zeros() -> Codes:
             if packed_zeros is None:
@@ -383,27 +294,6 @@ class CompressedTensors:
 
 
 @dataclass(frozen=True, slots=True)
-class Float8:
-    """FP8 with a scale for each block of a matrix (DeepSeek, Qwen), usually 128 by 128, or for the whole of it."""
-
-    naming = Naming(
-        frozenset({"weight", "weight_scale_inv", "weight_scale", "input_scale", "activation_scale"}),
-        frozenset({"weight_scale_inv", "weight_scale"}),
-    )
-    note = "FP8 weights are run in bfloat16, each rounded once, as their publishers' own conversions do"
-
-    @classmethod
-    def of(cls, config: Mapping[str, Any]) -> "Float8":
-        if config.get("fmt", "e4m3") not in ("e4m3", "float8_e4m3fn"):
-            raise UnsupportedModelError(f"FP8 of the format {config.get('fmt')!r} is not supported, only e4m3")
-        return cls()
-
-    def weight(self, parts: Parts, remarks: Remarks) -> PackedWeight:
-        scales = parts.get("weight_scale_inv") or _part(parts, "weight_scale")
-        return _float8(_part(parts, "weight"), scales)
-
-
-@dataclass(frozen=True, slots=True)
 class Mxfp4:
     """MXFP4 as gpt-oss has it: 4-bit floats in blocks of 32 beside a power of two each, stacked by expert."""
 
@@ -415,7 +305,7 @@ class Mxfp4:
         return cls()
 
     def weight(self, parts: Parts, remarks: Remarks) -> PackedWeight:
-        nibbles, exponents = _part(parts, "blocks"), _part(parts, "scales")
+        nibbles, exponents = part_named(parts, "blocks"), part_named(parts, "scales")
         if len(nibbles.shape) != 4 or nibbles.shape[3] != 16 or exponents.shape != nibbles.shape[:3]:
             raise FileFormatError(f"tensor {nibbles.stored.name!r} is not made of blocks of 16 bytes with a scale each")
         experts, rows, blocks, _ = nibbles.shape
@@ -435,41 +325,19 @@ _SCHEMES: Final[Mapping[str, Callable[[Mapping[str, Any]], Scheme]]] = {
 }
 
 
-def _float8(weight: StoredPart, scales: StoredPart) -> PackedWeight:
-    """In bfloat16: value times scale, rounded once."""
-    rows, columns = _matrix(weight)
-    shape = scales.shape
-    if len(shape) < 2 or shape[1] == 1:  # one scale for all, or one for each row
-        if shape not in ((), (1,), (rows,), (rows, 1), (1, 1)):
-            raise FileFormatError(f"tensor {scales.stored.name!r} of shape {shape} does not fit {rows} rows")
-        block_rows, block_columns = (1 if rows in shape else rows), columns
-    else:
-        block_rows, block_columns = _block(rows, shape[0]), _block(columns, shape[1])
-        if (-(-rows // block_rows), -(-columns // block_columns)) != shape:
-            raise FileFormatError(f"tensor {scales.stored.name!r} of shape {shape} does not fit ({rows}, {columns})")
-
-    def make() -> memoryview:
-        values = float8_e4m3(weight.array("F8_E4M3"))
-        factors = scales.floats().astype(np.float32).reshape(-(-rows // block_rows), -(-columns // block_columns))
-        spread = np.repeat(np.repeat(factors, block_rows, axis=0)[:rows], block_columns, axis=1)[:, :columns]
-        return as_bytes(from_float32(WeightFormat.BF16, values * spread))
-
-    return PackedWeight(WeightFormat.BF16, (rows, columns), make)
-
-
-def _block(size: int, count: int) -> int:
-    """How many each block but the last has: the least power of two, at least 128, that makes so many blocks."""
-    block = 128
-    while -(-size // block) > count:
-        block *= 2
-    return block
+def _weight_schemes(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """How each of compressed-tensors' groups of modules has its weights."""
+    groups = config.get("config_groups")
+    members = groups.values() if isinstance(groups, dict) else ()
+    weights = [group.get("weights") for group in members if isinstance(group, dict)]
+    return [scheme for scheme in weights if isinstance(scheme, dict)]
 
 
 def _group_of_column(part: StoredPart | None, columns: int, groups: int) -> NDArray[np.int32] | None:
     """None where groups are runs of columns, as without act-order."""
     if part is None or part.shape in ((0,), (1,)):
         return None
-    _expect(part, (columns,))
+    expect_shape(part, (columns,))
     given: NDArray[np.int32] = part.array("I32", "I64").astype(np.int32)
     if given.min() < 0 or given.max() >= groups:
         raise FileFormatError(f"tensor {part.stored.name!r} names groups that are not among the {groups}")
@@ -481,31 +349,13 @@ def _scale_groups(scales: StoredPart, rows: int, columns: int) -> int:
     shape = scales.shape
     if shape in ((), (1,), (rows,)):
         return 1
-    _expect(scales, (rows, shape[-1]))
+    expect_shape(scales, (rows, shape[-1]))
     _divides(shape[1], columns, scales)
     return shape[1]
 
 
-def _part(parts: Parts, name: str) -> StoredPart:
-    if name not in parts:
-        beside = next(iter(parts.values())).stored.name
-        raise FileFormatError(f"beside tensor {beside!r} its {name} is missing")
-    return parts[name]
-
-
 def _first(part: StoredPart) -> int:
-    return _matrix(part)[0]
-
-
-def _matrix(part: StoredPart) -> tuple[int, int]:
-    if len(part.shape) != 2 or 0 in part.shape:
-        raise FileFormatError(f"tensor {part.stored.name!r} of shape {part.shape} is not a matrix")
-    return part.shape[0], part.shape[1]
-
-
-def _expect(part: StoredPart, shape: tuple[int, ...]) -> None:
-    if part.shape != shape:
-        raise FileFormatError(f"tensor {part.stored.name!r} has shape {part.shape}, expected {shape}")
+    return matrix_shape(part)[0]
 
 
 def _divides(groups: int, columns: int, part: StoredPart) -> None:

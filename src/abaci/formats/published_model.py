@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from abaci.errors import FileFormatError, UnsupportedModelError
-from abaci.formats.packed_weights import Scheme, scheme_of
+from abaci.formats.packed_weights import scheme_of
+from abaci.formats.weight_parts import Scheme
 from abaci.models.huggingface import mapping_of
 from abaci.models.huggingface.mapping import ModelMapping
 from abaci.models.huggingface.published_config import PublishedConfig
