@@ -421,6 +421,10 @@ def mxfp4_values(blocks: NDArray[np.uint8], exponents: NDArray[np.uint8]) -> NDA
         ({"quant_method": "compressed-tensors", "format": "marlin-24", "config_groups": {}}, "marlin-24"),
         ({"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": []}, "bits"),
         ({"quant_method": "fp8", "fmt": "e5m2"}, "e5m2"),
+        (pack_quantized(4) | {"transform_config": {"config_groups": {"R4": {"type": "hadamard"}}}}, "transform_config"),
+        (pack_quantized(4) | {"transform_config": [1]}, "transform_config"),
+        (pack_quantized(4) | {"sparsity_config": {"format": "sparse-24-bitmask"}}, "sparse-24-bitmask"),
+        (pack_quantized(4) | {"sparsity_config": "2:4"}, "2:4"),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(tmp_path: Path, config: dict[str, Any], complaint: str) -> None:
@@ -428,6 +432,41 @@ def test_what_is_not_supported_is_refused_by_name(tmp_path: Path, config: dict[s
     with pytest.raises(UnsupportedModelError, match=complaint) as caught:
         HuggingFaceCheckpoint.open(folder_with(tmp_path, parts, config))
     assert caught.value.hint
+
+
+def packed_zeros(config: dict[str, Any]) -> tuple[dict[str, Any], Parts]:
+    codes = np.full((ROWS, COLUMNS), 8)
+    parts: Parts = {
+        "weight_packed": ("I32", words(codes, 4, 1)),
+        "weight_scale": ("F16", np.ones((ROWS, 2), np.float16)),
+    }
+    return pack_quantized(4) | config, parts
+
+
+@pytest.mark.parametrize("config", [{"transform_config": {}}, {"transform_config": {"config_groups": {}}}])
+@pytest.mark.parametrize("sparsity", [None, {}, {"format": "dense", "sparsity_structure": "unstructured"}])
+def test_empty_settings_are_no_cause_to_refuse(tmp_path: Path, config: dict[str, Any], sparsity: object) -> None:
+    whole = {"kv_cache_scheme": None, "ignore": ["lm_head"], "version": "0.9", "quantization_status": "compressed"}
+    settings, parts = packed_zeros({**config, **whole, "sparsity_config": sparsity})
+    _, _, notes = read(folder_with(tmp_path, parts, settings))
+    assert notes == ()
+
+
+def test_settings_of_quantisation_that_are_not_known_are_named(tmp_path: Path) -> None:
+    config, parts = packed_zeros({"rotation": "r", "damp_percent": 0.1})
+    group = config["config_groups"]["group_0"]
+    group["weights"]["codebook"], group["when"] = "c", 1
+    _, _, notes = read(folder_with(tmp_path, parts, config))
+    (note,) = notes
+    assert note.endswith(": config_groups.weights.codebook, config_groups.when, damp_percent, rotation")
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_each_method_has_settings_of_its_own(tmp_path: Path, method: str) -> None:
+    parts: Parts = {"weight": ("BF16", np.zeros((ROWS, COLUMNS), np.uint16))}
+    config = {"quant_method": method, "bits": 4, "group_size": 64, "config_groups": {}, "new": None}
+    with HuggingFaceCheckpoint.open(folder_with(tmp_path, parts, config)) as checkpoint:
+        assert any(note.endswith(": config_groups, new") for note in checkpoint.notes)
 
 
 @pytest.mark.parametrize(

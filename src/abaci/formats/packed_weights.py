@@ -26,6 +26,7 @@ from abaci.formats.integer_blocks import (
     unpack_awq_words,
     unpack_words,
 )
+from abaci.formats.quantization_settings import quantization_config, refuse_what_changes_weights, weight_settings
 from abaci.formats.weight_arrays import as_bytes
 from abaci.formats.weight_parts import (
     Naming,
@@ -46,11 +47,9 @@ _BLOCK: Final = 32
 
 def scheme_of(values: Mapping[str, Any]) -> Scheme | None:
     """What `quantization_config` in a `config.json` says. Raises UnsupportedModelError for what is not known."""
-    config = values.get("quantization_config", values.get("compression_config"))
+    config = quantization_config(values)
     if config is None:
         return None
-    if not isinstance(config, dict):
-        raise FileFormatError("quantization_config is not an object")
     method = config.get("quant_method")
     if isinstance(method, str) and method in _SCHEMES:
         return _SCHEMES[method](config)
@@ -229,7 +228,8 @@ class CompressedTensors:
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "CompressedTensors":
         layout = config.get("format")
-        weights = _weight_schemes(config)
+        refuse_what_changes_weights(config)
+        weights = weight_settings(config)
         bits: set[Any] = {scheme.get("num_bits") for scheme in weights}
         known = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized")
         if layout not in known or len(bits) != 1 or not bits <= {4, 8}:
@@ -323,14 +323,6 @@ _SCHEMES: Final[Mapping[str, Callable[[Mapping[str, Any]], Scheme]]] = {
     "fp8": Float8.of,
     "mxfp4": Mxfp4.of,
 }
-
-
-def _weight_schemes(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """How each of compressed-tensors' groups of modules has its weights."""
-    groups = config.get("config_groups")
-    members = groups.values() if isinstance(groups, dict) else ()
-    weights = [group.get("weights") for group in members if isinstance(group, dict)]
-    return [scheme for scheme in weights if isinstance(scheme, dict)]
 
 
 def _group_of_column(part: StoredPart | None, columns: int, groups: int) -> NDArray[np.int32] | None:

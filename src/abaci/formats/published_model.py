@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from abaci.errors import FileFormatError, UnsupportedModelError
 from abaci.formats.packed_weights import scheme_of
+from abaci.formats.quantization_settings import quantization_config, unknown_settings
 from abaci.formats.weight_parts import Scheme
 from abaci.models.huggingface import mapping_of
 from abaci.models.huggingface.mapping import ModelMapping
@@ -53,6 +54,12 @@ class PublishedModel:
         if unknown := config.unread():
             model.notes.append(
                 f"config.json has settings that this version does not know and does not follow: {', '.join(unknown)}"
+            )
+        quantisation = quantization_config(own) or quantization_config(values) or {}
+        if unknown := unknown_settings(quantisation):
+            model.notes.append(
+                "quantization_config has settings that this version does not know and does not follow: "
+                + ", ".join(unknown)
             )
         if "auto_map" in values:
             model.notes.append("the folder brings code of its own, which is not run")
