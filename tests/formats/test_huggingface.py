@@ -62,11 +62,41 @@ def set_config(folder: Path, **values: object) -> None:
 
 
 def rename_tensor(folder: Path, old: str, new: str) -> None:
-    path = folder / "model.safetensors"
-    content = path.read_bytes()
+    rename_all(folder, lambda name: new if name == old else name)
+
+
+def rename_all(folder: Path, rename: Callable[[str], str]) -> None:
+    header, data = read_weights(folder)
+    write_weights(folder, {name if name == "__metadata__" else rename(name): header[name] for name in header}, data)
+
+
+def copy_tensor(folder: Path, source: str, destination: str) -> None:
+    """Put the bytes of one tensor in place of another's of the same size."""
+    header, data = read_weights(folder)
+    begin, end = header[source]["data_offsets"]
+    to, to_end = header[destination]["data_offsets"]
+    assert to_end - to == end - begin
+    data[to:to_end] = data[begin:end]
+    write_weights(folder, header, data)
+
+
+def change_byte(folder: Path, name: str, place: int) -> None:
+    """Of a tensor's bytes one; -1 is the last."""
+    header, data = read_weights(folder)
+    begin, end = header[name]["data_offsets"]
+    data[range(begin, end)[place]] ^= 1
+    write_weights(folder, header, data)
+
+
+def read_weights(folder: Path) -> tuple[dict[str, Any], bytearray]:
+    content = (folder / "model.safetensors").read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
-    header = content[8 : 8 + length].replace(json.dumps(old).encode(), json.dumps(new).encode())
-    path.write_bytes(struct.pack("<Q", len(header)) + header + content[8 + length :])
+    return json.loads(content[8 : 8 + length]), bytearray(content[8 + length :])
+
+
+def write_weights(folder: Path, header: dict[str, Any], data: bytes) -> None:
+    encoded = json.dumps(header).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(encoded)) + encoded + data)
 
 
 def test_what_needs_no_change_is_read_from_the_file(folder: Path) -> None:
@@ -178,10 +208,49 @@ def test_a_head_that_is_missing_is_not_taken_for_tied(folder: Path) -> None:
         assert "output.weight" not in checkpoint.tensors
 
 
-def test_a_tied_head_that_is_stored_is_not_used(folder: Path) -> None:
+def test_a_head_that_differs_from_the_embedding_is_used_whatever_the_settings_say(folder: Path) -> None:
     set_config(folder, tie_word_embeddings=True)
     with HuggingFaceCheckpoint.open(folder) as checkpoint:
+        assert checkpoint.is_stored(checkpoint.tensors["output.weight"])
+        assert any("lm_head.weight differs" in note for note in checkpoint.notes)
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_a_tied_head_stored_a_second_time_is_left_out(folder: Path, place: int) -> None:
+    set_config(folder, tie_word_embeddings=True)
+    copy_tensor(folder, "model.embed_tokens.weight", "lm_head.weight")
+    with HuggingFaceCheckpoint.open(folder) as checkpoint:
         assert "output.weight" not in checkpoint.tensors
+        assert checkpoint.notes == ()
+    set_config(folder, tie_word_embeddings=False)
+    with HuggingFaceCheckpoint.open(folder) as checkpoint:
+        assert "output.weight" in checkpoint.tensors
+    set_config(folder, tie_word_embeddings=True)
+    change_byte(folder, "lm_head.weight", place)
+    with HuggingFaceCheckpoint.open(folder) as checkpoint:
+        assert "output.weight" in checkpoint.tensors
+
+
+@pytest.mark.parametrize(("outer", "inner"), [(True, False), (True, None), (None, True)])
+def test_outer_settings_say_first_whether_the_embedding_is_the_head(
+    folder: Path, outer: bool | None, inner: bool | None
+) -> None:
+    def say(config: dict[str, Any]) -> None:
+        inside = {**config, "tie_word_embeddings": inner}
+        config.clear()
+        config |= {"model_type": "seer", "tie_word_embeddings": outer, "text_config": inside}
+        for values in (config, inside):
+            if values["tie_word_embeddings"] is None:
+                del values["tie_word_embeddings"]
+
+    change_config(folder, say)
+    rename_all(folder, lambda name: f"language_model.{name}")
+    rename_tensor(folder, "language_model.lm_head.weight", "vision_tower.eye.weight")
+    with HuggingFaceCheckpoint.open(folder) as checkpoint:
+        assert "output.weight" not in checkpoint.tensors
+    set_config(folder, tie_word_embeddings=False)
+    with pytest.raises(FileFormatError, match=r"lm_head\.weight is missing"):
+        HuggingFaceCheckpoint.open(folder)
 
 
 def test_shards_are_read_together(tmp_path: Path) -> None:

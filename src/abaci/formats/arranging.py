@@ -45,6 +45,10 @@ def arrange(
 _NUMBER: Final = re.compile(r"(?<=\.)\d+(?=\.|$)")
 _PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
 _LAYER: Final = re.compile(r"model\.layers\.(\d+)\.")
+_HEAD: Final = "output.weight"
+_EMBEDDING: Final = "token_embd.weight"
+_COMPARED_BYTES: Final = 1 << 22
+"""At a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +86,7 @@ class _Arranger:
                     if use.index in members or groups[use.gguf].rule is not use.rule:
                         raise FileFormatError(f"tensor {name!r} is a part of the model that another tensor is too")
                     members[use.index] = tensor
-        if not self._model.is_tied and "output.weight" not in groups:
-            raise FileFormatError("tensor lm_head.weight is missing", hint="The folder is incomplete; fetch it again.")
+        self._settle_head(groups)
         arranged: dict[str, ArrangedTensor] = {}
         num_scattered = 0
         for name, group in groups.items():
@@ -99,9 +102,24 @@ class _Arranger:
             )
         return arranged | self._computed()
 
+    def _settle_head(self, groups: dict[str, _Group]) -> None:
+        """Of a tied model's head only one that is not the embedding stays, as fine-tuning may leave it."""
+        if _HEAD not in groups:
+            if not self._model.is_tied:
+                raise FileFormatError(
+                    "tensor lm_head.weight is missing", hint="The folder is incomplete; fetch it again."
+                )
+        elif self._model.is_tied:
+            if _EMBEDDING in groups and _are_same(groups[_HEAD].members[0], groups[_EMBEDDING].members[0]):
+                del groups[_HEAD]
+            else:
+                self._model.note(
+                    "config.json says that the embedding is the head too, but lm_head.weight differs from it and is used"
+                )
+
     def _is_needed(self, name: str) -> bool:
-        """Not what follows from the settings, a tied head stored all the same, or layers for guessing ahead."""
-        if name.endswith(".rotary_emb.inv_freq") or (self._model.is_tied and name.startswith("lm_head.")):
+        """Not what follows from the settings, nor layers for guessing ahead."""
+        if name.endswith(".rotary_emb.inv_freq"):
             return False
         layer = _LAYER.match(name)
         is_ahead = layer is not None and int(layer[1]) >= self._model.settings["block_count"]
@@ -191,6 +209,21 @@ class _Arranger:
                 make = partial(np.asarray, values)
                 tensors[rule.gguf] = _computed(rule.gguf, WeightFormat.F32, values.shape, (), make)
         return tensors
+
+
+def _are_same(first: PublishedTensor, second: PublishedTensor) -> bool:
+    """Whether both are stored as the same bytes; those that differ mostly do so at once."""
+    if (first.format, first.shape) != (second.format, second.shape) or first.place is None or second.place is None:
+        return False
+    ours, others = (np.frombuffer(tensor.read(), np.uint8) for tensor in (first, second))
+    starts = range(0, ours.size, _COMPARED_BYTES)
+    same = all(
+        np.array_equal(ours[start : start + _COMPARED_BYTES], others[start : start + _COMPARED_BYTES])
+        for start in starts
+    )
+    for tensor in (first, second):
+        tensor.release()
+    return same
 
 
 def _stacked(rule: TensorRule) -> str | None:

@@ -23,6 +23,7 @@ class PublishedModel:
     settings: Mapping[str, Any]
     """Under GGUF's names, without the architecture."""
     is_tied: bool
+    """As the settings say, the outer ones before the text model's own; a head that is there all the same is used."""
     has_other_parts: bool
     scheme: Scheme | None
     """How weights are quantised."""
@@ -45,8 +46,8 @@ class PublishedModel:
         settings: dict[str, Any] = {}
         for rule in mapping.settings:
             settings |= rule.to_gguf(config)
-        outer_tied = values.get("tie_word_embeddings", mapping.is_tied_by_default)
-        is_tied = own.get("tie_word_embeddings", outer_tied)
+        inner_tied = own.get("tie_word_embeddings", mapping.is_tied_by_default)
+        is_tied = values.get("tie_word_embeddings", inner_tied)
         if not isinstance(is_tied, bool):
             raise FileFormatError(f"config.json: tie_word_embeddings = {is_tied!r} is not true or false")
         scheme = scheme_of(own) or scheme_of(values)
