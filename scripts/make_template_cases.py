@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
 FOLDER = Path(__file__).parent.parent / "tests" / "chat" / "published"
@@ -84,21 +86,21 @@ def main() -> None:
 
 def rendering(source: str, case: dict[str, Any]) -> str | None:
     """The prompt; None where the template raises. Where it joins arguments to text, they are given as JSON."""
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), bos_token=BOS, eos_token=EOS)
     for given in (case, _with_text_arguments(case)):
         options = copy.deepcopy(given)
         try:
-            texts, _ = chat_template_utils.render_jinja_template(
-                [options.pop("messages")],
+            text = tokenizer.apply_chat_template(
+                options.pop("messages"),
                 tools=options.pop("tools", None),
                 chat_template=source,
                 add_generation_prompt=options.pop("add_generation_prompt", True),
-                bos_token=BOS,
-                eos_token=EOS,
+                tokenize=False,
                 **options,
             )
         except (TemplateError, TypeError):
             continue
-        return str(texts[0])
+        return str(text)
     return None
 
 

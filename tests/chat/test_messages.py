@@ -38,7 +38,6 @@ def test_tool_calls_and_their_results():
     assert asked.tool_calls == (ToolCall("f", {"x": 1}, "c1"),)
     assert asked.to_template() == {
         "role": "assistant",
-        "content": None,
         "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}],
     }
     answered = parse_one(role="tool", content="2", tool_call_id="c1", name="f")

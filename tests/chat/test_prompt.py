@@ -115,6 +115,18 @@ def test_special_tokens_are_those_of_the_template(contents):
     )
 
 
+def test_a_template_that_refuses_calls_without_text_sees_the_tools_as_they_were_given(tokenizer):
+    template = ChatTemplate("{{ tools | tojson }}{% for m in messages %}{{ m.role + m.content }}{% endfor %}")
+    tools = [
+        {"type": "function", "function": {"name": name, **told}}
+        for name, told in (("f", {"description": "d"}), ("g", {}))
+    ]
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
+    text = tokenizer.decode(encode_chat(template, tokenizer, [call], tools=tools))
+    assert '{"name": "f", "description": "d"}' in text
+    assert '{"description": "", "name": "g"}' in text
+
+
 def test_variables_with_parameters_of_their_own_are_refused(tokenizer):
     with pytest.raises(UsageError, match="may not be named tools"):
         encode_chat(ChatTemplate(CHATML), tokenizer, user("x"), variables={"tools": []})

@@ -76,6 +76,14 @@ def test_calls_without_text_are_told_where_the_reference_fails(name):
 
 
 @pytest.mark.usefixtures("_today")
+@pytest.mark.parametrize("name", ["deepseek-r1", "deepseek-r1-distill", "deepseek-v3-0324", "deepseek-v3.1"])
+def test_calls_are_told_to_templates_that_ask_for_content_of_none(name):
+    text = rendering(name, CASES["conversations"]["call without text"])
+    assert '{"city": "Köln", "days": 2}' in text
+    assert "None" not in text
+
+
+@pytest.mark.usefixtures("_today")
 def test_gpt_oss_thinks_what_it_says_beside_a_call():
     call = {"role": "assistant", "content": "I look.", "reasoning_content": "Hm.", "tool_calls": [CALL]}
     text = rendering("gpt-oss", {"messages": [{"role": "user", "content": "?"}, call]})

@@ -43,8 +43,8 @@ class Message:
 
     def to_template(self) -> dict[str, Any]:
         """The mapping that chat templates expect; what is not set is not there. Those of gpt-oss read `thinking`."""
-        given: dict[str, Any] = {"role": self.role.value, "content": self.content}
-        for key in ("name", "reasoning_content", "tool_call_id"):
+        given: dict[str, Any] = {"role": self.role.value}
+        for key in ("content", "name", "reasoning_content", "tool_call_id"):
             if (value := getattr(self, key)) is not None:
                 given[key] = value
         if self.reasoning_content is not None:

@@ -83,7 +83,7 @@ def _render(template: ChatTemplate, messages: Sequence[Mapping[str, Any]], optio
         return template.render(messages, **options)
     except UsageError:
         described = {**options, "tools": _with_descriptions(options["tools"])}
-        for changed in (_with_empty_text(messages), _with_text_in_thought(messages)):
+        for changed in (_with_content(messages, None), _with_content(messages, ""), _with_text_in_thought(messages)):
             if changed != messages or described != options:
                 with contextlib.suppress(UsageError):
                     return template.render(changed, **described)
@@ -92,25 +92,27 @@ def _render(template: ChatTemplate, messages: Sequence[Mapping[str, Any]], optio
 
 def _with_descriptions(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
     """For templates that take it for granted that every function has one."""
-    if tools is None:
-        return None
-    return [
-        {**tool, "function": {"description": "", **tool["function"]}} if "function" in tool else {**tool}
-        for tool in tools
-    ]
+    return None if tools is None else [_with_description(tool) for tool in tools]
 
 
-def _with_empty_text(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """For templates that take no content for an error."""
-    return [{**message, "content": ""} if message["content"] is None else message for message in messages]
+def _with_description(tool: Mapping[str, Any]) -> dict[str, Any]:
+    function = tool.get("function")
+    if function is None or "description" in function:
+        return {**tool}
+    return {**tool, "function": {"description": "", **function}}
+
+
+def _with_content(messages: Sequence[Mapping[str, Any]], default: str | None) -> list[Mapping[str, Any]]:
+    """For templates that ask whether the content of calls is none, or take it that there is a text."""
+    return [{**message, "content": message.get("content", default)} for message in messages]
 
 
 def _with_text_in_thought(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """For gpt-oss, whose template takes one text beside a call: what was said joins what was thought."""
     return [
         {**message, "thinking": f"{message['thinking']}\n\n{message['content']}", "content": ""}
-        if message.get("tool_calls") and message.get("thinking") and message["content"]
-        else {**message, "content": message["content"] or ""}
+        if message.get("tool_calls") and message.get("thinking") and message.get("content")
+        else {**message, "content": message.get("content", "")}
         for message in messages
     ]
 

@@ -114,7 +114,7 @@ class _Arranger:
                 del groups[_HEAD]
             else:
                 self._model.note(
-                    "config.json says that the embedding is the head too, but lm_head.weight differs from it and is used"
+                    "config.json says that the embedding is the head too, but lm_head.weight differs and is used"
                 )
 
     def _is_needed(self, name: str) -> bool:
