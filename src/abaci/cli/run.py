@@ -56,6 +56,9 @@ def run(
         list[str] | None, typer.Option(metavar="TEXT", help="End before this text; may be given again.")
     ] = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Show the answer as it is written, with its markdown.")
+    ] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as it is, without chat template.")] = False,
     threads: Annotated[
         int | None, typer.Option(envvar="ABACI_THREADS", help="Threads; else all cores this process may use.")
@@ -91,9 +94,10 @@ def run(
         load_seconds = time.perf_counter() - started
         print_line(dimmed(_introduction(llm.info)))
         if question is None:
-            _converse(llm, params, system, load_seconds)
+            _converse(llm, params, system, load_seconds, plain=plain)
         else:
-            _answer_once(llm, _prompt(question, system, raw), params, load_seconds, as_json)
+            writer = SilentWriter() if as_json else _writer(plain=plain or raw)
+            _answer_once(llm, _prompt(question, system, raw), params, load_seconds, writer, as_json=as_json)
 
 
 def _question(prompt: str | None) -> str | None:
@@ -179,8 +183,9 @@ def _introduction(info: Any) -> str:
     return f"{info.name} | {threads} | context {info.context_length} | {by_kernel}"
 
 
-def _answer_once(llm: "LLM", prompt: Prompt, params: SamplingParams, load_seconds: float, as_json: bool) -> None:
-    writer = SilentWriter() if as_json else _writer(plain=isinstance(prompt, str))
+def _answer_once(
+    llm: "LLM", prompt: Prompt, params: SamplingParams, load_seconds: float, writer: AnswerWriter, *, as_json: bool
+) -> None:
     answer = stream_answer(llm, prompt, params, writer)
     figures = measure(answer, load_seconds)
     if as_json:
@@ -205,13 +210,13 @@ def _as_json(info: Any, answer: Answer, figures: dict[str, Any]) -> dict[str, An
     }
 
 
-def _converse(llm: "LLM", params: SamplingParams, system: str | None, load_seconds: float) -> None:
+def _converse(llm: "LLM", params: SamplingParams, system: str | None, load_seconds: float, *, plain: bool) -> None:
     print_line(dimmed("/help lists the commands"))
     conversation = Conversation(
         model=llm,
         params=params,
         system=system,
-        new_writer=lambda: _writer(plain=False),
+        new_writer=lambda: _writer(plain=plain),
         say=lambda text: print_line(dimmed(text)),
         say_error=print_error,
         describe=lambda answer: str(measure(answer, load_seconds)),

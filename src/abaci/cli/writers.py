@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from rich.segment import Segment
 
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_FENCE = re.compile(r"^ {0,3}(```|~~~)")
+_FENCE = re.compile(r" {0,3}(`{3,}(?=[^`]*$)|~{3,})(.*)")
 _ROWS_LEFT_FREE = 2
+_PAUSE_PER_DRAWING = 4
+"""Of the time, at most a fifth goes into drawing: the processors are the model's."""
 
 
 class SilentWriter:
@@ -58,26 +60,33 @@ class MarkdownWriter:
     def __init__(self, console: "Console", redraw_seconds: float = 0.1) -> None:
         self._console = console
         self._redraw_seconds = redraw_seconds
+        self._pause_seconds = 0.0
         self._growing = ""
         self._num_rows = 0
         """Rows of the growing block on the screen, above the cursor."""
         self._drawn_at = -math.inf
 
     def write(self, text: str) -> None:
+        from abaci.cli.markdown import markdown_lines
+
         *blocks, self._growing = split_blocks(self._growing + without_control_characters(text))
-        if not blocks and time.monotonic() < self._drawn_at + self._redraw_seconds:
+        began_at = time.monotonic()
+        if not blocks and began_at < self._drawn_at + self._pause_seconds:
             return
         self._erase()
         for block in blocks:
-            self._print(_markdown_lines(self._console, block), blank_line=True)
-        lines = _markdown_lines(self._console, self._growing)[-max(1, self._console.height - _ROWS_LEFT_FREE) :]
+            self._print(markdown_lines(self._console, block), blank_line=True)
+        lines = markdown_lines(self._console, self._growing)[-max(1, self._console.height - _ROWS_LEFT_FREE) :]
         self._print(lines)
         self._num_rows = len(lines)
         self._drawn_at = time.monotonic()
+        self._pause_seconds = max(self._redraw_seconds, _PAUSE_PER_DRAWING * (self._drawn_at - began_at))
 
     def finish(self) -> None:
+        from abaci.cli.markdown import markdown_lines
+
         self._erase()
-        lines = _markdown_lines(self._console, self._growing)
+        lines = markdown_lines(self._console, self._growing)
         self._print(lines, blank_line=bool(lines))
         self._growing = ""
 
@@ -94,15 +103,6 @@ class MarkdownWriter:
             self._console.print(Segments(line), end="")
         if blank_line:
             self._console.print()
-
-
-def _markdown_lines(console: "Console", text: str) -> list[list["Segment"]]:
-    """Drawn lines with their ends, without the empty ones that rich puts around some blocks."""
-    from rich.markdown import Markdown
-
-    lines = console.render_lines(Markdown(text), pad=False, new_lines=True)
-    filled = [index for index, line in enumerate(lines) if any(segment.text.strip() for segment in line)]
-    return lines[filled[0] : filled[-1] + 1] if filled else []
 
 
 def without_control_characters(text: str) -> str:
@@ -130,13 +130,14 @@ def split_blocks(text: str) -> list[str]:
 
 
 def _fence_after(line: str, fence: str | None) -> str | None:
-    """The code fence that is open after a line."""
-    mark = _FENCE.match(line)
-    if mark is None:
+    """The code fence that is open after a line: one is closed by at least as many of its marks, and no word."""
+    found = _FENCE.match(line)
+    if found is None:
         return fence
+    marks, words = found.groups()
     if fence is None:
-        return mark.group(1)
-    return None if mark.group(1) == fence else fence
+        return marks
+    return None if marks.startswith(fence) and not words.strip() else fence
 
 
 def _not_blank(blocks: Iterable[str]) -> list[str]:
