@@ -259,7 +259,7 @@ class GgufConfig:
             original_context=self.integer("rope.scaling.original_context_length", 1, MAX_CONTEXT_TOKENS),
             beta_fast=self.number("rope.scaling.yarn_beta_fast", default=32.0),
             beta_slow=self.number("rope.scaling.yarn_beta_slow", default=1.0),
-            truncate=truncate,
+            truncate=self.flag("rope.scaling.yarn_truncate", default=truncate),
         )
         return replace(rope, yarn=yarn, magnitude=magnitude)
 

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from abaci.errors import FileFormatError
 from abaci.models.huggingface.changes import Array, Settings, Shape, whole_number
-from abaci.models.huggingface.mapping import Gguf, SplitRule, TensorRule, Value
+from abaci.models.huggingface.mapping import ComputedTensor, Gguf, SplitRule, TensorRule, Value
 from abaci.models.huggingface.published_config import PublishedConfig
-from abaci.models.huggingface.rope import Rope
+from abaci.models.huggingface.rope import FREQUENCY_FACTORS, Rope, RopeReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +121,23 @@ _ROPE = Rope(log_multiplier=0.1)
 class LatentRope:
     """The rope of the part that rotates: all of its values. YaRN's multiplier stands in GGUF by a tenth."""
 
+    size: int = 64
+    """Of that part, where `config.json` does not say."""
+
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
-        settings = dict(_ROPE.to_gguf(config))
-        del settings["rope.dimension_count"]
-        return settings
+        return RopeReader(config, _ROPE.theta).turning(_ROPE)
 
     def to_published(self, settings: Gguf) -> Mapping[str, Value]:
-        parameters = dict(_ROPE.to_published(settings)["rope_parameters"])
-        parameters.pop("partial_rotary_factor", None)
-        return {"rope_parameters": parameters}
+        return {"rope_parameters": _ROPE.parameters(settings)}
+
+    @property
+    def computed(self) -> tuple[ComputedTensor, ...]:
+        """The table of `llama3`."""
+
+        def factors(config: PublishedConfig) -> NDArray[np.float32] | None:
+            return RopeReader(config, _ROPE.theta).frequency_factors(config.integer("qk_rope_head_dim", self.size))
+
+        return (ComputedTensor(FREQUENCY_FACTORS, factors),)
 
 
 _ATTENTION = "model.layers.{layer}.self_attn"

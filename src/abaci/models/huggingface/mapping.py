@@ -5,7 +5,7 @@ A rule works both ways. Must not know any model type, nor how files are read.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -238,6 +238,15 @@ class ComputedTensor:
     compute: Callable[[PublishedConfig], NDArray[np.float32] | None]
 
 
+@runtime_checkable
+class ComputingRule(Protocol):
+    """A `SettingRule` some of whose settings are tensors in GGUF."""
+
+    @property
+    def computed(self) -> tuple[ComputedTensor, ...]:
+        """Those tensors."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelMapping:
     """One published `model_type` and the GGUF architecture that describes the same mathematics."""
@@ -248,12 +257,16 @@ class ModelMapping:
     architecture: str
     settings: tuple[SettingRule, ...]
     tensors: tuple[TensorRule | SplitRule, ...]
-    computed: tuple[ComputedTensor, ...] = ()
     is_tied_by_default: bool = False
     modernise: Callable[[Mapping[str, Value]], Mapping[str, Value]] = dict
     """Settings of a GGUF file in the words that the rules use: older conversions have others."""
     guess_prefixes: tuple[str, ...] = ()
     """Of published names that belong to layers for guessing several tokens at once, which are not used."""
+
+    @property
+    def computed(self) -> tuple[ComputedTensor, ...]:
+        """Tensors that GGUF has beside the settings they follow from."""
+        return tuple(tensor for rule in self.settings if isinstance(rule, ComputingRule) for tensor in rule.computed)
 
 
 def rounded(value: float) -> float:

@@ -61,6 +61,7 @@ class PublishedConfig:
     def __init__(self, values: Mapping[str, object]) -> None:
         self._values = values
         self._keys_read: set[str] = set()
+        self._keys_passed_over: set[str] = set()
 
     def has(self, key: str) -> bool:
         """Whether the key is there and not null."""
@@ -119,9 +120,13 @@ class PublishedConfig:
             raise self.invalid(key, "is not an object")
         return set(found)
 
+    def pass_over(self, key: str) -> None:
+        """The original does not follow the key in this type of model, though it asks for something."""
+        self._keys_passed_over.add(key)
+
     def unread(self) -> list[str]:
-        """Keys that no rule read and that are not known to be without effect; sorted."""
-        return sorted(set(self._values) - self._keys_read - _BOOKKEEPING)
+        """Keys that no rule read or follows and that are not known to be without effect; sorted."""
+        return sorted((set(self._values) - self._keys_read - _BOOKKEEPING) | self._keys_passed_over)
 
     def invalid(self, key: str, complaint: str) -> FileFormatError:
         """The error for a setting that cannot be right."""

@@ -7,7 +7,7 @@ from abaci.models.huggingface.changes import AddOne
 from abaci.models.huggingface.delta_net import Convolution, Decay, QueriesKeysValuesAndGates, TurnedValueHeads
 from abaci.models.huggingface.dense import ENDS, HEAD_NORMS, PROJECTIONS
 from abaci.models.huggingface.layers import FULL
-from abaci.models.huggingface.mapping import Gguf, SplitRule, TensorRule, Value, Whole
+from abaci.models.huggingface.mapping import ComputedTensor, Gguf, SplitRule, TensorRule, Value, Whole
 from abaci.models.huggingface.published_config import PublishedConfig
 from abaci.models.huggingface.rope import Rope
 
@@ -64,6 +64,11 @@ class SectionedRope:
     """A quarter of each head turns; the pairs are dealt to time, height and width of images, for text all alike."""
 
     sections: tuple[int, ...] = (11, 11, 10)
+
+    @property
+    def computed(self) -> tuple[ComputedTensor, ...]:
+        """As of a rope without sections."""
+        return _ROPE.computed
 
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
         place = "rope_parameters" if config.has("rope_parameters") else "rope_scaling"

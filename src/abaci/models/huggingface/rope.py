@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from abaci.errors import UnsupportedModelError
-from abaci.models.huggingface.mapping import Gguf, Value, rounded, shortest
+from abaci.models.huggingface.mapping import ComputedTensor, Gguf, Value, rounded, shortest
 from abaci.models.huggingface.published_config import PublishedConfig
 
 FREQUENCY_FACTORS = "rope_freqs.weight"
 
 _CONTEXT = "max_position_embeddings"
+_SHARE = "partial_rotary_factor"
+_TRUNCATE = "rope.scaling.yarn_truncate"
 _YARN_NUMBERS = {"beta_fast": "yarn_beta_fast", "beta_slow": "yarn_beta_slow"}
 _HARMLESS = frozenset({"max_position_embeddings", "finetuned", "mrope_section", "mrope_interleaved"})
 """Inside the parameters: repeated from elsewhere, or without effect on text."""
@@ -29,27 +31,51 @@ class Rope:
     """One rope for all layers.
 
     theta                    the base where the file gives none.
-    partial                  of each head, what turns where the file does not say.
+    partial                  of each head, what turns where the file does not say; None where heads of the type turn
+                             whole, whatever the file says.
     log_multiplier           of YaRN's `mscale_all_dim`, to make GGUF's `yarn_log_multiplier`; 0 where the scores of
                              the type do not grow by it.
-    truncates                whether YaRN rounds the ends of its ramp to whole dimensions.
+    truncates                whether YaRN rounds the ends of its ramp to whole dimensions in GGUF's architecture.
     """
 
     theta: float = 10000.0
-    partial: float = 1.0
+    partial: float | None = None
     log_multiplier: float = 0.0
     truncates: bool = True
 
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
         rope = RopeReader(config, self.theta)
-        dimensions = {"rope.dimension_count": rope.dimensions(self.partial)}
-        return {"rope.freq_base": rounded(rope.theta), **dimensions, **rope.scaling(self)}
+        return {"rope.dimension_count": rope.dimensions(self.partial), **rope.turning(self)}
 
     def to_published(self, settings: Gguf) -> Mapping[str, Value]:
+        return {"rope_parameters": self.parameters(settings) | self._share(settings)}
+
+    def parameters(self, settings: Gguf) -> dict[str, Value]:
+        """What stands inside of `rope_parameters`, without how much of a head turns."""
         theta = shortest(settings.get("rope.freq_base", self.theta))
         factors = settings.tensor(FREQUENCY_FACTORS)
         scaling = self._scaling(settings) if factors is None else Llama3Stretch.of(factors, theta).to_published()
-        return {"rope_parameters": {"rope_theta": theta} | _dimensions(settings) | scaling}
+        return {"rope_theta": theta} | scaling
+
+    @property
+    def computed(self) -> tuple[ComputedTensor, ...]:
+        """The table of `llama3`."""
+
+        def factors(config: PublishedConfig) -> NDArray[np.float32] | None:
+            rope = RopeReader(config, self.theta)
+            return rope.frequency_factors(rope.dimensions(self.partial))
+
+        return (ComputedTensor(FREQUENCY_FACTORS, factors),)
+
+    def _share(self, settings: Gguf) -> dict[str, Value]:
+        dim = settings.get("rope.dimension_count")
+        plain = settings.get("embedding_length") // settings.get("attention.head_count")
+        head_dim = settings.get("attention.key_length", plain)
+        if dim in (None, head_dim):
+            return {}
+        if self.partial is None:
+            raise UnsupportedModelError(f"rope.dimension_count = {dim} has no name where whole heads turn")
+        return {_SHARE: dim / head_dim}
 
     def _scaling(self, settings: Gguf) -> dict[str, Value]:
         kind = settings.get("rope.scaling.type", "none")
@@ -69,7 +95,7 @@ class Rope:
         for published, gguf in _YARN_NUMBERS.items():
             value = settings.get(f"rope.scaling.{gguf}")
             parameters |= {} if value is None else {published: shortest(value)}
-        if not self.truncates:
+        if not settings.get(_TRUNCATE, self.truncates):
             parameters["truncate"] = False
         multiplier = settings.get("rope.scaling.yarn_log_multiplier", 0.0)
         magnitude = settings.get("rope.scaling.attn_factor", 1.0)
@@ -86,7 +112,7 @@ class RopeReader:
         """`within` is the object that holds the parameters, where layers of different kinds have their own."""
         self._config = config
         self._place = within or ("rope_parameters" if config.has("rope_parameters") else "rope_scaling")
-        self._known = {"rope_theta", "rope_type", "type", "partial_rotary_factor", *_HARMLESS}
+        self._known = {"rope_theta", "rope_type", "type", _SHARE, *_HARMLESS}
         config.keys(self._place)
         self.theta = config.number(f"{self._place}.rope_theta", config.number("rope_theta", default_theta))
         self.kind = config.text(f"{self._place}.rope_type", config.text(f"{self._place}.type", "default"))
@@ -104,13 +130,31 @@ class RopeReader:
     def has(self, key: str) -> bool:
         return self._config.has(f"{self._place}.{key}")
 
-    def dimensions(self, partial: float = 1.0) -> int:
-        """How many values of each head turn."""
-        factor = self.number("partial_rotary_factor", self._config.number("partial_rotary_factor", partial))
+    def dimensions(self, partial: float | None = None) -> int:
+        """How many values of each head turn: `partial` of them where the file does not say; None is as in `Rope`."""
         head_dim = self._config.value("head_dim")
         if not isinstance(head_dim, int):
             head_dim = self._config.integer("hidden_size") // max(1, self._config.integer("num_attention_heads"))
-        return int(head_dim * factor)
+        if partial is None:
+            self._check_whole()
+            return head_dim
+        return int(head_dim * self.number(_SHARE, self._config.number(_SHARE, partial)))
+
+    def _check_whole(self) -> None:
+        """Heads turn whole: the original does so whatever the file says, and fails only where it stretches as well."""
+        for key in (f"{self._place}.{_SHARE}", _SHARE):
+            if self._config.number(key, 1.0) != 1:
+                if self.kind != "default":
+                    raise self._config.unsupported(key, "is not what this type of model does, whose heads turn whole")
+                self._config.pass_over(key)
+
+    def turning(self, rule: Rope | None = None) -> Mapping[str, Value]:
+        """The base and `rope.scaling.*`."""
+        return {"rope.freq_base": rounded(self.theta), **self.scaling(rule)}
+
+    def is_plain(self) -> bool:
+        """Whether nothing is stretched. Raises UnsupportedModelError as `scaling`."""
+        return not self.scaling() and self.kind != "llama3"
 
     def scaling(self, rule: Rope | None = None) -> Mapping[str, Value]:
         """`rope.scaling.*`; Llama 3's comes as a tensor instead. Raises UnsupportedModelError for an unknown type."""
@@ -139,8 +183,7 @@ class RopeReader:
 
     def _yarn(self, rule: Rope) -> Mapping[str, Value]:
         self._known |= {"truncate", "llama_4_scaling_beta", "original_max_position_embeddings"}
-        if self._config.flag(f"{self._place}.truncate", rule.truncates) != rule.truncates:
-            raise self._config.unsupported(f"{self._place}.truncate", "is not what this type of model does elsewhere")
+        truncates = self._config.flag(f"{self._place}.truncate", True)
         factor = self.number("factor")
         original = self._config.integer("original_max_position_embeddings", self._config.integer(_CONTEXT))
         settings: dict[str, Value] = {
@@ -153,6 +196,8 @@ class RopeReader:
         for published, gguf in _YARN_NUMBERS.items():
             if self.has(published):
                 settings[f"rope.scaling.{gguf}"] = rounded(self.number(published))
+        if truncates != rule.truncates:
+            settings[_TRUNCATE] = truncates
         return {**settings, **self._magnitude(rule, factor)}
 
     def _magnitude(self, rule: Rope, factor: float) -> Mapping[str, Value]:
@@ -250,16 +295,3 @@ class Llama3Stretch:
             "high_freq_factor": self.high,
             "original_max_position_embeddings": int(self.context),
         }
-
-
-def frequency_factors(config: PublishedConfig) -> NDArray[np.float32] | None:
-    """The table of `rope_freqs.weight`, for models whose rope is `Rope`."""
-    rope = RopeReader(config, 10000.0)
-    return rope.frequency_factors(rope.dimensions())
-
-
-def _dimensions(settings: Gguf) -> dict[str, Value]:
-    dim = settings.get("rope.dimension_count")
-    plain = settings.get("embedding_length") // settings.get("attention.head_count")
-    head_dim = settings.get("attention.key_length", plain)
-    return {} if dim in (None, head_dim) else {"partial_rotary_factor": dim / head_dim}

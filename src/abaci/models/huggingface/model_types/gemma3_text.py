@@ -3,10 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from abaci.models.huggingface.changes import AddOne
 from abaci.models.huggingface.dense import ENDS, GATED_MLP, HEAD_NORMS, PROJECTIONS, decoder_settings
 from abaci.models.huggingface.layers import FULL, SLIDING, Pattern, WindowedLayers
 from abaci.models.huggingface.mapping import (
+    ComputedTensor,
     Gguf,
     HeadSizes,
     KeyValueHeads,
@@ -19,10 +23,11 @@ from abaci.models.huggingface.mapping import (
     shortest,
 )
 from abaci.models.huggingface.published_config import PublishedConfig
-from abaci.models.huggingface.rope import RopeReader
+from abaci.models.huggingface.rope import FREQUENCY_FACTORS, Rope, RopeReader
 
 _THETA = 1000000.0
 _LOCAL_THETA = 10000.0
+_HEAD_DIM = 256
 _NUM_LAYERS_27B = 62
 
 
@@ -30,34 +35,43 @@ class _Ropes:
     """Layers with a window have a rope of their own: a base, never stretched."""
 
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
+        full = _full_rope(config)
+        full.dimensions()
         if config.has(f"rope_parameters.{FULL}"):
-            full = RopeReader(config, _THETA, f"rope_parameters.{FULL}")
             local = RopeReader(config, _LOCAL_THETA, f"rope_parameters.{SLIDING}")
-            if local.scaling():
+            local.dimensions()
+            if not local.is_plain():
                 raise config.unsupported("rope_parameters", "stretches the layers with a window")
             local_theta = local.theta
         else:
-            full = RopeReader(config, _THETA)
             local_theta = config.number("rope_local_base_freq", _LOCAL_THETA)
-        thetas = {"rope.freq_base": rounded(full.theta), "rope.freq_base_swa": rounded(local_theta)}
-        return {**thetas, **full.scaling()}
+        return {"rope.freq_base_swa": rounded(local_theta), **full.turning()}
+
+    @property
+    def computed(self) -> tuple[ComputedTensor, ...]:
+        """The table of `llama3`."""
+        return (ComputedTensor(FREQUENCY_FACTORS, _frequency_factors),)
 
     def to_published(self, settings: Gguf) -> Mapping[str, Value]:
-        full: dict[str, Value] = {
-            "rope_theta": shortest(settings.get("rope.freq_base", _THETA)),
-            "rope_type": "default",
-        }
-        if settings.get("rope.scaling.type", "none") == "linear":
-            full |= {"rope_type": "linear", "factor": shortest(settings.get("rope.scaling.factor"))}
+        full = Rope(_THETA).parameters(settings)
         local = {"rope_theta": shortest(settings.get("rope.freq_base_swa", _LOCAL_THETA)), "rope_type": "default"}
         return {"rope_parameters": {FULL: full, SLIDING: local}}
+
+
+def _full_rope(config: PublishedConfig) -> RopeReader:
+    within = f"rope_parameters.{FULL}"
+    return RopeReader(config, _THETA, within if config.has(within) else None)
+
+
+def _frequency_factors(config: PublishedConfig) -> NDArray[np.float32] | None:
+    return _full_rope(config).frequency_factors(config.integer("head_dim", _HEAD_DIM))
 
 
 class _ScoreScale:
     """`query_pre_attn_scalar`: GGUF has no name for it, but the 27B model's differs from the head size."""
 
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
-        expected = config.integer("head_dim", 256)
+        expected = config.integer("head_dim", _HEAD_DIM)
         if config.integer("num_hidden_layers", 26) == _NUM_LAYERS_27B:
             expected = config.integer("hidden_size") // config.integer("num_attention_heads", 8)
         if config.number("query_pre_attn_scalar", 256) != expected:
@@ -84,7 +98,7 @@ MAPPING = ModelMapping(
     settings=(
         *decoder_settings(hidden_size=2304, mlp_size=9216, num_layers=26, num_heads=8, context=131072),
         KeyValueHeads(4),
-        HeadSizes(256),
+        HeadSizes(_HEAD_DIM),
         _Ropes(),
         _ScoreScale(),
         WindowedLayers(default_window=4096, default_period=6, pattern=Pattern.PERIOD),

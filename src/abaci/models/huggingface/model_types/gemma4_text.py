@@ -203,9 +203,14 @@ class _Ropes:
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
         full = _full_rope(config)
         local = RopeReader(config, _LOCAL_THETA, f"rope_parameters.{SLIDING}")
-        if local.scaling() or local.number("partial_rotary_factor", 1.0) != 1:
+        if not local.is_plain() or local.number("partial_rotary_factor", 1.0) != 1:
             raise config.unsupported(f"rope_parameters.{SLIDING}", "changes the rope of layers with a window")
         return {"rope.freq_base": rounded(full.theta), "rope.freq_base_swa": rounded(local.theta)}
+
+    @property
+    def computed(self) -> tuple[ComputedTensor, ...]:
+        """The factors."""
+        return (ComputedTensor(FREQUENCY_FACTORS, _frequency_factors),)
 
     def to_published(self, settings: Gguf) -> Mapping[str, Value]:
         factors = settings.tensor(FREQUENCY_FACTORS)
@@ -281,6 +286,5 @@ MAPPING = ModelMapping(
         TensorRule(f"{_LAYER}.experts.gate_up_proj", f"{_BLOCK}.ffn_gate_up_exps.weight"),
         TensorRule(f"{_LAYER}.experts.down_proj", f"{_BLOCK}.ffn_down_exps.weight"),
     ),
-    computed=(ComputedTensor(FREQUENCY_FACTORS, _frequency_factors),),
     is_tied_by_default=True,
 )

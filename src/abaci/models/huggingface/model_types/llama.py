@@ -2,7 +2,6 @@
 
 from abaci.models.huggingface.dense import ENDS, GATED_MLP, NORMS, PAIRED_PROJECTIONS, decoder_settings
 from abaci.models.huggingface.mapping import (
-    ComputedTensor,
     HeadSizes,
     KeyValueHeads,
     ModelMapping,
@@ -10,7 +9,7 @@ from abaci.models.huggingface.mapping import (
     Present,
     Unused,
 )
-from abaci.models.huggingface.rope import FREQUENCY_FACTORS, Rope, frequency_factors
+from abaci.models.huggingface.rope import Rope
 
 MAPPING = ModelMapping(
     model_type="llama",
@@ -27,5 +26,4 @@ MAPPING = ModelMapping(
         Unused(("rope_interleaved", "is_llama_config")),
     ),
     tensors=(*ENDS, *PAIRED_PROJECTIONS, *NORMS, *GATED_MLP),
-    computed=(ComputedTensor(FREQUENCY_FACTORS, frequency_factors),),
 )

@@ -22,6 +22,7 @@ class _GrowingRope:
     """YaRN, beside `llama_4_scaling_beta`: by how much queries grow."""
 
     rope = Rope(theta=1000000.0, log_multiplier=1.0)
+    computed = rope.computed
 
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
         beta = config.number("rope_parameters.llama_4_scaling_beta", 0.0)

@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+from numpy.typing import NDArray
+
 from abaci.models.huggingface.dense import ENDS, GATED_MLP, HEAD_NORMS, PROJECTIONS, decoder_settings
 from abaci.models.huggingface.layers import FULL, SLIDING, Pattern, WindowedLayers
 from abaci.models.huggingface.mapping import (
+    ComputedTensor,
     Gguf,
     HeadSizes,
     KeyValueHeads,
@@ -12,11 +16,10 @@ from abaci.models.huggingface.mapping import (
     Only,
     TensorRule,
     Value,
-    rounded,
     shortest,
 )
 from abaci.models.huggingface.published_config import PublishedConfig
-from abaci.models.huggingface.rope import Rope, RopeReader
+from abaci.models.huggingface.rope import FREQUENCY_FACTORS, Rope, RopeReader
 
 _THETA = 500000.0
 
@@ -25,19 +28,32 @@ class _Ropes:
     """Published once for all layers or for each kind; layers with a window are never stretched."""
 
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
-        if not config.has(f"rope_parameters.{FULL}"):
-            return Rope(_THETA).to_gguf(config)
-        full = RopeReader(config, _THETA, f"rope_parameters.{FULL}")
-        local = RopeReader(config, _THETA, f"rope_parameters.{SLIDING}")
-        if local.scaling() or local.theta != full.theta:
-            raise config.unsupported("rope_parameters", "gives layers with a window a rope that GGUF cannot name")
-        dimensions = {"rope.dimension_count": full.dimensions()}
-        return {"rope.freq_base": rounded(full.theta), **dimensions, **full.scaling()}
+        full = _full_rope(config)
+        if config.has(f"rope_parameters.{FULL}"):
+            local = RopeReader(config, _THETA, f"rope_parameters.{SLIDING}")
+            if not local.is_plain() or local.theta != full.theta or local.dimensions() != full.dimensions():
+                raise config.unsupported("rope_parameters", "gives layers with a window a rope that GGUF cannot name")
+        return {"rope.dimension_count": full.dimensions(), **full.turning()}
+
+    @property
+    def computed(self) -> tuple[ComputedTensor, ...]:
+        """The table of `llama3`."""
+        return (ComputedTensor(FREQUENCY_FACTORS, _frequency_factors),)
 
     def to_published(self, settings: Gguf) -> Mapping[str, Value]:
         full = Rope(_THETA).to_published(settings)["rope_parameters"]
         local = {"rope_theta": shortest(settings.get("rope.freq_base", _THETA)), "rope_type": "default"}
         return {"rope_parameters": {FULL: full, SLIDING: local}}
+
+
+def _full_rope(config: PublishedConfig) -> RopeReader:
+    within = f"rope_parameters.{FULL}"
+    return RopeReader(config, _THETA, within if config.has(within) else None)
+
+
+def _frequency_factors(config: PublishedConfig) -> NDArray[np.float32] | None:
+    rope = _full_rope(config)
+    return rope.frequency_factors(rope.dimensions())
 
 
 MAPPING = ModelMapping(

@@ -28,7 +28,8 @@ from abaci.models.huggingface.published_config import PublishedConfig
 from abaci.models.huggingface.rope import RopeReader
 
 _CONTEXT = 4096
-_LONG_TYPES = ("longrope", "su")
+_LONG_TYPES = ("longrope", "su", "yarn")
+"""The original takes the last two, of its early files, for the first, and refuses every other stretch."""
 
 
 class _LongRope:
@@ -36,16 +37,26 @@ class _LongRope:
         rope = RopeReader(config, 10000.0)
         settings: dict[str, Value] = {
             "rope.freq_base": rounded(rope.theta),
-            "rope.dimension_count": rope.dimensions(),
+            "rope.dimension_count": rope.dimensions(1.0),
             "rope.scaling.original_context_length": _original_context(config, rope),
         }
         if rope.kind not in _LONG_TYPES:
-            return {**settings, **rope.scaling()}
+            if not rope.is_plain():
+                raise config.unsupported("rope_parameters", "stretches the context as no model of this type does")
+            return settings
         settings["rope.scaling.attn_factor"] = rounded(_magnitude(config, rope))
         rope.numbers("short_factor")
         rope.numbers("long_factor")
         rope.refuse_unknown()
         return settings
+
+    @property
+    def computed(self) -> tuple[ComputedTensor, ...]:
+        """Both sets of factors."""
+        return (
+            ComputedTensor("rope_factors_short.weight", _factors("short_factor")),
+            ComputedTensor("rope_factors_long.weight", _factors("long_factor")),
+        )
 
     def to_published(self, settings: Gguf) -> Mapping[str, Value]:
         head_dim = settings.get("embedding_length") // settings.get("attention.head_count")
@@ -110,9 +121,5 @@ MAPPING = ModelMapping(
         *NORMS,
         TensorRule("model.layers.{layer}.mlp.gate_up_proj", "blk.{layer}.ffn_up"),
         TensorRule("model.layers.{layer}.mlp.down_proj", "blk.{layer}.ffn_down"),
-    ),
-    computed=(
-        ComputedTensor("rope_factors_short.weight", _factors("short_factor")),
-        ComputedTensor("rope_factors_long.weight", _factors("long_factor")),
     ),
 )
