@@ -1,12 +1,15 @@
 """`abaci convert`: both ways, and what it writes over."""
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from golden_models import golden_path
 from typer.testing import CliRunner, Result
 
 from abaci.cli.app import app
+from abaci.errors import ResourceError
 
 SOURCE = str(golden_path("qwen2"))
 
@@ -39,6 +42,35 @@ def test_force_deletes_nothing_of_other_kinds(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "notes.txt" in result.stderr
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "folder"])
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
+    result = abaci("convert", SOURCE, str(tmp_path / "none" / name))
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {tmp_path / 'none'}: no such folder\n")
+
+
+def test_a_file_does_not_take_the_place_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").mkdir()
+    result = abaci("convert", SOURCE, str(tmp_path / "model.gguf"), "--force")
+    assert (result.exit_code, result.stderr.splitlines()[0]) == (2, f"error: {tmp_path / 'model.gguf'} is a folder")
+
+
+def test_the_ending_of_a_file_may_be_in_capitals(tmp_path: Path) -> None:
+    assert abaci("convert", SOURCE, str(tmp_path / "model.GGUF")).exit_code == 0
+    assert (tmp_path / "model.GGUF").is_file()
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "folder"])
+def test_a_disk_without_room_is_refused_with_the_numbers(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    result = abaci("convert", SOURCE, str(tmp_path / name))
+    assert result.exit_code == ResourceError.exit_code
+    assert result.stderr.startswith(f"error: {tmp_path} has 0 MB free, {name} takes ")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

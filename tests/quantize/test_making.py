@@ -1,25 +1,28 @@
 """A quantised file from beginning to end: what is in it, what it says of its loss, and when there is none."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from abaci.cli.app import app
-from abaci.errors import AbaciError, FileFormatError, UsageError
+from abaci.errors import AbaciError, FileFormatError, ResourceError, UsageError
 from abaci.formats.gguf import GgufCheckpoint, write_gguf
 from abaci.kernels.dequantise import dequantise
 from abaci.models.mixtures import MIXTURES, mixture_named
-from abaci.quantize.importance import Importance
+from abaci.quantize.importance import Importance, read_importance
 from abaci.quantize.making import Made, Order, Text, make_quantised
 from abaci.quantize.quality import Quality
 from abaci.quantize.quantising import IMPORTANCE_KEY
 from abaci.tensor import WeightFormat
 
 TEXT = Text("a text", "The quick brown fox jumps over the lazy dog, 42 times; then it rests.")
+LONGER_TEXT = Text("a longer text", TEXT.content * 2)
 
 
 class Log:
@@ -174,6 +177,44 @@ def test_experts_are_weighed_each_by_its_own(float_model: Path, tmp_path: Path) 
     assert sum(own) < 0.8 * sum(others)
 
 
+@pytest.mark.parametrize("max_kl", [None, 0.0])
+def test_what_was_measured_of_importance_is_kept(float_model: Path, tmp_path: Path, max_kl: float | None) -> None:
+    kept, what = tmp_path / "kept.gguf", order("q4_k_s", calibration=LONGER_TEXT, text=TEXT, max_kl=max_kl)
+    if max_kl is None:
+        make(float_model, tmp_path / "made.gguf", replace(what, importance_path=kept))
+    else:
+        with pytest.raises(AbaciError, match="no file was left"):
+            make(float_model, tmp_path / "made.gguf", replace(what, importance_path=kept))
+    assert (tmp_path / "made.gguf").exists() is (max_kl is None)
+    assert read_importance(kept).mean_squares["blk.0.ffn_down.weight"].shape == (1, 512)
+
+
+def test_places_are_looked_at_before_any_work(float_model: Path, tmp_path: Path) -> None:
+    made, calibrated = tmp_path / "made.gguf", order("q4_0", calibration=TEXT)
+    log = Log()
+    for importance_path, complaint in (
+        (tmp_path / "none" / "kept.gguf", "no such folder"),
+        (tmp_path, "is a folder"),
+        (tmp_path / "made.gguf", "both model and importance"),
+    ):
+        with pytest.raises(UsageError, match=complaint):
+            make(float_model, made, replace(calibrated, importance_path=importance_path), log)
+    with pytest.raises(UsageError, match="no such folder"):
+        make(float_model, tmp_path / "none" / "made.gguf", order("q4_0"), log)
+    with pytest.raises(UsageError, match="is a folder"):
+        make(float_model, tmp_path, order("q4_0"), log)
+    assert log.stages == {}
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_without_room_is_refused_with_the_numbers(
+    float_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_200_000))
+    with pytest.raises(ResourceError, match=r"has 1 MB free, made\.gguf takes \d+ MB"):
+        make(float_model, tmp_path / "made.gguf", order("q8_0"))
+
+
 def test_damaged_values_are_refused_by_name(tmp_path: Path) -> None:
     values = np.zeros((4, 256), np.float32)
     values[2, 3] = np.inf
@@ -205,6 +246,28 @@ def test_command_line(float_model: Path, tmp_path: Path) -> None:
     again = run.invoke(app, ["quantize", str(float_model), made, "--type", "q4_0", "--no-measure"])
     assert again.exit_code == UsageError.exit_code
     assert "exists" in again.stderr
+
+
+@pytest.mark.parametrize("name", ["made.gguf", "precious.txt", "none/kept.gguf", "."])
+def test_importance_is_written_over_nothing(float_model: Path, tmp_path: Path, name: str) -> None:
+    for path in ("text.txt", "precious.txt"):
+        (tmp_path / path).write_text(TEXT.content)
+    made, text, kept = (str(tmp_path / path) for path in ("made.gguf", "text.txt", name))
+    arguments = ["quantize", str(float_model), made, "--type", "q4_0", "--calibrate", text, "--no-measure"]
+    result = CliRunner().invoke(app, [*arguments, "--save-imatrix", kept])
+    assert result.exit_code == UsageError.exit_code
+    assert kept.removesuffix("/kept.gguf") in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["precious.txt", "text.txt"]
+    assert (tmp_path / "precious.txt").read_text() == TEXT.content
+
+
+def test_importance_is_written_over_a_file_when_asked(float_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(LONGER_TEXT.content)
+    (tmp_path / "old.gguf").write_text("old")
+    made, text, kept = (str(tmp_path / path) for path in ("made.gguf", "text.txt", "old.gguf"))
+    arguments = ["quantize", str(float_model), made, "--type", "q4_0", "--calibrate", text, "--no-measure"]
+    assert CliRunner().invoke(app, [*arguments, "--save-imatrix", kept, "--force"]).exit_code == 0
+    assert read_importance(tmp_path / "old.gguf").mean_squares
 
 
 def test_others_may_read_the_file_as_the_system_has_it(float_model: Path, tmp_path: Path) -> None:

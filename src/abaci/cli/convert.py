@@ -34,6 +34,7 @@ def convert(
     """Convert between Hugging Face folders and GGUF. Values stay exact where the types allow."""
     from abaci import hub
     from abaci.formats.converting import convert_to_folder, convert_to_gguf
+    from abaci.formats.destination import check_folder_of, check_new_file
     from abaci.formats.opening import open_checkpoint
     from abaci.kernels.dequantise import dequantise
     from abaci.tensor import WeightFormat
@@ -42,14 +43,17 @@ def convert(
         raise UsageError(
             f"--type {type_} is not possible in a folder", hint=f"Choose one of: {', '.join(_FLOAT_TYPES)}."
         )
-    to_gguf = destination.suffix == ".gguf"
+    to_gguf = destination.suffix.lower() == ".gguf"
     if to_gguf and type_ is not None:
         raise UsageError(
             "--type is for folders",
             hint=f"Make a file of that type: abaci quantize {model} {destination} --type {type_}",
         )
-    if destination.exists() and not force:
+    if to_gguf:
+        check_new_file(destination, replace=force)
+    elif destination.exists() and not force:
         raise UsageError(f"{destination} exists", hint="Choose another name, or say --force.")
+    check_folder_of(destination)
     resolved = hub.resolve(model, download=False)
     with closing(open_checkpoint(resolved.path)) as checkpoint:
         for note in checkpoint.notes:

@@ -41,7 +41,7 @@ def quantize(
     allow_requantize: Annotated[
         bool, typer.Option("--allow-requantize", help="Accept a source that is already quantised to few bits.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over existing files.")] = False,
     threads: Annotated[
         int | None, typer.Option(envvar="ABACI_THREADS", help="Threads; else all cores this process may use.")
     ] = None,
@@ -53,12 +53,10 @@ def quantize(
     from abaci import hub
     from abaci.formats.opening import open_checkpoint
     from abaci.models.mixtures import mixture_named
-    from abaci.quantize.importance import write_importance
-    from abaci.quantize.making import Order, make_quantised
+    from abaci.quantize.making import Order, check_places, make_quantised
 
     mixture = mixture_named(type_name)
-    if destination.exists() and not force:
-        raise UsageError(f"{destination} exists", hint="Choose another name, or say --force.")
+    check_places(destination, save_imatrix, replace=force)
     if save_imatrix is not None and calibrate is None:
         raise UsageError("--save-imatrix needs --calibrate", hint="Give a text to measure on: --calibrate FILE.")
     if measure is not None and no_measure:
@@ -67,6 +65,7 @@ def quantize(
         mixture,
         importance=_importance(imatrix),
         calibration=None if calibrate is None else _text(calibrate),
+        importance_path=save_imatrix,
         text=None if no_measure else _text(measure),
         max_kl=max_kl,
         is_pure=pure,
@@ -76,8 +75,6 @@ def quantize(
     source = hub.resolve(model, download=False)
     with closing(open_checkpoint(source.path)) as checkpoint, StageProgress() as progress:
         made = make_quantised(checkpoint, destination, order, progress)
-    if save_imatrix is not None and made.importance is not None:
-        write_importance(save_imatrix, made.importance)
     if as_json:
         print_json(_as_json(destination, made))
     else:

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from abaci.errors import UnsupportedModelError, UsageError
 from abaci.formats.checkpoint import Checkpoint, MetadataValue
+from abaci.formats.destination import check_folder_of, check_new_file, check_room
 from abaci.formats.gguf import GGUF_FORMATS, TensorSource, write_gguf
 from abaci.formats.huggingface_text import SAMPLING_KEYS, TEMPLATE_KEY, TEMPLATES_KEY
 from abaci.formats.integer_blocks import as_gguf_blocks
 from abaci.formats.publishing import Dequantise, publish
 from abaci.formats.safetensors import TYPE_BYTES, NewTensor, write_safetensors
 from abaci.formats.tokenizer_json import tokenizer_files
-from abaci.formats.weight_arrays import as_bytes
+from abaci.formats.weight_arrays import as_bytes, num_bytes
 from abaci.tensor import TensorInfo, WeightFormat
 
 Progress = Callable[[int, int], None]
@@ -39,8 +40,10 @@ _FORMAT_VERSION_KEYS: Final = ("split.no", "split.count", "split.tensors.count")
 def convert_to_gguf(checkpoint: Checkpoint, destination: Path, progress: Progress = lambda done, total: None) -> None:
     """Write a model as one GGUF file: whole, or not at all. Integers of other checkpoints become Q4_0 and Q8_0.
 
-    Raises UnsupportedModelError for weights or a vocabulary that GGUF cannot express.
+    Raises UnsupportedModelError for weights or a vocabulary that GGUF cannot express; UsageError and ResourceError for
+    a place where the file cannot be, or has no room.
     """
+    check_new_file(destination, replace=True)
     total_bytes = sum(tensor.num_bytes for tensor in checkpoint.tensors.values())
     done_bytes = 0
 
@@ -57,6 +60,7 @@ def convert_to_gguf(checkpoint: Checkpoint, destination: Path, progress: Progres
         (name, _gguf_format(checkpoint, tensor), tensor.shape, partial(pieces, tensor))
         for name, tensor in checkpoint.tensors.items()
     ]
+    check_room(destination, sum(num_bytes(weight_format, shape) for _, weight_format, shape, _ in sources))
     write_gguf(destination, metadata, sources)
 
 
@@ -91,13 +95,15 @@ def convert_to_folder(
 
     With `replace` it takes the place of a folder of that name, which may hold nothing but what is written here.
     Raises UsageError if the folder is there, or holds more; UnsupportedModelError for a model that no published type
-    describes.
+    describes; ResourceError where the disk has no room.
     """
     if os.path.lexists(destination):
         _check_place(destination, replace)
+    check_folder_of(destination)
     metadata = checkpoint.gguf_metadata()
     folder = publish(checkpoint, dequantise, wanted)
     text = tokenizer_files(metadata)
+    check_room(destination, sum(map(_size, folder.tensors)))
     unfinished = Path(tempfile.mkdtemp(dir=destination.absolute().parent, prefix=f".{destination.name}."))
     try:
         ends = {"eos_token_id": list(text.end_token_ids)} if text.end_token_ids else {}

@@ -4,7 +4,6 @@ The source is measured first, so that what cannot be measured is known before an
 """
 
 import math
-import shutil
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -17,11 +16,12 @@ from typing import Any, Final, Protocol
 from abaci.engine.threads import plan_threads
 from abaci.errors import AbaciError, ResourceError, UnsupportedModelError, UsageError
 from abaci.formats.checkpoint import Checkpoint, MetadataValue
+from abaci.formats.destination import check_new_file, check_room
 from abaci.formats.gguf import GgufCheckpoint
 from abaci.kernels.native import thread_pool
 from abaci.models.mixtures import Mixture
 from abaci.quantize.calibrating import calibrate
-from abaci.quantize.importance import Importance
+from abaci.quantize.importance import Importance, write_importance
 from abaci.quantize.measuring import ReferencePredictions
 from abaci.quantize.quality import MeasuredText, Quality
 from abaci.quantize.quantising import Plan, plan_quantisation, write_quantised
@@ -53,6 +53,8 @@ class Order:
     importance: Importance | None = None
     calibration: Text | None = None
     """What to measure importance on, where it is not given."""
+    importance_path: Path | None = None
+    """Where to keep what was measured, as soon as it is, whatever becomes of the file."""
     text: Text | None = None
     """None: the loss is not measured."""
     max_kl: float | None = None
@@ -81,16 +83,27 @@ class Listener(Protocol):
         """Something to know that is no error."""
 
 
+def check_places(destination: Path, importance_path: Path | None, *, replace: bool) -> None:
+    """Raises UsageError for files that cannot be written there, or are there and not to be replaced."""
+    check_new_file(destination, replace=replace)
+    if importance_path is not None:
+        check_new_file(importance_path, replace=replace)
+        if importance_path.resolve() == destination.resolve():
+            raise UsageError(f"{importance_path} is to be both model and importance", hint="Give each its own name.")
+
+
 def make_quantised(checkpoint: Checkpoint, destination: Path, order: Order, listener: Listener) -> Made:
     """Quantise an open checkpoint into a GGUF file; the file appears whole, measured and good enough, or not at all.
 
-    Raises UsageError for a source of few bits or a text too short to measure on, FileFormatError for values that cannot
-    be kept, ResourceError where disk or memory is short, AbaciError for a loss above `order.max_kl`.
+    Raises UsageError for places that cannot be written, a source of few bits or a text too short to measure on,
+    FileFormatError for values that cannot be kept, ResourceError where disk or memory is short, AbaciError for a loss
+    above `order.max_kl`.
     """
     if order.max_kl is not None and order.text is None:
         raise UsageError("a largest divergence is given, but nothing is to be measured", hint="Leave out --no-measure.")
     if order.importance is not None and order.calibration is not None:
         raise UsageError("importance is given and is to be measured as well", hint="Give --imatrix or --calibrate.")
+    check_places(destination, order.importance_path, replace=True)
     planned = partial(
         plan_quantisation,
         checkpoint,
@@ -98,11 +111,13 @@ def make_quantised(checkpoint: Checkpoint, destination: Path, order: Order, list
         is_pure=order.is_pure,
         allow_requantize=order.allow_requantize,
     )
-    _check_disk(destination, planned().num_bytes)
+    check_room(destination, planned().num_bytes)
     pool = thread_pool(plan_threads(order.num_threads).num_threads)
     importance = order.importance
     if order.calibration is not None:
         importance = _calibrated(checkpoint, order.calibration, pool, listener)
+        if order.importance_path is not None:
+            write_importance(order.importance_path, importance)
     plan = planned(importance=importance)
     _tell_of_plan(plan, order, listener)
     measured: list[Quality] = []
@@ -174,19 +189,6 @@ def _refuse_loss(quality: Quality, order: Order) -> None:
             f"{order.mixture.name} loses {quality.mean_kl:.5f} nats per token, more than the {order.max_kl:g} allowed; "
             "no file was left",
             hint="Choose a type of more bits, or give --calibrate a text like those the model will see.",
-        )
-
-
-def _check_disk(destination: Path, num_bytes: int) -> None:
-    if not destination.parent.is_dir():
-        raise UsageError(
-            f"{destination.parent}: no such folder", hint="Make the folder first, or write somewhere else."
-        )
-    free_bytes = shutil.disk_usage(destination.parent).free
-    if free_bytes < num_bytes:
-        raise ResourceError(
-            f"{destination.parent} has {free_bytes / 1e6:,.0f} MB free, the file takes {num_bytes / 1e6:,.0f} MB",
-            hint="Make room, or write somewhere else.",
         )
 
 
