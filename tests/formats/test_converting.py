@@ -302,6 +302,19 @@ def test_words_cut_in_an_unknown_way_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "model.gguf").exists()
 
 
+def test_a_model_without_a_head_has_none_after_a_conversion(tmp_path: Path) -> None:
+    from abaci.formats.gguf import write_gguf
+
+    with GgufCheckpoint.open(golden_path("qwen2")) as file:
+        tensors = [(n, t.format, t.shape, bytes(file.data(t))) for n, t in file.tensors.items() if n != "output.weight"]
+        write_gguf(tmp_path / "bare.gguf", {**file.metadata, "qwen2.has_head": False}, tensors)
+    with GgufCheckpoint.open(tmp_path / "bare.gguf") as file:
+        convert_to_folder(file, tmp_path / "folder", dequantise)
+    assert json.loads((tmp_path / "folder" / "config.json").read_text())["tie_word_embeddings"] is False
+    with HuggingFaceCheckpoint.open(tmp_path / "folder") as folder:
+        assert folder.metadata["qwen2.has_head"] is False
+
+
 def test_a_setting_without_a_published_name_is_refused(tmp_path: Path) -> None:
     from abaci.formats.gguf import write_gguf
 

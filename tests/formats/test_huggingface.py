@@ -201,11 +201,15 @@ def test_a_tensor_too_many_is_refused(folder: Path) -> None:
 
 def test_a_head_that_is_missing_is_not_taken_for_tied(folder: Path) -> None:
     rename_tensor(folder, "lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq")
-    with pytest.raises(FileFormatError, match=r"lm_head\.weight is missing"):
-        HuggingFaceCheckpoint.open(folder)
+    with HuggingFaceCheckpoint.open(folder) as checkpoint:
+        assert "output.weight" not in checkpoint.tensors
+        assert not spec_from_gguf(checkpoint.metadata, checkpoint.tensors).has_head
+        assert any("cannot generate" in note for note in checkpoint.notes)
     set_config(folder, tie_word_embeddings=True)
     with HuggingFaceCheckpoint.open(folder) as checkpoint:
         assert "output.weight" not in checkpoint.tensors
+        assert spec_from_gguf(checkpoint.metadata, checkpoint.tensors).has_head
+        assert checkpoint.notes == ()
 
 
 def test_a_head_that_differs_from_the_embedding_is_used_whatever_the_settings_say(folder: Path) -> None:
@@ -248,9 +252,10 @@ def test_outer_settings_say_first_whether_the_embedding_is_the_head(
     rename_tensor(folder, "language_model.lm_head.weight", "vision_tower.eye.weight")
     with HuggingFaceCheckpoint.open(folder) as checkpoint:
         assert "output.weight" not in checkpoint.tensors
+        assert spec_from_gguf(checkpoint.metadata, checkpoint.tensors).has_head
     set_config(folder, tie_word_embeddings=False)
-    with pytest.raises(FileFormatError, match=r"lm_head\.weight is missing"):
-        HuggingFaceCheckpoint.open(folder)
+    with HuggingFaceCheckpoint.open(folder) as checkpoint:
+        assert not spec_from_gguf(checkpoint.metadata, checkpoint.tensors).has_head
 
 
 def test_shards_are_read_together(tmp_path: Path) -> None:

@@ -203,6 +203,17 @@ def test_embeddings_are_pooled_as_the_file_says(tiny_model, tmp_path):
         assert llm.embed("hello") == llm.embed([*b"hello", IM_END], "last") != llm.embed("hello", "mean")
 
 
+def test_a_model_without_a_head_embeds_and_does_nothing_else(tiny_model, tmp_path, llm):
+    path = rewritten(tiny_model, tmp_path / "bare.gguf", {"llama.has_head": False})
+    with LLM(path, loader=partial(load, backend=reference_backend), max_step_tokens=64) as bare:
+        assert bare.embed("hello") == llm.embed("hello")
+        assert "no head" in str(bare.generate("hello").error)
+        for ask in (lambda: bare.score([1, 2]), lambda: bare.rerank("which?", ["a"]), lambda: next(bare.stream("a"))):
+            with pytest.raises(UsageError, match="no head") as caught:
+                ask()
+            assert "embeddings" in caught.value.hint
+
+
 @pytest.fixture
 def reranker(tiny_model, tmp_path):
     """Has a context that holds the prompt."""

@@ -35,7 +35,8 @@ class EngineConfig:
     max_step_tokens: int = 512
     num_states: int = 0
     doubling_position: int | None = None
-    """As in `SchedulerConfig`."""
+    has_head: bool = True
+    """Both as in `SchedulerConfig`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +148,7 @@ class _Loop:
                 max_sequences=config.max_sequences,
                 max_step_tokens=config.max_step_tokens,
                 doubling_position=config.doubling_position,
+                has_head=config.has_head,
             ),
             self._cache,
         )

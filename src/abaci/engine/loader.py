@@ -197,6 +197,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions, backend: BackendFactory =
                     max_step_tokens=options.max_step_tokens,
                     num_states=cache.num_states,
                     doubling_position=doubling_position(spec),
+                    has_head=spec.has_head,
                 ),
                 on_thread_start=lambda: threads.pin_current_thread(0),
                 vocabulary=lambda: Vocabulary.from_tokenizer(checkpoint.tokenizer()),

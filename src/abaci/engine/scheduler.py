@@ -58,6 +58,8 @@ class SchedulerConfig:
     max_step_tokens: int = 512
     doubling_position: int | None = None
     """Where in a prompt a token takes twice what it takes at the beginning; None: nowhere."""
+    has_head: bool = True
+    """False: the model has no logits, only embeddings."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_sequences <= self.max_step_tokens:
@@ -115,6 +117,11 @@ class Scheduler:
 
     def check(self, request: GenerationRequest) -> None:
         """Raise UsageError if the request can never run, ContextLengthError if it is too long. Reads constants only."""
+        if request.pooling is None and not self._config.has_head:
+            raise UsageError(
+                "the model has no head (lm_head.weight) and cannot generate, score or rerank",
+                hint="Ask it for embeddings. If it is one that generates, its folder is incomplete: fetch it again.",
+            )
         prompt, total = len(request.prompt_token_ids), len(request.prompt_token_ids) + request.max_tokens
         if prompt == 0:
             raise UsageError("the prompt has no tokens", hint="Give at least one token, for example the model's BOS.")

@@ -106,9 +106,7 @@ class _Arranger:
         """Of a tied model's head only one that is not the embedding stays, as fine-tuning may leave it."""
         if _HEAD not in groups:
             if not self._model.is_tied:
-                raise FileFormatError(
-                    "tensor lm_head.weight is missing", hint="The folder is incomplete; fetch it again."
-                )
+                self._model.note("the folder has no lm_head.weight: it makes embeddings and cannot generate")
         elif self._model.is_tied:
             if _EMBEDDING in groups and _are_same(groups[_HEAD].members[0], groups[_EMBEDDING].members[0]):
                 del groups[_HEAD]

@@ -20,6 +20,7 @@ from abaci.tensor import TensorInfo, WeightFormat
 
 _CONFIG: Final = "config.json"
 _EMBEDDING: Final = "token_embd.weight"
+_HEAD: Final = "output.weight"
 _FILE_TYPES: Final = {WeightFormat.F32: 0, WeightFormat.F16: 1, WeightFormat.BF16: 32}
 
 
@@ -147,4 +148,6 @@ def _metadata(folder: Path, model: PublishedModel, arranged: Mapping[str, Arrang
     most = max(bytes_by_format, key=lambda weight_format: bytes_by_format[weight_format], default=None)
     if most in _FILE_TYPES:
         metadata["general.file_type"] = _FILE_TYPES[most]
+    if _HEAD not in arranged and not model.is_tied:
+        metadata[f"{architecture}.has_head"] = False
     return metadata | {f"{architecture}.{key}": value for key, value in model.settings.items()}

@@ -26,7 +26,9 @@ Dequantise = Callable[[WeightFormat, tuple[int, ...], memoryview], NDArray[np.fl
 """What blocks of a quantised format stand for."""
 
 _HEAD: Final = "output.weight"
-_DESCRIPTIVE: Final = frozenset({"vocab_size", "tensor_data_layout", "rope.scaling.finetuned", "nextn_predict_layers"})
+_DESCRIPTIVE: Final = frozenset(
+    {"vocab_size", "tensor_data_layout", "rope.scaling.finetuned", "nextn_predict_layers", "has_head"}
+)
 _TYPE_NAMES: Final = {WeightFormat.F32: "float32", WeightFormat.F16: "float16", WeightFormat.BF16: "bfloat16"}
 _NUMBER: Final = re.compile(r"(?<=\.)\d+(?=\.|$)")
 _PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
@@ -127,7 +129,7 @@ class _Publisher:
         self._check_settings(config)
         tensors = self._checkpoint.tensors
         config["vocab_size"] = tensors["token_embd.weight"].shape[0]
-        config["tie_word_embeddings"] = _HEAD not in tensors
+        config["tie_word_embeddings"] = _HEAD not in tensors and settings.get("has_head", True) is True
         config["dtype"] = _TYPE_NAMES[self._usual]
         return config
 

@@ -390,6 +390,7 @@ class GgufConfig:
             norm=self.norm("output_norm"),
             head=self.head(embedding),
             context_length=self.context_length,
+            has_head=self.flag("has_head", default=True),
         )
 
     def head(self, embedding: Embedding) -> Linear:

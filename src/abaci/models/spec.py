@@ -586,6 +586,8 @@ class ModelSpec:
     side_inputs: SideInputs | None = None
     logit_soft_cap: float | None = None
     """Logits x become cap * tanh(x / cap)."""
+    has_head: bool = True
+    """False: the model only embeds; `head`, which names the embedding then, gives no logits that mean anything."""
     parts: tuple[object, ...] = field(init=False, repr=False, compare=False)
     """All nodes of the tree, in order: found once, as many questions go through them."""
 
