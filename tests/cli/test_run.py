@@ -107,7 +107,7 @@ def test_a_parameter_out_of_range_is_refused_before_anything_is_loaded(monkeypat
 def test_a_conversation_takes_neither_raw_nor_json(
     model: ScriptedModel, monkeypatch: pytest.MonkeyPatch, flag: str
 ) -> None:
-    monkeypatch.setattr(run_module, "_question", lambda prompt: None)
+    monkeypatch.setattr(run_module, "question_of", lambda prompt: None)
     result = run(flag)
     assert result.exit_code == 2
     assert flag in result.stderr

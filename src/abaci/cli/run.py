@@ -14,6 +14,7 @@ from abaci.cli.answer import Answer, AnswerWriter, Prompt, stream_answer
 from abaci.cli.conversation import Conversation
 from abaci.cli.figures import measure
 from abaci.cli.licence_gate import AcceptOption, Gate, licence_gate
+from abaci.cli.piped import question_of
 from abaci.cli.terminal import (
     DownloadProgress,
     JsonOption,
@@ -42,7 +43,7 @@ def run(
     model: ModelArgument,
     prompt: Annotated[
         str | None,
-        typer.Argument(metavar="PROMPT", help="Without it: what is piped in, or on a terminal a conversation."),
+        typer.Argument(metavar="PROMPT", help="What is piped in comes below it; without both: a conversation."),
     ] = None,
     *,
     max_tokens: Annotated[int | None, typer.Option(help="Tokens at most; else to the end of the context.")] = None,
@@ -84,7 +85,7 @@ def run(
         seed=seed,
         stop=tuple(stop or ()),
     )
-    question = _question(prompt)
+    question = question_of(prompt)
     _check(question, system, raw=raw, as_json=as_json)
     _check_params(params, quantize)
     adapters = _adapters(lora)
@@ -98,13 +99,6 @@ def run(
         else:
             writer = SilentWriter() if as_json else _writer(plain=plain or raw)
             _answer_once(llm, _prompt(question, system, raw), params, load_seconds, writer, as_json=as_json)
-
-
-def _question(prompt: str | None) -> str | None:
-    """The argument, else what is piped in, else None: a conversation."""
-    if prompt is None and not sys.stdin.isatty():
-        return sys.stdin.read()
-    return prompt
 
 
 def _check(question: str | None, system: str | None, *, raw: bool, as_json: bool) -> None:
@@ -225,9 +219,18 @@ def _converse(llm: "LLM", params: SamplingParams, system: str | None, load_secon
 
 
 def _line_reader() -> Callable[[], str]:
+    """Where standard output is a file, the answers are for it, and the prompt for whoever types."""
+    if not sys.stdout.isatty():
+        return _typed_line
     import readline  # noqa: F401  gives input() editing and a history
 
     return lambda: input(_LINE_PROMPT)
+
+
+def _typed_line() -> str:
+    sys.stderr.write(_LINE_PROMPT)
+    sys.stderr.flush()
+    return input()
 
 
 def _writer(*, plain: bool) -> AnswerWriter:
