@@ -199,6 +199,35 @@ def test_a_tensor_too_many_is_refused(folder: Path) -> None:
         HuggingFaceCheckpoint.open(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("llama", {}),
+        ("llama", {"num_nextn_predict_layers": 1}),
+        ("glm4_moe", {"num_nextn_predict_layers": 0}),
+        ("deepseek_v3", {"num_hidden_layers": 1, "num_nextn_predict_layers": 1}),
+    ],
+)
+def test_a_layer_too_many_is_refused(tmp_path: Path, name: str, settings: dict[str, object]) -> None:
+    folder = Path(shutil.copytree(golden_folder(name), tmp_path / "model"))
+    change_config(
+        folder, lambda config: config.update({"num_hidden_layers": config["num_hidden_layers"] - 1, **settings})
+    )
+    with pytest.raises(FileFormatError, match=r"has the tensor 'model\.layers\.\d\..*only \d layers"):
+        HuggingFaceCheckpoint.open(folder)
+
+
+@pytest.mark.parametrize("name", ["glm4_moe", "deepseek_v3"])
+@pytest.mark.parametrize("count", [None, 1, 2])
+def test_layers_for_guessing_ahead_are_left_out(tmp_path: Path, name: str, count: int | None) -> None:
+    folder = Path(shutil.copytree(golden_folder(name), tmp_path / "model"))
+    last = json.loads((folder / "config.json").read_text())["num_hidden_layers"] - 1
+    set_config(folder, num_hidden_layers=last, num_nextn_predict_layers=count)
+    with HuggingFaceCheckpoint.open(folder) as checkpoint:
+        assert not [tensor for tensor in checkpoint.tensors if tensor.startswith(f"blk.{last}.")]
+        assert checkpoint.notes == ("layers for guessing several tokens at once are left out",)
+
+
 def test_a_head_that_is_missing_is_not_taken_for_tied(folder: Path) -> None:
     rename_tensor(folder, "lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq")
     with HuggingFaceCheckpoint.open(folder) as checkpoint:

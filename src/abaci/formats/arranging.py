@@ -119,11 +119,23 @@ class _Arranger:
         """Not what follows from the settings, nor layers for guessing ahead."""
         if name.endswith(".rotary_emb.inv_freq"):
             return False
-        layer = _LAYER.match(name)
-        is_ahead = layer is not None and int(layer[1]) >= self._model.settings["block_count"]
-        if is_ahead or name.startswith(self._model.mapping.guess_prefixes):
+        if name.startswith(self._model.mapping.guess_prefixes) or self._is_after_the_last_layer(name):
             self._model.note("layers for guessing several tokens at once are left out")
             return False
+        return True
+
+    def _is_after_the_last_layer(self, name: str) -> bool:
+        """Raises FileFormatError where the type has no such layers, or the settings no such number of them."""
+        layer, num_layers = _LAYER.match(name), self._model.settings["block_count"]
+        if layer is None or int(layer[1]) < num_layers:
+            return False
+        key = self._model.mapping.guess_layers_key
+        num_guess_layers = 0 if key is None else self._model.config.integer(key, 1)
+        if int(layer[1]) >= num_layers + num_guess_layers:
+            raise FileFormatError(
+                f"the folder has the tensor {name!r}, but by config.json the model has only {num_layers} layers",
+                hint="config.json belongs to another model, or was changed: without that layer the output is wrong.",
+            )
         return True
 
     def _uses(self, name: str) -> list[_Use]:

@@ -262,6 +262,8 @@ class ModelMapping:
     """Settings of a GGUF file in the words that the rules use: older conversions have others."""
     guess_prefixes: tuple[str, ...] = ()
     """Of published names that belong to layers for guessing several tokens at once, which are not used."""
+    guess_layers_key: str | None = None
+    """Of `config.json`, where such layers are counted on after the last: how many, 1 where it is not there."""
 
     @property
     def computed(self) -> tuple[ComputedTensor, ...]:

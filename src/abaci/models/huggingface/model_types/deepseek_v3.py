@@ -46,4 +46,5 @@ MAPPING = ModelMapping(
         *EXPERTS,
         *SHARED_EXPERTS,
     ),
+    guess_layers_key="num_nextn_predict_layers",
 )

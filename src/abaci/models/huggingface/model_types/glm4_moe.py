@@ -58,4 +58,5 @@ MAPPING = ModelMapping(
         *STACKED_EXPERTS,
         *SHARED_EXPERTS,
     ),
+    guess_layers_key="num_nextn_predict_layers",
 )
