@@ -12,7 +12,7 @@ from small_vocabulary import small_tokenizer
 from abaci.chat.messages import parse_messages
 from abaci.chat.prompt import render_chat
 from abaci.errors import UsageError
-from abaci.formats import chat_template
+from abaci.formats import template_sandbox
 from abaci.formats.chat_template import ChatTemplate
 
 FOLDER = Path(__file__).parent / "published"
@@ -27,7 +27,7 @@ def _today(monkeypatch):
         def now(cls, tz=None):
             return cls(2026, 2, 1)
 
-    monkeypatch.setattr(chat_template, "datetime", Today)
+    monkeypatch.setattr(template_sandbox, "datetime", Today)
 
 
 def rendering(name, case):

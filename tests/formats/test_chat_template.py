@@ -2,11 +2,13 @@
 
 import threading
 import time
+import tracemalloc
 
 import pytest
 
 from abaci.errors import FileFormatError, UsageError
-from abaci.formats.chat_template import CHATML, MAX_SOURCE_CHARACTERS, ChatTemplate, TemplateLimits
+from abaci.formats.chat_template import CHATML, MAX_SOURCE_CHARACTERS, ChatTemplate
+from abaci.formats.template_meter import TemplateLimits
 
 USER = [{"role": "user", "content": "Hi"}]
 
@@ -52,7 +54,34 @@ def test_chatml():
         ("{{ 'x' if messages is iterable and messages is not string and messages is not mapping }}", "x"),
         ("{% filter upper %}a{% endfilter %}{% set x %}b{% endset %}{{ x }}", "Ab"),
         ("{{ raise_exception.__globals__ }}{{ ''.__class__ }}", ""),
+        ("{{ (5).real }}{{ 'x'.upper.__self__ }}{{ (range(9) | map('string')).gi_frame }}", ""),
+        ("{{ missing._undefined_exception }}{{ raise_exception.func }}{{ dict.func }}", ""),
+        ("{% macro f() %}{% endmacro %}{{ f._func }}{% for x in [1] %}{{ loop._iterable }}{% endfor %}", ""),
         ("{{ strftime_now('%Y') | length }}", "4"),
+        ("{% for m in messages %}{{ m.content.replace('H', 'h') ~ ''.join(['a', 'b']) }}{% endfor %}", "hiab"),
+        ("{% for part in 'a b  c'.split() %}{{ loop.index }}{{ part }}{% endfor %}", "1a2b3c"),
+        ("{{ 'a,b,c'.split(',', 1) }}{{ 'a,b,c'.rsplit(',', maxsplit=1) }}", "['a', 'b,c']['a,b', 'c']"),
+        (
+            "{{ 'a b'.rsplit() }}{{ 'a\nb'.splitlines() }}{{ ' a '.strip() }}{{ 'xa'.lstrip('x') }}",
+            "['a', 'b']['a', 'b']aa",
+        ),
+        ("{{ 'In 2024: {} {a!r} {:>3}'.format(1, 2, a='b') }}", "In 2024: 1 'b'   2"),
+        ("{{ ('{}&' | safe).format('<') }}{{ '<' | e }}", "&lt;&&lt;"),
+        ("{{ dict([('a', 1)], b=2) }}{{ dict({'a': 1}).get('a') }}{{ {1: {2: 3}} }}", "{'a': 1, 'b': 2}1{1: {2: 3}}"),
+        ("{{ namespace({'a': 1}).a }}{% set x %}{{ 1 < 2 < 3 }}{{ 2 in [1] }}{% endset %}{{ x }}", "1TrueFalse"),
+        ("{% for k, g in [{'a': 1}, {'a': 2}] | groupby('a') %}{{ k }}{{ g | length }}{% endfor %}", "1121"),
+        ("{% for g in [{'a': 1}] | groupby('a') %}{{ g.grouper }}{{ g.list }}{% endfor %}", "1[{'a': 1}]"),
+        ("{% macro f(a) %}{{ a }}{{ varargs }}{% endmacro %}{{ f(*[1, 2]) }}{{ f.name }}", "1(2,)f"),
+        ("{% for x in [1, [2, 3]] recursive %}{{ loop(x) if x is iterable else x }}{% endfor %}", "123"),
+        (
+            "{% for x in [1, 2] %}{{ loop.cycle('a', 'b') }}{{ loop.previtem }}{{ loop.changed(1) }}{% endfor %}",
+            "aTrueb1False",
+        ),
+        (
+            "{% for x in [1, 2] | reverse %}{{ x }}{% endfor %}{{ [3, 1] | sort }}{{ 'ab' | list }}",
+            "21[1, 3]['a', 'b']",
+        ),
+        ("{{ [1, 2, 2].count(2) }}{{ (1, 2).index(2) }}{{ [1].copy() }}{{ {'a': 1}.keys() | list }}", "21[1]['a']"),
     ],
 )
 def test_honest_templates(source, expected):
@@ -95,6 +124,8 @@ def repeated(start, step):
 
 
 ENDLESS = "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}"
+COLLIDING = 2**61 - 1
+"""Its multiples have one hash: a set or dict of n of them takes n * n steps."""
 DOUBLED_LIST = repeated("x=['aaaaaaaaaa']", "[ns.x, ns.x]")
 
 
@@ -140,14 +171,67 @@ DOUBLED_LIST = repeated("x=['aaaaaaaaaa']", "[ns.x, ns.x]")
         "{% include 'x' %}",
         "{{ messages.__init__.__globals__ }}",
         "{{ (messages | map('attr', '__class__') | list) }}",
+        "{{ (5).to_bytes(100000000, 'big') | length }}",
+        "{{ (5.0).hex() }}",
+        "{{ true.from_bytes([1], 'big') }}",
+        "{{ 'x'.encode() }}",
+        "{{ '{:9}'.format_map({}) }}",
+        f"{{{{ {{}}.fromkeys(range(0, {COLLIDING * 50000}, {COLLIDING})) | length }}}}",
+        f"{{{{ range(0, {COLLIDING * 50000}, {COLLIDING}) | unique | list | length }}}}",
+        "{{ (range(9) | map('string')).throw(1) }}",
+        "{{ range(9).index(2) }}",
+        "{{ namespace.mro() }}",
+        "{{ namespace([('a', 1)]) }}",
+        "{{ ('{0}' * 10000).format('x' * 60000) | length }}",
+        "{{ ('%(a)s' * 9000) % {'a': 'x' * 60000} }}",
+        "{{ ('%(a)s' * 9000) | format(a='x' * 60000) }}",
+        "{{ ('a' * 60000).rfind('ab' + 'a' * 30000) }}",
+        "{{ ('a' * 60000).rsplit('ab' + 'a' * 30000) }}",
+        "{{ ('a' * 60000).strip('b' * 60000 ~ 'a') }}",
+        "{{ ('a' * 60000) | trim('b' * 60000 ~ 'a') }}",
+        "{{ (('x' ~ LINE) * 10000) | indent(60000) }}".replace("LINE", r"'\u2028'"),
+        "{{ ('a ' * 30000).split() | length }}",
+        "{{ ('a' * 60000).rsplit('a') | length }}",
+        r"{{ ('a\n' * 30000).splitlines() | length }}",
+        "{{ ('a' * 60000) | list | length }}",
+        "{{ ('a' * 60000) | sort | length }}",
+        "{{ dict(*('a' * 60000)) }}",
+        "{% set x = 'ab' %}" + "{% set x %}{{ x }}{{ x }}{% endset %}" * 60,
+        f"{{% set x %}}{{% for i in range(8000) %}}{'x' * 60000}{{% endfor %}}{{% endset %}}",
+        f"{{% filter length %}}{{% for i in range(8000) %}}{'x' * 60000}{{% endfor %}}{{% endfilter %}}",
+        f"{{% for i in [0] recursive %}}{'x' * 60000}"
+        "{% if i == 0 %}{{ loop(range(1, 8000)) }}{% endif %}{% endfor %}",
+        "{% set x = 'a' * 60000 %}" + "".join(f"{{% set a{i} = x[1:] %}}" for i in range(100)),
+        repeated("x=[1]", "[ns.x]") + "{{ (ns.x * 60) | tojson(indent=16) | length }}",
+        "{{ ('f' * 60000) | int(0, 16) // 3 }}",
+        "{{ strftime_now('%c' * 30000) | length }}",
     ],
 )
 def test_hostile_templates_are_stopped_soon(source):
     limits = TemplateLimits(max_characters=1 << 16, max_items=1 << 12, max_cost=1 << 13, max_seconds=60)
+    tracemalloc.start()
     begin_seconds = time.thread_time()
-    with pytest.raises((FileFormatError, UsageError)):
-        ChatTemplate(source, limits=limits).render(USER)
+    try:
+        with pytest.raises((FileFormatError, UsageError)):
+            ChatTemplate(source, limits=limits).render(USER)
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
     assert time.thread_time() - begin_seconds < 5
+
+
+def test_a_search_that_makes_nothing_is_stopped_by_the_clock():
+    limits = TemplateLimits(max_seconds=0.2)
+    searches = "{% if 'abb' in text %}{% endif %}" * 2000
+    for source in (searches, "{{ (['abb'] * 100000) | select('in', text) | list }}"):
+        with pytest.raises(FileFormatError, match="runs too long"):
+            ChatTemplate("{% set text = 'ab' * 1000000 %}" + source, limits=limits).render(USER)
+
+
+def test_what_a_template_says_when_it_refuses_is_cut_short():
+    with pytest.raises(UsageError) as caught:
+        render("{{ raise_exception('x' * 100000) }}")
+    assert len(caught.value.message) < 2000
 
 
 def test_the_default_limits_stop_an_endless_loop():
