@@ -306,6 +306,45 @@ def test_float8_is_rounded_once_to_bfloat16(
     assert any("bfloat16" in note for note in notes)
 
 
+CACHE_SCALES = {
+    "k_scale": np.ones(1, np.float32),
+    "attn.v_scale": np.ones((), np.float32),
+    "k_proj.k_scale": np.ones(1, np.float32),
+    "v_proj.output_scale": np.ones(1, np.float32),
+    "k_zero_point": np.zeros(1, np.float32),
+}
+
+
+def add_to_attention(folder: Path, arrays: dict[str, NDArray[np.float32]]) -> None:
+    file = SafetensorsFile.open(folder / "model.safetensors")
+    tensors = [(n, t.dtype, t.shape, [bytes(file.data(t))]) for n, t in file.tensors.items()]
+    file.close()
+    for name, array in arrays.items():
+        tensors.append((f"model.layers.1.self_attn.{name}", "F32", array.shape, [array.tobytes()]))
+    write_safetensors(folder / "model.safetensors", tensors)
+
+
+def test_scales_of_the_originals_cache_are_left_out(tmp_path: Path) -> None:
+    config, parts = packed_zeros({"kv_cache_scheme": {"num_bits": 8, "type": "float", "strategy": "tensor"}})
+    folder = folder_with(tmp_path, parts, config)
+    with HuggingFaceCheckpoint.open(folder) as checkpoint:
+        names = list(checkpoint.tensors)
+    add_to_attention(folder, CACHE_SCALES)
+    with HuggingFaceCheckpoint.open(folder) as checkpoint:
+        assert list(checkpoint.tensors) == names
+        (note,) = checkpoint.notes
+    assert "8-bit cache are left out" in note
+
+
+@pytest.mark.parametrize("name", ["o_proj.output_scale", "k_proj.scale", "q_proj.k_scale", "k_scaled"])
+def test_other_scales_are_refused(tmp_path: Path, name: str) -> None:
+    config, parts = packed_zeros({})
+    folder = folder_with(tmp_path, parts, config)
+    add_to_attention(folder, {name: np.ones(1, np.float32)})
+    with pytest.raises(UnsupportedModelError, match=name):
+        HuggingFaceCheckpoint.open(folder)
+
+
 def float8_parts(rng: np.random.Generator, scale_shape: tuple[int, ...]) -> tuple[Parts, NDArray[Any], NDArray[Any]]:
     """Scales are powers of two, so that no product is rounded. Also values without scales, and the scales."""
     codes = rng.integers(0, 0x7F, (ROWS, COLUMNS)).astype(np.uint8)

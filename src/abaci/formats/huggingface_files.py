@@ -3,6 +3,7 @@
 Nothing in a folder is run: pickled files are refused. Knows no type of model.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -41,6 +42,12 @@ class PublishedTensor:
     """The values, of a format with blocks."""
     sorted: SortedWeight | None = None
     """The same with its columns in another order."""
+
+
+_CACHE_SCALE: Final = re.compile(
+    r"\.self_attn\.(?:(?:attn\.|[kv]_proj\.)?[qkv]_(?:scale|zero_point)|[kv]_proj\.output_(?:scale|zero_point))\Z"
+)
+"""Of a model that was quantised together with its cache: they scale what the original keeps, not what it computes."""
 
 
 def open_files(folder: Path, opened: ExitStack) -> list[SafetensorsFile]:
@@ -119,6 +126,9 @@ def _put_together(
 ) -> dict[str, PublishedTensor]:
     """Weights that come in several parts, which are taken out of `stored`."""
     naming = scheme.naming
+    for name in [name for name in stored if _CACHE_SCALE.search(name) is not None]:
+        model.note("scales of the original's 8-bit cache are left out: the cache here has its own (--kv-type int8)")
+        del stored[name]
     modules: dict[str, dict[str, StoredPart]] = {}
     for name, (_, part) in stored.items():
         module, _, last = name.rpartition(naming.joint)
