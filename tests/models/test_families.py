@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import pytest
+from golden_folders import golden_folder
 from golden_models import golden_path
 from hypothesis import given
 from hypothesis import strategies as st
 
 from abaci.errors import AbaciError, FileFormatError, UnsupportedModelError
 from abaci.formats.gguf import GgufCheckpoint
+from abaci.formats.huggingface import HuggingFaceCheckpoint
 from abaci.models.families import known_architectures, spec_from_gguf
 from abaci.models.spec import RopeStyle
 from abaci.tensor import TensorInfo, WeightFormat
@@ -189,3 +191,13 @@ def test_any_setting_gives_a_spec_or_a_clear_error(data: st.DataObject) -> None:
         assert error.message
     else:
         assert dict(spec.tensors()).keys() == tensors.keys()
+
+
+@pytest.mark.parametrize("name", ["qwen3_next", "qwen3_5_text"])
+def test_a_hybrid_without_full_attention_is_refused(name: str) -> None:
+    with HuggingFaceCheckpoint.open(golden_folder(name)) as checkpoint:
+        metadata, tensors = dict(checkpoint.metadata), dict(checkpoint.tensors)
+    architecture = metadata["general.architecture"]
+    metadata[f"{architecture}.full_attention_interval"] = 1000
+    with pytest.raises(UnsupportedModelError, match="attends in full"):
+        spec_from_gguf(metadata, tensors)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+from abaci.errors import UnsupportedModelError
 from abaci.models.gguf_config import MAX_LAYERS, MAX_WIDTH, GgufConfig
 from abaci.models.spec import (
     Activation,
@@ -23,6 +24,11 @@ def hybrid_mixers(config: GgufConfig) -> Callable[[int], Mixer]:
     """Every fourth layer (or as the file says) attends in full; the others are delta nets."""
     rope = config.rope(RopeStyle.HALF)
     period = config.integer("full_attention_interval", 1, MAX_LAYERS, default=_FULL_ATTENTION_PERIOD)
+    if period > config.num_layers:
+        raise UnsupportedModelError(
+            f"none of the {config.num_layers} layers attends in full (full_attention_interval is {period})",
+            hint="Models of delta nets alone are not supported: the cache of prompts counts in pages of attention.",
+        )
 
     def mixer(layer: int) -> Mixer:
         return gated_attention(config, layer, rope) if (layer + 1) % period == 0 else delta_net(config, layer)
