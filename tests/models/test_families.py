@@ -1,5 +1,7 @@
 """Settings and tensors of a GGUF file to a spec: what is read, and what is refused."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,28 @@ def test_frequency_factors_are_used_where_the_file_has_them() -> None:
 def test_head_is_tied_only_without_its_own_matrix() -> None:
     assert spec_from_gguf(*describe(golden_path("llama"))).head.weight == "token_embd.weight"
     assert spec_from_gguf(*describe(golden_path("qwen2"))).head.weight == "output.weight"
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "changed"),
+    [
+        ("deepseek_v3", 0, {"deepseek2.leading_dense_block_count": 3}),
+        ("glm4_moe", 0, {"glm4moe.leading_dense_block_count": 3}),
+        ("qwen3_next", 3, {"qwen3next.full_attention_interval": 1}),
+    ],
+)
+def test_settings_of_parts_that_no_layer_has_are_passed_over(name: str, layer: int, changed: dict[str, object]) -> None:
+    with HuggingFaceCheckpoint.open(golden_folder(name)) as checkpoint:
+        metadata, tensors = {**checkpoint.metadata, **changed}, dict(checkpoint.tensors)
+    num_layers = len(spec_from_gguf(checkpoint.metadata, tensors).layers)
+    alike = {key: tensor for key, tensor in tensors.items() if not key.startswith("blk.")}
+    for key, tensor in tensors.items():
+        if key.startswith(f"blk.{layer}."):
+            for number in range(num_layers):
+                alike[re.sub(r"\d+", str(number), key, count=1)] = replace(tensor, name=key)
+    spec = spec_from_gguf(metadata, alike)
+    assert {type(each.mixer) for each in spec.layers} == {type(spec.layers[layer].mixer)}
+    assert {type(each.mlp) for each in spec.layers} == {type(spec.layers[layer].mlp)}
 
 
 def test_unknown_architecture_is_named_with_the_known_ones() -> None:

@@ -45,6 +45,17 @@ _DESCRIPTIVE = frozenset(
 )
 """Keys that describe the file without changing the mathematics; sections of a rotation matter to images only."""
 
+EXPERT_SETTINGS = (
+    "expert_count",
+    "expert_used_count",
+    "expert_gating_func",
+    "expert_weights_norm",
+    "expert_weights_scale",
+    "expert_group_count",
+    "expert_group_used_count",
+)
+"""That `experts` reads."""
+
 MAX_LAYERS = 1024
 MAX_WIDTH = 1 << 20
 MAX_EXPERTS = 1 << 14
@@ -163,6 +174,10 @@ class GgufConfig:
     def leave(self, name: str) -> None:
         """The tensor `name` may be in the file and is not needed."""
         self.tensors_left.add(name)
+
+    def pass_over(self, keys: Collection[str]) -> None:
+        """These settings are of a part that the architecture has and no layer of this model does."""
+        self._keys_read.update(keys)
 
     def with_biases(self, attention: Attention) -> Attention:
         """Biases of query, key and value are optional in GGUF: in a family that has them, a file without is incomplete.

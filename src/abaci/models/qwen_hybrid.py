@@ -18,6 +18,7 @@ from abaci.models.spec import (
 )
 
 _FULL_ATTENTION_PERIOD = 4
+_DELTA_SETTINGS = ("ssm.state_size", "ssm.group_count", "ssm.time_step_rank", "ssm.inner_size", "ssm.conv_kernel")
 
 
 def hybrid_mixers(config: GgufConfig) -> Callable[[int], Mixer]:
@@ -29,6 +30,8 @@ def hybrid_mixers(config: GgufConfig) -> Callable[[int], Mixer]:
             f"none of the {config.num_layers} layers attends in full (full_attention_interval is {period})",
             hint="Models of delta nets alone are not supported: the cache of prompts counts in pages of attention.",
         )
+    if period == 1:
+        config.pass_over(_DELTA_SETTINGS)
 
     def mixer(layer: int) -> Mixer:
         return gated_attention(config, layer, rope) if (layer + 1) % period == 0 else delta_net(config, layer)
