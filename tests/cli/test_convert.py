@@ -4,12 +4,15 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from golden_models import golden_path
 from typer.testing import CliRunner, Result
 
 from abaci.cli.app import app
 from abaci.errors import ResourceError
+from abaci.formats.gguf import GgufCheckpoint, TensorSource, write_gguf
+from abaci.tensor import WeightFormat
 
 SOURCE = str(golden_path("qwen2"))
 
@@ -34,6 +37,25 @@ def test_what_is_there_is_left_alone_unless_force_is_said(tmp_path: Path, name: 
     assert (forced.exit_code, forced.stderr) == (0, "")
     assert abaci("show", destination).exit_code == 0
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_what_llama_cpp_would_not_follow_is_told(tmp_path: Path) -> None:
+    with GgufCheckpoint.open(SOURCE) as checkpoint:
+        tensors: list[TensorSource] = [
+            (name, info.format, info.shape, bytes(checkpoint.data(info))) for name, info in checkpoint.tensors.items()
+        ]
+        pairs = (
+            checkpoint.tensors["blk.0.attn_q.weight"].shape[0]
+            // int(str(checkpoint.metadata["qwen2.attention.head_count"]))
+            // 2
+        )
+        tensors.append(("rope_freqs.weight", WeightFormat.F32, (pairs,), bytes(np.ones(pairs, np.float32))))
+        write_gguf(tmp_path / "a.gguf", {**checkpoint.metadata, "qwen2.rope.scaling.yarn_truncate": False}, tensors)
+    result = abaci("convert", str(tmp_path / "a.gguf"), str(tmp_path / "b.gguf"))
+    assert result.exit_code == 0
+    first, second = result.stderr.splitlines()
+    assert first.startswith("warning: llama.cpp reads no rope_freqs.weight of the architecture qwen2")
+    assert second.startswith("warning: llama.cpp does not read qwen2.rope.scaling.yarn_truncate")
 
 
 def test_force_deletes_nothing_of_other_kinds(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_every_type_turns_as_llama3_says(name: str, changed: Callable[..., Path]
 
 @pytest.mark.parametrize("name", ["phi3", "gemma4_text"])
 def test_llama3_is_refused_by_name_where_the_original_has_it_not(name: str, changed: Callable[..., Path]) -> None:
-    with pytest.raises(UnsupportedModelError, match="rope_parameters"):
+    with pytest.raises(UnsupportedModelError, match="llama3"):
         spec_of(changed(name, LLAMA3))
 
 
@@ -171,3 +171,51 @@ def test_a_share_is_followed_where_the_original_does(share: float, changed: Call
 def test_a_share_that_is_no_number_is_refused(changed: Callable[..., Path]) -> None:
     with pytest.raises(FileFormatError, match="partial_rotary_factor"):
         spec_of(changed("llama", {"partial_rotary_factor": "half"}))
+
+
+@pytest.mark.parametrize(("context", "factors"), [(15, "short"), (16, "short"), (17, "long"), (None, "long")])
+def test_factors_of_phi_follow_the_context_asked_for(context: int | None, factors: str) -> None:
+    with HuggingFaceCheckpoint.open(golden_folder("phi3")) as checkpoint:
+        spec = spec_from_gguf(checkpoint.metadata, checkpoint.tensors, context)
+    assert {rope.frequency_factors for rope, _ in ropes(spec)} == {f"rope_factors_{factors}.weight"}
+    assert len(spec.notes) == (factors == "long")
+    assert all("a context of 16" in note for note in spec.notes)
+
+
+@pytest.mark.parametrize("name", ["longrope", "su", "yarn"])
+def test_older_names_of_phis_rope_are_understood(name: str, changed: Callable[..., Path]) -> None:
+    everything = (
+        "rope_theta",
+        "partial_rotary_factor",
+        "short_factor",
+        "long_factor",
+        "original_max_position_embeddings",
+    )
+    spec = spec_of(changed("phi3", {"rope_type": name}, kept=everything))
+    assert spec == spec_of(golden_folder("phi3"))
+
+
+@pytest.mark.parametrize("kind", ["linear", "dynamic", "llama3"])
+def test_a_stretch_that_phi_never_has_is_refused(kind: str, changed: Callable[..., Path]) -> None:
+    with pytest.raises(UnsupportedModelError, match=kind):
+        spec_of(changed("phi3", LLAMA3 | {"rope_type": kind}))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "share"),
+    [
+        (None, 0.25),
+        ({"rope_type": "proportional"}, 1.0),
+        ({"rope_type": "proportional", "partial_rotary_factor": 0.5}, 0.5),
+        ({"rope_type": "default"}, 1.0),
+    ],
+)
+def test_share_of_gemma4_that_turns(
+    parameters: dict[str, Any] | None, share: float, changed: Callable[..., Path]
+) -> None:
+    nothing = {"rope_parameters": None} if parameters is None else {}
+    with HuggingFaceCheckpoint.open(changed("gemma4_text", parameters or {}, kept=(), **nothing)) as checkpoint:
+        factors = np.frombuffer(checkpoint.data(checkpoint.tensors["rope_freqs.weight"]), np.float32)
+    turning = int(share * len(factors))
+    assert (factors[:turning] == 1).all()
+    assert (factors[turning:] > 1e20).all()

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -59,6 +60,15 @@ def reciting(tiny_model):
 
 def endless(byte):
     return lambda request, sample_index: itertools.islice(itertools.repeat(byte), 10_000)
+
+
+def test_what_there_is_to_know_of_how_a_model_is_run_is_told(tiny_model):
+    def loader(checkpoint, options):
+        loaded = load(checkpoint, options, reference_backend)
+        return replace(loaded, spec=replace(loaded.spec, notes=("it turns slowly",)))
+
+    with pytest.warns(match="it turns slowly"), LLM(tiny_model, loader=loader, max_step_tokens=64):
+        pass
 
 
 def test_one_prompt_gives_one_result_and_a_list_gives_a_list(llm):

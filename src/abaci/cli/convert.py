@@ -33,7 +33,7 @@ def convert(
 ) -> None:
     """Convert between Hugging Face folders and GGUF. Values stay exact where the types allow."""
     from abaci import hub
-    from abaci.formats.converting import convert_to_folder, convert_to_gguf
+    from abaci.formats.converting import convert_to_folder, convert_to_gguf, what_others_lack
     from abaci.formats.destination import check_folder_of, check_new_file
     from abaci.formats.opening import open_checkpoint
     from abaci.kernels.dequantise import dequantise
@@ -59,6 +59,8 @@ def convert(
         for note in checkpoint.notes:
             print_line(f"warning: {note}")
         if to_gguf:
+            for note in what_others_lack(checkpoint):
+                print_line(f"warning: {note}")
             convert_to_gguf(checkpoint, destination)
         else:
             wanted = None if type_ is None else WeightFormat[type_.upper()]

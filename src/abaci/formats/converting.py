@@ -36,6 +36,21 @@ _OWN_FILES: Final = re.compile(
 """What `convert_to_folder` writes."""
 _FORMAT_VERSION_KEYS: Final = ("split.no", "split.count", "split.tensors.count")
 
+_FACTORS_ELSEWHERE: Final = frozenset({"gemma4", "llama", "mistral3"})
+"""Architectures of which llama.cpp reads `rope_freqs.weight`; of any other it refuses a file that has it."""
+
+
+def what_others_lack(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What a GGUF file of this model says that other programs do not follow, a sentence each."""
+    architecture, sentences = checkpoint.metadata.get("general.architecture"), []
+    if "rope_freqs.weight" in checkpoint.tensors and architecture not in _FACTORS_ELSEWHERE:
+        sentences.append(
+            f"llama.cpp reads no rope_freqs.weight of the architecture {architecture} and refuses the file"
+        )
+    if f"{architecture}.rope.scaling.yarn_truncate" in checkpoint.metadata:
+        sentences.append(f"llama.cpp does not read {architecture}.rope.scaling.yarn_truncate; its rope may differ")
+    return tuple(sentences)
+
 
 def convert_to_gguf(checkpoint: Checkpoint, destination: Path, progress: Progress = lambda done, total: None) -> None:
     """Write a model as one GGUF file: whole, or not at all. Integers of other checkpoints become Q4_0 and Q8_0.

@@ -588,6 +588,8 @@ class ModelSpec:
     """Logits x become cap * tanh(x / cap)."""
     has_head: bool = True
     """False: the model only embeds; `head`, which names the embedding then, gives no logits that mean anything."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of how it is run."""
     parts: tuple[object, ...] = field(init=False, repr=False, compare=False)
     """All nodes of the tree, in order: found once, as many questions go through them."""
 

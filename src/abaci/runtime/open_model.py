@@ -160,7 +160,7 @@ def open_model(
         info=_describe(resolved, loaded),
         text=TextModel(tokenizer, rendered, rules, _pooling(metadata)),
         files=files,
-        notes=loaded.checkpoint.notes + (() if note is None else (note,)),
+        notes=loaded.checkpoint.notes + loaded.spec.notes + (() if note is None else (note,)),
         loaded=loaded,
     )
 

@@ -232,7 +232,8 @@ def _frequency_factors(config: PublishedConfig) -> NDArray[np.float32]:
         raise UnsupportedModelError(f"rope_parameters.{FULL} of the type {rope.kind!r} is not supported")
     if rope.number("factor", 1.0) != 1:
         raise config.unsupported(f"rope_parameters.{FULL}", "stretches the context")
-    share = 1.0 if rope.kind == "default" else rope.number("partial_rotary_factor", _PARTIAL)
+    usual = 1.0 if config.has("rope_parameters") else _PARTIAL
+    share = usual if rope.kind == "default" else rope.number("partial_rotary_factor", usual)
     rope.refuse_unknown()
     pairs = int(_Heads().to_gguf(config)["attention.key_length"]) // 2
     turning = int(share * 2 * pairs // 2)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from abaci.errors import UnsupportedModelError
 from abaci.models.huggingface.dense import ENDS, NORMS, PROJECTIONS, decoder_settings
 from abaci.models.huggingface.layers import Window
 from abaci.models.huggingface.mapping import (
@@ -41,9 +42,9 @@ class _LongRope:
             "rope.scaling.original_context_length": _original_context(config, rope),
         }
         if rope.kind not in _LONG_TYPES:
-            if not rope.is_plain():
-                raise config.unsupported("rope_parameters", "stretches the context as no model of this type does")
-            return settings
+            if rope.kind != "default":
+                raise UnsupportedModelError(f"a rope of the type {rope.kind!r} is not supported for this type of model")
+            return {**settings, **rope.scaling()}
         settings["rope.scaling.attn_factor"] = rounded(_magnitude(config, rope))
         rope.numbers("short_factor")
         rope.numbers("long_factor")
