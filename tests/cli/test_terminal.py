@@ -4,8 +4,20 @@ import io
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from abaci.cli.terminal import DownloadProgress, aligned, folded, print_error, table
+from abaci.cli.terminal import (
+    DownloadProgress,
+    aligned,
+    folded,
+    print_error,
+    print_line,
+    print_remark,
+    print_text,
+    table,
+    without_control_characters,
+)
 from abaci.errors import UsageError
 
 
@@ -78,3 +90,47 @@ def test_a_table_keeps_a_row_a_line_where_nobody_looks(capsys: pytest.CaptureFix
 
 def test_a_column_is_never_folded_to_nothing() -> None:
     assert folded([("a" * 20, "b" * 20)], 5) == [("a" * 20, "b" * 8), ("", "b" * 8), ("", "b" * 4)]
+
+
+HOSTILE = "a\x1b]0;title\x07b\x9b31m\r\nc\td"
+CLEAN = "a\ufffd]0;title\ufffdb\ufffd31m\nc\td"
+
+
+def test_what_a_file_or_a_server_says_cannot_steer_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = open_terminal(monkeypatch)
+    print_line(HOSTILE)
+    print_remark(HOSTILE)
+    print_error(UsageError(HOSTILE, hint=HOSTILE))
+    coloured = f"\x1b[2m{CLEAN}\x1b[0m\n\x1b[31merror: {CLEAN}\x1b[0m\n"
+    assert terminal.getvalue() == f"{CLEAN}\n{coloured}hint: {CLEAN}\n"
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    print_text(HOSTILE)
+    assert screen.getvalue() == f"{CLEAN}\n"
+
+
+def test_a_bar_shows_no_control_characters_and_no_marks_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = open_terminal(monkeypatch)
+    with DownloadProgress("[bold]tiny\x1b]0;title\x07") as progress:
+        progress.advanced("hub\x1b]1;title\x07", 0, 10)
+        progress.noticed("moved\x1b]2;title\x07")
+    shown = terminal.getvalue()
+    assert "\x1b]" not in shown
+    for part in ("[bold]tiny\ufffd]0;title", "hub\ufffd]1;title", "moved\ufffd]2;title"):
+        assert part in shown
+
+
+def test_a_file_gets_a_result_as_it_is_and_a_log_gets_no_control_characters(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    print_text("a\x1b[1m\tb")
+    print_line("a\x1b[1m\tb")
+    assert capfd.readouterr() == ("a\x1b[1m\tb\n", "a\ufffd[1m\tb\n")
+
+
+@given(st.text())
+def test_clean_text_is_printable(text: str) -> None:
+    clean = without_control_characters(text)
+    assert not any(
+        (ord(character) < 32 and character not in "\t\n") or 127 <= ord(character) < 160 for character in clean
+    )

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from abaci.cli.writers import MarkdownWriter, PlainWriter, split_blocks, without_control_characters
+from abaci.cli.writers import MarkdownWriter, PlainWriter, split_blocks
 
 MARKDOWN = st.lists(
     st.sampled_from(["word ", "\n", "\n\n", "```", "~~~", "- item", "    indented", "# ", "|", "\t", "`", "é"])
@@ -115,11 +115,3 @@ def test_a_terminal_gets_no_control_characters_but_a_file_gets_the_bytes() -> No
     assert terminal.getvalue() == "a\ufffd]0;title\ufffdb\ufffd31m\nc\td"
     assert file.getvalue() == hostile
     assert "\x1b]" not in "".join(screen_of([hostile]))
-
-
-@given(st.text())
-def test_clean_text_is_printable(text: str) -> None:
-    clean = without_control_characters(text)
-    assert not any(
-        (ord(character) < 32 and character not in "\t\n") or 127 <= ord(character) < 160 for character in clean
-    )

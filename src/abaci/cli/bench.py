@@ -13,9 +13,8 @@ from abaci.cli.terminal import (
     KvTypeOption,
     ModelArgument,
     OfflineOption,
-    dimmed,
     print_json,
-    print_line,
+    print_remark,
 )
 from abaci.cli.verbs import CommandLine
 from abaci.errors import UsageError
@@ -200,4 +199,4 @@ def _print(report: "Comparison | KernelReport", as_json: bool) -> None:
 
 
 def _tell(line: str) -> None:
-    print_line(dimmed(line))
+    print_remark(line)

@@ -11,10 +11,10 @@ from abaci.cli.terminal import (
     ModelArgument,
     OfflineOption,
     aligned,
-    dimmed,
     megabytes,
     print_json,
     print_line,
+    print_remark,
     print_text,
 )
 from abaci.tensor import CacheType
@@ -60,7 +60,7 @@ def fit(
     if memory.verdict is Verdict.TOO_LARGE:
         rates, speed = None, None
     else:
-        rates = machine_rates(formats, num_threads=threads, again=measure, tell=lambda line: print_line(dimmed(line)))
+        rates = machine_rates(formats, num_threads=threads, again=measure, tell=print_remark)
         speed = forecast_speed(described.footprint, rates, memory.context_length)
     if as_json:
         print_json(_as_json(described, memory, speed, rates))
@@ -78,7 +78,7 @@ def _check(model: str, threads: int | None, kv_type: CacheType, as_json: bool) -
         resolved.name,
         num_threads=threads,
         kv_type=kv_type,
-        tell=lambda line: print_line(dimmed(line)),
+        tell=print_remark,
     )
     if as_json:
         print_json(_check_as_json(checked))
@@ -90,8 +90,8 @@ def _check(model: str, threads: int | None, kv_type: CacheType, as_json: bool) -
     print_text(aligned(rows))
     for name, parts in checked.parts.items():
         shares = ", ".join(f"{part} {seconds * 1e3:,.2f} ms" for part, seconds in asdict(parts).items())
-        print_line(dimmed(f"{name}, forecast: {shares}"))
-    print_line(dimmed(f"others had {checked.neighbours_share:.0%} of the processors' time"))
+        print_remark(f"{name}, forecast: {shares}")
+    print_remark(f"others had {checked.neighbours_share:.0%} of the processors' time")
     if checked.neighbours_share > _MOST_DISTURBED:
         print_line("warning: the machine was busy; figures of a disturbed run say little")
 

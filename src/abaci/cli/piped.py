@@ -6,7 +6,7 @@ import stat
 import sys
 from io import UnsupportedOperation
 
-from abaci.cli.terminal import dimmed, print_line
+from abaci.cli.terminal import print_line, print_remark
 from abaci.errors import UsageError
 
 _MOST_BYTES = 64 << 20
@@ -52,7 +52,7 @@ def _speaks() -> bool:
     """Whether there is something to read within reasonable time, be it the end."""
     if _is_readable(_REMARK_SECONDS):
         return True
-    print_line(dimmed(_WAITING))
+    print_remark(_WAITING)
     if _is_readable(_MOST_SECONDS - _REMARK_SECONDS):
         return True
     print_line(f"warning: nothing came through standard input in {_MOST_SECONDS:.0f} s; the prompt is asked without it")

@@ -9,10 +9,9 @@ from abaci.cli.terminal import (
     DownloadProgress,
     JsonOption,
     OfflineOption,
-    dimmed,
     megabytes,
     print_json,
-    print_line,
+    print_remark,
     print_text,
 )
 
@@ -86,4 +85,4 @@ def pull(
     print_text(", ".join(parts))
     remark = conditions_of(model)
     if remark is not None:
-        print_line(dimmed(remark))
+        print_remark(remark)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from abaci.cli.licence_gate import without_denied
-from abaci.cli.terminal import JsonOption, aligned, dimmed, megabytes, print_json, print_line, print_text, wrapped
+from abaci.cli.terminal import JsonOption, aligned, megabytes, print_json, print_remark, print_text, wrapped
 from abaci.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def recommend(
         lambda formats: machine_rates(
             sorted(formats, key=lambda one: one.label),
             num_threads=threads,
-            tell=lambda line: print_line(dimmed(line)),
+            tell=print_remark,
         ),
     )
     if as_json:
@@ -61,9 +61,9 @@ def recommend(
         print_text(_table(ranked.models[:limit]))
     else:
         print_text("No model of the catalog does all of that here.")
-    print_line(dimmed(_others(ranked, limit)))
+    print_remark(_others(ranked, limit))
     if num_denied:
-        print_line(dimmed(f"The licence policy denies {num_denied} of the {len(every.models)} models of the catalog."))
+        print_remark(f"The licence policy denies {num_denied} of the {len(every.models)} models of the catalog.")
 
 
 def _task(text: str) -> Any:

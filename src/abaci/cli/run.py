@@ -23,10 +23,10 @@ from abaci.cli.terminal import (
     ModelArgument,
     OfflineOption,
     QuantizeOption,
-    dimmed,
     print_error,
     print_json,
     print_line,
+    print_remark,
 )
 from abaci.cli.writers import MarkdownWriter, PlainWriter, SilentWriter
 from abaci.errors import UsageError
@@ -93,7 +93,7 @@ def run(
     started = time.perf_counter()
     with _open(model, threads, context, quantize, kv_type=kv_type, adapters=adapters) as llm:
         load_seconds = time.perf_counter() - started
-        print_line(dimmed(_introduction(llm.info)))
+        print_remark(_introduction(llm.info))
         if question is None:
             _converse(llm, params, system, load_seconds, plain=plain)
         else:
@@ -185,7 +185,7 @@ def _answer_once(
     if as_json:
         print_json(_as_json(llm.info, answer, asdict(figures)))
     else:
-        print_line(dimmed(str(figures)))
+        print_remark(str(figures))
     if answer.finish_reason is FinishReason.CANCELLED:
         raise KeyboardInterrupt
 
@@ -205,13 +205,13 @@ def _as_json(info: Any, answer: Answer, figures: dict[str, Any]) -> dict[str, An
 
 
 def _converse(llm: "LLM", params: SamplingParams, system: str | None, load_seconds: float, *, plain: bool) -> None:
-    print_line(dimmed("/help lists the commands"))
+    print_remark("/help lists the commands")
     conversation = Conversation(
         model=llm,
         params=params,
         system=system,
         new_writer=lambda: _writer(plain=plain),
-        say=lambda text: print_line(dimmed(text)),
+        say=print_remark,
         say_error=print_error,
         describe=lambda answer: str(measure(answer, load_seconds)),
     )

@@ -3,7 +3,7 @@
 import sys
 from typing import TYPE_CHECKING
 
-from abaci.cli.terminal import dimmed, print_line
+from abaci.cli.terminal import print_line, print_remark
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -37,7 +37,7 @@ class StageProgress:
         percent = 100 if total == 0 else done * 100 // total
         if percent >= self._percent_shown + _LINE_STEP_PERCENT:
             self._percent_shown = percent - percent % _LINE_STEP_PERCENT
-            print_line(dimmed(f"{stage}: {percent} %"))
+            print_remark(f"{stage}: {percent} %")
 
     def noticed(self, message: str) -> None:
         """See `abaci.quantize.making.Listener`."""

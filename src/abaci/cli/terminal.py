@@ -1,12 +1,17 @@
-"""How the command line speaks: results on standard output, everything else on standard error."""
+"""How the command line speaks: results on standard output, everything else on standard error.
+
+What is printed for people may hold words of a model file or a server: the control characters among them, which could
+move the cursor or worse, are made visible here, for every verb.
+"""
 
 import json
 import os
+import re
 import shutil
 import sys
 import textwrap
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +21,7 @@ from abaci.tensor import CacheType
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _BAR_STEP_PERCENT = 10
 _GAP = "  "
 _NARROWEST_COLUMN = 8
@@ -61,27 +67,38 @@ def print_json(value: Any) -> None:
 
 
 def print_text(text: str) -> None:
-    """A result for people, on standard output."""
-    sys.stdout.write(text + "\n")
+    """A result for people, on standard output. A file or a pipe gets it as it is."""
+    sys.stdout.write((without_control_characters(text) if sys.stdout.isatty() else text) + "\n")
     sys.stdout.flush()
 
 
 def print_line(text: str) -> None:
-    """A remark, on standard error."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    """A line or lines beside the result, on standard error."""
+    _print_beside(text, None)
+
+
+def print_remark(text: str) -> None:
+    """As `print_line`, dimmed where standard error has colours: it steps back."""
+    _print_beside(text, "2")
 
 
 def print_error(error: AbaciError) -> None:
     """What went wrong in red, and below it what to do."""
-    print_line(_styled(f"error: {error.message}", "31", sys.stderr))
+    _print_beside(f"error: {error.message}", "31")
     if error.hint is not None:
         print_line(f"hint: {error.hint}")
 
 
-def dimmed(text: str) -> str:
-    """A remark that steps back, where standard error has colours."""
-    return _styled(text, "2", sys.stderr)
+def _print_beside(text: str, colour: str | None) -> None:
+    clean = without_control_characters(text)
+    is_coloured = colour is not None and sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    sys.stderr.write(f"\x1b[{colour}m{clean}\x1b[0m\n" if is_coloured else f"{clean}\n")
+    sys.stderr.flush()
+
+
+def without_control_characters(text: str) -> str:
+    """The text without carriage returns, and with any other control character but tab and line feed made visible."""
+    return _CONTROL_CHARACTERS.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r", ""))
 
 
 def megabytes(num_bytes: int) -> str:
@@ -167,12 +184,14 @@ class DownloadProgress:
         if self._bar is None:
             print_line(message)
         else:
-            self._bar.console.print(message, markup=False, highlight=False)
+            self._bar.console.print(without_control_characters(message), markup=False, highlight=False)
 
     def _draw(self, source: str, num_bytes: int, total_bytes: int) -> None:
+        source = without_control_characters(source)
         if self._bar is None:
             self._bar = _new_bar()
-            self._task = self._bar.add_task(self._name, total=total_bytes, source=source)
+            name = without_control_characters(self._name)
+            self._task = self._bar.add_task(name, total=total_bytes, source=source)
             self._bar.start()
         if self._task is not None:
             self._bar.update(self._task, completed=num_bytes, source=source)
@@ -183,17 +202,11 @@ def _new_bar() -> "Progress":
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[source]}"),
+        TextColumn("{task.fields[source]}", markup=False),
     )
     return Progress(*columns, console=Console(stderr=True))
-
-
-def _styled(text: str, code: str, stream: TextIO) -> str:
-    if not stream.isatty() or os.environ.get("NO_COLOR"):
-        return text
-    return f"\x1b[{code}m{text}\x1b[0m"

@@ -10,11 +10,12 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, TextIO
 
+from abaci.cli.terminal import without_control_characters
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.segment import Segment
 
-_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _FENCE = re.compile(r" {0,3}(`{3,}(?=[^`]*$)|~{3,})(.*)")
 _ROWS_LEFT_FREE = 2
 _PAUSE_PER_DRAWING = 4
@@ -103,11 +104,6 @@ class MarkdownWriter:
             self._console.print(Segments(line), end="")
         if blank_line:
             self._console.print()
-
-
-def without_control_characters(text: str) -> str:
-    """The text without carriage returns, and with any other control character but tab and line feed made visible."""
-    return _CONTROL_CHARACTERS.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r", ""))
 
 
 def split_blocks(text: str) -> list[str]:
