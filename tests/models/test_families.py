@@ -202,6 +202,40 @@ def test_surplus_tensor_is_refused(description: Description) -> None:
         spec_from_gguf(metadata, tensors | {surplus.name: surplus})
 
 
+def test_layers_beyond_the_count_are_refused(description: Description) -> None:
+    metadata, tensors = description
+    count = f"{metadata['general.architecture']}.block_count"
+    num_blocks = metadata[count]
+    assert isinstance(num_blocks, int)
+    with pytest.raises(UnsupportedModelError, match=rf"does not use here: blk\.{num_blocks - 1}\."):
+        spec_from_gguf(metadata | {count: num_blocks - 1}, tensors)
+    stray = TensorInfo(f"blk.{num_blocks}.attn_q.weight", WeightFormat.F32, (2, 2), 0, 16)
+    with pytest.raises(UnsupportedModelError, match=stray.name):
+        spec_from_gguf(metadata, tensors | {stray.name: stray})
+
+
+def test_only_layers_declared_as_speculative_are_left(description: Description) -> None:
+    metadata, tensors = description
+    prefix = str(metadata["general.architecture"])
+    num_blocks = metadata[f"{prefix}.block_count"]
+    assert isinstance(num_blocks, int)
+    plain = spec_from_gguf(metadata, tensors)
+
+    def with_layer(layer: int) -> dict[str, TensorInfo]:
+        names = (f"blk.{layer}.attn_q.weight", f"blk.{layer}.nextn.eh_proj.weight")
+        return tensors | {name: TensorInfo(name, WeightFormat.F32, (2, 2), 0, 16) for name in names}
+
+    one_more = {f"{prefix}.block_count": num_blocks + 1, f"{prefix}.nextn_predict_layers": 1}
+    assert spec_from_gguf(metadata | one_more, with_layer(num_blocks)) == plain
+    assert spec_from_gguf(metadata | one_more, tensors) == plain
+    with pytest.raises(UnsupportedModelError, match=rf"blk\.{num_blocks}\."):
+        spec_from_gguf(metadata, with_layer(num_blocks))
+    with pytest.raises(UnsupportedModelError, match=rf"blk\.{num_blocks + 1}\."):
+        spec_from_gguf(metadata | one_more, with_layer(num_blocks + 1))
+    with pytest.raises(UnsupportedModelError, match=rf"blk\.{num_blocks - 1}\."):
+        spec_from_gguf(metadata | {f"{prefix}.nextn_predict_layers": 1}, tensors)
+
+
 @given(data=st.data())
 def test_any_setting_gives_a_spec_or_a_clear_error(data: st.DataObject) -> None:
     metadata, tensors = describe(golden_path(data.draw(st.sampled_from(GGUF_NAMES))))

@@ -82,9 +82,11 @@ class GgufConfig:
         self._keys_read: set[str] = set()
         self.tensors_left: set[str] = set()
         """Tensors that this use of the model does not need."""
-        self.num_layers = self.integer("block_count", 1, MAX_LAYERS)
+        num_blocks = self.integer("block_count", 1, MAX_LAYERS)
+        self.num_layers = num_blocks - self.integer("nextn_predict_layers", 0, num_blocks - 1, default=0)
         """Those that predict the next token; further ones (`nextn_predict_layers`) are for speculation and not run."""
-        self.num_layers -= self.integer("nextn_predict_layers", 0, self.num_layers - 1, default=0)
+        for layer in range(self.num_layers, num_blocks):
+            self._leave_speculative(f"blk.{layer}.")
         self.hidden_size = self.integer("embedding_length", 1, MAX_WIDTH)
         self.context_length = self.integer("context_length", 1, MAX_CONTEXT_TOKENS)
         self.served_context = self.context_length if served_context is None else served_context
@@ -97,6 +99,12 @@ class GgufConfig:
             if self.num_heads % num_kv_heads:
                 raise self.invalid("attention.head_count", f"is not a multiple of the {num_kv_heads} key-value heads")
         self.head_dim = self._read_head_dim()
+
+    def _leave_speculative(self, block: str) -> None:
+        """Only a layer that has what such layers have: the number of them could be a slip that hides others."""
+        names = {name for name in self._tensors if name.startswith(block)}
+        if any(name.startswith(f"{block}nextn.") for name in names):
+            self.tensors_left |= names
 
     def integer(self, key: str, lowest: int, highest: int, *, default: int | None = None) -> int:
         """The whole number stored under `key`, between `lowest` and `highest` inclusive."""
@@ -468,11 +476,9 @@ def check_tensors(spec: ModelSpec, tensors: Mapping[str, TensorInfo], left: Coll
             raise FileFormatError(f"tensor {name} is missing", hint="The file is incomplete; fetch it again.")
         if tuple(tensors[name].shape) not in (shape, shape[1:] if shape[0] == 1 else shape):
             raise FileFormatError(f"tensor {name} has shape {tuple(tensors[name].shape)}, expected {shape}")
-    speculative = tuple(f"blk.{layer}." for layer in range(len(spec.layers), MAX_LAYERS))
-    unused = set(tensors) - set(expected) - set(left)
-    if surplus := sorted(name for name in unused if not name.startswith(speculative)):
+    if surplus := sorted(set(tensors) - set(expected) - set(left)):
         shown = ", ".join(surplus[:4]) + (f" and {len(surplus) - 4} more" if len(surplus) > 4 else "")
         raise UnsupportedModelError(
             f"the file has tensors that architecture {spec.architecture!r} does not use here: {shown}",
-            hint="It is a variant this version does not know; running without them would give wrong output.",
+            hint="A variant this version does not know, or wrong settings: without them the output would be wrong.",
         )
