@@ -86,6 +86,15 @@ def test_the_oracle_reads_what_we_write(written):
         assert found[name].data.tobytes() == data
 
 
+def test_a_vocabulary_without_merges_has_an_empty_list_of_texts(tmp_path):
+    path = tmp_path / "model.gguf"
+    write_gguf(path, {"general.architecture": "llama", "tokenizer.ggml.merges": []}, sources())
+    array_of_strings = struct.pack("<IIQ", gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.STRING, 0)
+    assert b"tokenizer.ggml.merges" + array_of_strings in path.read_bytes()
+    with GgufCheckpoint.open(path) as checkpoint:
+        assert checkpoint.metadata["tokenizer.ggml.merges"] == []
+
+
 @pytest.mark.parametrize("alignment", [8, 32, 4096])
 def test_we_read_what_the_oracle_writes(tmp_path, alignment):
     path = tmp_path / "oracle.gguf"

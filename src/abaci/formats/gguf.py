@@ -626,7 +626,9 @@ _KEY_TYPES: Final = {
     _SHARD_INDEX_KEY: _ValueType.UINT16,
     _SHARD_COUNT_KEY: _ValueType.UINT16,
     _SHARD_TENSORS_KEY: _ValueType.INT32,
+    "tokenizer.ggml.merges": _ValueType.STRING,
 }
+"""Of numbers that have one type only, and of items that an empty list does not show."""
 _INTEGER_RANGES: Final = {
     _ValueType.UINT32: (0, 2**32 - 1),
     _ValueType.INT32: (-(2**31), 2**31 - 1),
@@ -729,7 +731,7 @@ def _pack_tensor_infos(tensors: Sequence[TensorSource], alignment: int) -> bytes
 
 def _pack_value(key: str, value: MetadataValue) -> bytes:
     if isinstance(value, list):
-        item_type = _type_of_items(key, value)
+        item_type = _type_of_items(key, value) if value else _KEY_TYPES.get(key, _ValueType.INT32)
         items = _pack_items(item_type, value)
         return struct.pack("<IIQ", _ValueType.ARRAY, item_type, len(value)) + items
     value_type = _KEY_TYPES.get(key) or _type_of_items(key, [value], scalar=True)
