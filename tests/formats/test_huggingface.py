@@ -364,7 +364,8 @@ def test_templates_and_sampling_advice_come_along(folder: Path) -> None:
     (folder / "generation_config.json").write_text(json.dumps({**advice, "do_sample": False}))
     with HuggingFaceCheckpoint.open(folder) as checkpoint:
         assert checkpoint.metadata["tokenizer.chat_template"] == "C"
-        assert "general.sampling.temp" not in checkpoint.metadata
+        assert checkpoint.metadata["general.sampling.temp"] == 0
+        assert "general.sampling.top_k" not in checkpoint.metadata
         assert "general.sampling.penalty_repeat" in checkpoint.metadata
 
 

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from abaci.errors import UnsupportedModelError, UsageError
 from abaci.formats.checkpoint import Checkpoint, MetadataValue
 from abaci.formats.destination import check_folder_of, check_new_file, check_room
+from abaci.formats.generation_config import published_sampling
 from abaci.formats.gguf import GGUF_FORMATS, TensorSource, write_gguf
-from abaci.formats.huggingface_text import SAMPLING_KEYS, TEMPLATE_KEY, TEMPLATES_KEY
+from abaci.formats.huggingface_text import TEMPLATE_KEY, TEMPLATES_KEY
 from abaci.formats.integer_blocks import as_gguf_blocks
 from abaci.formats.publishing import Dequantise, publish
 from abaci.formats.safetensors import TYPE_BYTES, NewTensor, write_safetensors
@@ -123,7 +124,7 @@ def convert_to_folder(
     try:
         ends = {"eos_token_id": list(text.end_token_ids)} if text.end_token_ids else {}
         _write_json(unfinished / "config.json", folder.config)
-        _write_json(unfinished / "generation_config.json", {**ends, **_sampling(metadata)})
+        _write_json(unfinished / "generation_config.json", {**ends, **published_sampling(metadata)})
         _write_json(unfinished / "tokenizer_config.json", text.tokenizer_config)
         (unfinished / "tokenizer.json").write_text(text.tokenizer_json, encoding="utf-8")
         _write_templates(unfinished, metadata)
@@ -198,17 +199,6 @@ def _size(tensor: NewTensor) -> int:
     for size in shape:
         num_bytes *= size
     return num_bytes
-
-
-def _sampling(metadata: Mapping[str, MetadataValue]) -> dict[str, MetadataValue]:
-    """Advice on sampling under its published names, floats in as few digits as tell the float32."""
-    advice = {name: metadata[key] for name, key in SAMPLING_KEYS.items() if key in metadata}
-    advice = {name: _shortest(value) if isinstance(value, float) else value for name, value in advice.items()}
-    return {"do_sample": True, **advice} if advice else {}
-
-
-def _shortest(value: float) -> float:
-    return float(f"{value:.7g}")
 
 
 def _write_templates(folder: Path, metadata: Mapping[str, MetadataValue]) -> None:

@@ -67,8 +67,9 @@ class HuggingFaceCheckpoint:
             text = TextFiles.read(folder, {**model.values, **values})
             metadata = _metadata(folder, model, arranged) | text.metadata()
             metadata |= pooling_metadata(folder, model.mapping.architecture)
+            notes = (*model.notes, *text.notes())
             opened.pop_all()
-        return cls(_Contents(config, tuple(files), MappingProxyType(metadata), arranged, text, tuple(model.notes)))
+        return cls(_Contents(config, tuple(files), MappingProxyType(metadata), arranged, text, notes))
 
     @property
     def paths(self) -> tuple[Path, ...]:

@@ -1,9 +1,8 @@
-"""What a model folder says beside the weights: chat templates and generation defaults, as GGUF's keys.
+"""What a model folder says beside the weights: tokenizer, chat templates, pooling, as GGUF's keys.
 
 Templates: `chat_template.jinja` before what `tokenizer_config.json` holds, as `transformers` reads them.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,21 +10,13 @@ from typing import Any, Final, Self
 
 from abaci.errors import FileFormatError, UnsupportedModelError
 from abaci.formats.checkpoint import MetadataValue
+from abaci.formats.generation_config import sampling_metadata, unfollowed_advice
 from abaci.formats.json_file import read_object, read_text
 from abaci.formats.tokenizer import Tokenizer
 from abaci.formats.tokenizer_keys import tokenizer_keys
 
 TEMPLATE_KEY: Final = "tokenizer.chat_template"
 TEMPLATES_KEY: Final = "tokenizer.chat_templates"
-
-SAMPLING_KEYS: Final = {
-    "temperature": "general.sampling.temp",
-    "top_k": "general.sampling.top_k",
-    "top_p": "general.sampling.top_p",
-    "min_p": "general.sampling.min_p",
-    "repetition_penalty": "general.sampling.penalty_repeat",
-}
-"""Of `generation_config.json`, and what GGUF calls them."""
 
 _POOLINGS: Final = {
     "pooling_mode_mean_tokens": 1,
@@ -37,9 +28,6 @@ _POOLINGS: Final = {
 }
 """Of `sentence-transformers`, and GGUF's numbers for those we have."""
 
-_RANDOMNESS: Final = frozenset({"temperature", "top_k", "top_p", "min_p"})
-"""Without effect where `do_sample` is false."""
-
 
 @dataclass(frozen=True, slots=True)
 class TextFiles:
@@ -49,6 +37,8 @@ class TextFiles:
     tokenizer_json: str | None
     tokenizer_config: Mapping[str, Any]
     generation_config: Mapping[str, Any]
+    context_length: object
+    """As `config.json` says, of whatever type."""
 
     @classmethod
     def read(cls, folder: Path, config: Mapping[str, Any]) -> Self:
@@ -61,6 +51,7 @@ class TextFiles:
             read_text(folder / "tokenizer.json"),
             read_object(folder / "tokenizer_config.json") or {},
             generation_config,
+            config.get("max_position_embeddings"),
         )
 
     def metadata(self) -> dict[str, MetadataValue]:
@@ -68,6 +59,10 @@ class TextFiles:
         return template_metadata(self.folder, self.tokenizer_config) | sampling_metadata(
             self.folder, self.generation_config
         )
+
+    def notes(self) -> list[str]:
+        """What the user should know. Raises FileFormatError."""
+        return unfollowed_advice(self.folder, self.generation_config, self.context_length)
 
     def tokenizer(self, vocab_size: int) -> Tokenizer:
         """For a model of so many tokens. Raises FileFormatError, UnsupportedModelError."""
@@ -139,17 +134,3 @@ def pooling_metadata(folder: Path, architecture: str) -> dict[str, MetadataValue
             f"{path}: {', '.join(sorted(modes))} is not supported", hint="Choose another model."
         )
     return {f"{architecture}.pooling_type": kinds[0]}
-
-
-def sampling_metadata(folder: Path, generation_config: Mapping[str, Any]) -> dict[str, MetadataValue]:
-    """How the publisher advises to sample. Raises FileFormatError for what is not a number."""
-    is_greedy = generation_config.get("do_sample") is False
-    metadata: dict[str, MetadataValue] = {}
-    for name, key in SAMPLING_KEYS.items():
-        value = generation_config.get(name)
-        if value is None or (is_greedy and name in _RANDOMNESS):
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise FileFormatError(f"{folder / 'generation_config.json'}: {name} = {value!r} is not a number")
-        metadata[key] = int(value) if name == "top_k" else float(value)
-    return metadata
