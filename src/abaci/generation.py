@@ -72,7 +72,8 @@ class SamplingParams:
     n                samples that share the prompt.
     stop             strings that end a sample; the text before them is kept (unless include_stop_str_in_output).
     stop_token_ids   tokens that end a sample, beside the model's own end tokens.
-    max_tokens       None: to the end of the context. min_tokens: no end before that many.
+    max_tokens       None: to the end of the context. min_tokens: no end before that many, be it a token or
+                     a stop string.
     logprobs         None: none; k >= 0: of the chosen token and of the k likeliest at each step.
     prompt_logprobs  the same for the prompt's tokens.
     constraint       a form every sample must have; None leaves it free. It may end where the form is complete, and only

@@ -101,6 +101,33 @@ def test_an_empty_stop_string_is_refused():
         TextAssembler(TOKENIZER, ["a", ""])
 
 
+@pytest.mark.parametrize(
+    ("min_tokens", "expected"),
+    [(0, "ab"), (2, "ab"), (3, "ab."), (4, "ab.."), (5, "ab...c"), (6, "ab...c"), (7, "ab...c.d"), (9, "ab...c.d.e")],
+)
+def test_stop_strings_end_nothing_before_min_tokens(min_tokens, expected):
+    data = b"ab...c.d.e"
+    for chunk in (1, 2, 3, 100):
+        assembler = TextAssembler(TOKENIZER, ["."], min_tokens=min_tokens)
+        deltas = [assembler.push(event(data[i : i + chunk])) for i in range(0, len(data), chunk)]
+        deltas.append(assembler.push(last([])))
+        assert "".join(delta.text for delta in deltas) == expected
+        assert any(delta.stopped_by_string for delta in deltas) == (len(expected) < len(data))
+
+
+def test_a_stop_string_may_begin_before_min_tokens_and_end_after():
+    for chunk in (1, 2, 100):
+        assembler = TextAssembler(TOKENIZER, ["stop", "!!!!"], min_tokens=4)
+        data = b"a stop b"
+        deltas = [assembler.push(event(data[i : i + chunk])) for i in range(0, len(data), chunk)]
+        assert "".join(delta.text for delta in deltas) == "a "
+
+
+def test_special_tokens_count_towards_min_tokens():
+    assembler = TextAssembler(TOKENIZER, ["."], min_tokens=2)
+    assert assembler.push(event([IM_START, IM_END, *b"."])).stop_string == "."
+
+
 token_ids = st.one_of(st.sampled_from(list(b"aab!")), st.sampled_from(list("é👩".encode())), st.just(IM_START))
 
 
@@ -109,9 +136,10 @@ token_ids = st.one_of(st.sampled_from(list(b"aab!")), st.sampled_from(list("é�
     stop=st.lists(st.text("ab!é", min_size=1, max_size=3), max_size=3),
     include_stop=st.booleans(),
     skip_special=st.booleans(),
+    min_tokens=st.integers(0, 12),
 )
-def test_any_split_gives_the_text_of_the_whole(chunks, stop, include_stop, skip_special):
-    options = {"include_stop": include_stop, "skip_special": skip_special}
+def test_any_split_gives_the_text_of_the_whole(chunks, stop, include_stop, skip_special, min_tokens):
+    options = {"include_stop": include_stop, "skip_special": skip_special, "min_tokens": min_tokens}
     whole = [i for chunk in chunks for i in chunk]
     expected = TextAssembler(TOKENIZER, stop, **options).push(last(whole))
 
@@ -120,5 +148,5 @@ def test_any_split_gives_the_text_of_the_whole(chunks, stop, include_stop, skip_
     assert "".join(delta.text for delta in deltas) == expected.text
     assert [delta.finish_reason for delta in deltas if delta.finish_reason] == [expected.finish_reason]
     assert any(delta.stopped_by_string for delta in deltas) == expected.stopped_by_string
-    if not include_stop:
+    if not include_stop and not min_tokens:
         assert not any(string in expected.text for string in stop)

@@ -108,6 +108,22 @@ def test_stop_strings(server: ScriptedServer, client: openai.OpenAI, stream: boo
     server.wait_until(lambda: server.generator.cancelled)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_stop_strings_end_nothing_before_min_tokens(
+    server: ScriptedServer, client: openai.OpenAI, stream: bool
+) -> None:
+    server.say("a.b.c.d")
+    options = {"stop": ".", "max_tokens": 20, "stream": stream, "extra_body": {"min_tokens": 3}}
+    chat = client.chat.completions.create(model=MODEL, messages=user("Hi"), **options)
+    completion = client.completions.create(model=MODEL, prompt="Hi", **options)
+    if stream:
+        texts = ["".join(chunk.choices[0].delta.content or "" for chunk in chat)]
+        texts.append("".join(chunk.choices[0].text for chunk in completion))
+    else:
+        texts = [chat.choices[0].message.content, completion.choices[0].text]
+    assert texts == ["a.b", "a.b"]
+
+
 def test_parameters_reach_the_generator(server: ScriptedServer, client: openai.OpenAI) -> None:
     client.chat.completions.create(
         model=MODEL,

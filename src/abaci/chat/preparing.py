@@ -60,6 +60,7 @@ class PreparedChat:
             include_stop=self.params.include_stop_str_in_output,
             skip_special=self.params.skip_special_tokens,
             shown_special=[special[marker] for marker in markers if marker in special],
+            min_tokens=self.params.min_tokens,
         )
         reads_thoughts = self.tools is not None and self.tools.dialect.has_thoughts
         think = (

@@ -27,15 +27,18 @@ class TextAssembler:
     """Text of one sample. However its tokens are spread over events, the texts joined are the same.
 
     Where several stop strings could end the sample, the one that is complete first does; of two complete at once, the
-    longer one.
+    longer one. None ends in the text of the first `min_tokens` tokens, though one that begins there may end later.
     """
 
     __slots__ = (
         "_decoder",
+        "_exempt_length",
         "_finished",
         "_held",
         "_include_stop",
         "_longest_stop",
+        "_min_tokens",
+        "_num_tokens",
         "_shown_special",
         "_skip_special",
         "_stop",
@@ -51,6 +54,7 @@ class TextAssembler:
         skip_special: bool = True,
         shown_special: Collection[int] = (),
         continuation: bool = False,
+        min_tokens: int = 0,
     ) -> None:
         """`shown_special` are special tokens that are text here, even with `skip_special`: whoever reads on needs them.
 
@@ -65,7 +69,11 @@ class TextAssembler:
         self._skip_special = skip_special
         self._shown_special = frozenset(shown_special)
         self._decoder = StreamingDecoder(tokenizer, skip_special=False, continuation=continuation)
+        self._min_tokens = min_tokens
+        self._num_tokens = 0
         self._held = ""
+        self._exempt_length = 0
+        """How many characters of what is held are of the first `min_tokens` tokens."""
         self._finished = False
 
     def push(self, event: TokenEvent) -> TextDelta:
@@ -74,12 +82,17 @@ class TextAssembler:
             return TextDelta("")
         token_ids = event.token_ids[:-1] if event.ended_by_token else event.token_ids
         ended = event.finish_reason is not None
-        text = self._decoder.push([token_id for token_id in token_ids if self._is_shown(token_id)])
+        num_exempt = max(0, self._min_tokens - self._num_tokens)
+        self._num_tokens += len(token_ids)
+        exempt = self._decode(token_ids[:num_exempt])
+        text = exempt + self._decode(token_ids[num_exempt:])
         if ended:
             text += self._decoder.flush()
         if not self._stop:
             self._finished = ended
             return TextDelta(text, event.finish_reason)
+        if num_exempt:
+            self._exempt_length = len(self._held) + len(exempt)
         text = self._held + text
         if found := self._find_stop(text):
             begin, end = found
@@ -89,14 +102,22 @@ class TextAssembler:
         self._finished = ended
         certain = len(text) if ended else self._certain_length(text)
         self._held = text[certain:]
+        self._exempt_length = max(0, self._exempt_length - certain)
         return TextDelta(text[:certain], event.finish_reason)
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        return self._decoder.push([token_id for token_id in token_ids if self._is_shown(token_id)])
 
     def _is_shown(self, token_id: int) -> bool:
         return not (self._skip_special and self._tokenizer.is_special(token_id)) or token_id in self._shown_special
 
     def _find_stop(self, text: str) -> tuple[int, int] | None:
-        """Range of the stop string that is complete first."""
-        found = [(begin + len(stop), begin) for stop in self._stop if (begin := text.find(stop)) >= 0]
+        """Range of the stop string that is complete first, beyond the exempt characters."""
+        found = []
+        for stop in self._stop:
+            begin = text.find(stop, max(0, self._exempt_length - len(stop) + 1))
+            if begin >= 0:
+                found.append((begin + len(stop), begin))
         if not found:
             return None
         end, begin = min(found)

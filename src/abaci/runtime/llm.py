@@ -365,6 +365,7 @@ class LLM:
             include_stop=params.include_stop_str_in_output,
             skip_special=params.skip_special_tokens,
             continuation=continuation,
+            min_tokens=params.min_tokens,
         )
 
     def _new_id(self) -> str:

@@ -146,6 +146,7 @@ class _Call:
                     include_stop=self._params.include_stop_str_in_output,
                     skip_special=self._params.skip_special_tokens,
                     continuation=True,
+                    min_tokens=self._params.min_tokens,
                 ),
                 logprobs=None if num_top is None else CompletionLogprobs(names, num_top),
             )
