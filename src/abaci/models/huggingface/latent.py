@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from abaci.errors import FileFormatError
 from abaci.models.huggingface.changes import Array, Settings, Shape, whole_number
+from abaci.models.huggingface.llama3_stretch import FREQUENCY_FACTORS
 from abaci.models.huggingface.mapping import ComputedTensor, Gguf, SplitRule, TensorRule, Value
 from abaci.models.huggingface.published_config import PublishedConfig
-from abaci.models.huggingface.rope import FREQUENCY_FACTORS, Rope, RopeReader
+from abaci.models.huggingface.rope import Rope, RopeReader
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 Knows no model type. Raises FileFormatError, naming key and value, for what is missing or of the wrong kind.
 """
 
-import math
 from collections.abc import Mapping
 
 from abaci.errors import FileFormatError, UnsupportedModelError
@@ -53,6 +52,8 @@ _BOOKKEEPING = frozenset(
 """Keys that do not change what a trained model computes, or that are read elsewhere."""
 
 _MISSING = object()
+_LARGEST = 3.4e38
+"""GGUF has numbers as float32."""
 
 
 class PublishedConfig:
@@ -85,7 +86,7 @@ class PublishedConfig:
 
     def number(self, key: str, default: float | None = None) -> float:
         found = self._required(key, default)
-        if not isinstance(found, int | float) or isinstance(found, bool) or not math.isfinite(found):
+        if not isinstance(found, int | float) or isinstance(found, bool) or not abs(found) <= _LARGEST:
             raise self.invalid(key, "is not a finite number")
         return float(found)
 
@@ -109,7 +110,7 @@ class PublishedConfig:
 
     def numbers(self, key: str) -> list[float]:
         found = self.items(key)
-        if not all(isinstance(item, int | float) and math.isfinite(item) for item in found):
+        if not all(isinstance(item, int | float) and abs(item) <= _LARGEST for item in found):
             raise self.invalid(key, "is not a list of finite numbers")
         return [float(item) for item in found if isinstance(item, int | float)]
 

@@ -7,20 +7,22 @@ Older files have `rope_theta` and `rope_scaling`, newer ones `rope_parameters` t
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from abaci.errors import UnsupportedModelError
+from abaci.models.huggingface.llama3_stretch import FREQUENCY_FACTORS, Llama3Stretch
 from abaci.models.huggingface.mapping import ComputedTensor, Gguf, Value, rounded, shortest
 from abaci.models.huggingface.published_config import PublishedConfig
-
-FREQUENCY_FACTORS = "rope_freqs.weight"
 
 _CONTEXT = "max_position_embeddings"
 _SHARE = "partial_rotary_factor"
 _TRUNCATE = "rope.scaling.yarn_truncate"
+_LARGEST = 1e12
+"""No base or factor comes near it."""
+MAX_HEAD_DIM = 1 << 16
+"""Beyond it no table of factors is made."""
 _YARN_NUMBERS = {"beta_fast": "yarn_beta_fast", "beta_slow": "yarn_beta_slow"}
 _HARMLESS = frozenset({"max_position_embeddings", "finetuned", "mrope_section", "mrope_interleaved"})
 """Inside the parameters: repeated from elsewhere, or without effect on text."""
@@ -138,7 +140,10 @@ class RopeReader:
         if partial is None:
             self._check_whole()
             return head_dim
-        return int(head_dim * self.number(_SHARE, self._config.number(_SHARE, partial)))
+        share = self.number(_SHARE, self._config.number(_SHARE, partial))
+        if not 0 <= share <= 1:
+            raise self._config.invalid(f"{self._place}.{_SHARE}" if self.has(_SHARE) else _SHARE, "is not a share")
+        return int(head_dim * share)
 
     def _check_whole(self) -> None:
         """Heads turn whole: the original does so whatever the file says, and fails only where it stretches as well."""
@@ -203,6 +208,8 @@ class RopeReader:
     def _magnitude(self, rule: Rope, factor: float) -> Mapping[str, Value]:
         """What the rotation is multiplied with; by default it grows with the logarithm of the factor."""
         mscale, all_dim = self.number("mscale", 0.0), self.number("mscale_all_dim", 0.0)
+        if min(mscale, all_dim) < 0:
+            raise self._config.invalid(self._place, "makes no sense")
         usual = _growth(factor)
         magnitude = _growth(factor, mscale) / _growth(factor, all_dim) if mscale and all_dim else usual
         magnitude = self.number("attention_factor", magnitude)
@@ -224,7 +231,10 @@ class RopeReader:
             high=self.number("high_freq_factor"),
             context=self.number("original_max_position_embeddings"),
         )
-        if not (stretch.factor > 0 and stretch.context > 0 and stretch.high > stretch.low):
+        makes_sense = (
+            1 / _LARGEST < stretch.factor < _LARGEST and stretch.context > 0 and 0 <= stretch.low < stretch.high
+        )
+        if not (makes_sense and 0 < self.theta < _LARGEST and dim <= MAX_HEAD_DIM):
             raise self._config.invalid(self._place, "makes no sense")
         return stretch.factors(self.theta, dim)
 
@@ -236,62 +246,3 @@ def _growth(factor: float, multiplier: float = 1.0) -> float:
 
 def _explicit(magnitude: float) -> dict[str, Value]:
     return {} if magnitude == 1 else {"attention_factor": shortest(magnitude)}
-
-
-_USUAL_SPAN = 3.0
-"""From `low_freq_factor` to `high_freq_factor`, as in every published model."""
-
-
-@dataclass(frozen=True, slots=True)
-class Llama3Stretch:
-    """Llama 3.1's scaling: long waves are stretched by `factor`, short ones left, those between blended.
-
-    A wave is long beyond context/low tokens and short below context/high.
-    """
-
-    factor: float
-    low: float
-    high: float
-    context: float
-
-    def factors(self, theta: float, dim: int) -> NDArray[np.float32]:
-        """(dim/2,) divisors of the frequencies, computed in float64."""
-        frequencies = theta ** -(np.arange(0, dim, 2) / dim)
-        waves_in_context = self.context * frequencies / (2 * math.pi)
-        share = np.clip((waves_in_context - self.low) / (self.high - self.low), 0.0, 1.0)
-        return (1 / ((1 - share) / self.factor + share)).astype(np.float32)
-
-    @classmethod
-    def of(cls, factors: NDArray[np.float32], theta: float) -> Self:
-        """The stretch that gives these factors.
-
-        They determine low, high and context up to a common multiple; low is taken to be one, as in every published
-        model. Raises UnsupportedModelError for factors that no such stretch gives.
-        """
-        largest = float(factors.max())
-        waves = theta ** -(np.arange(len(factors)) / len(factors)) / (2 * math.pi)
-        blended = np.flatnonzero((factors > 1.0001) & (factors < largest * 0.9999))
-        if not len(blended):
-            raise UnsupportedModelError(f"{FREQUENCY_FACTORS} does not tell how the context was stretched")
-        # share = (context * waves - low) / (high - low) is a line over the waves.
-        shares = (1 / factors[blended].astype(np.float64) - 1 / largest) / (1 - 1 / largest)
-        if len(blended) > 1:
-            slope, begin = np.polyfit(waves[blended], shares, 1)
-            span = -1 / begin
-        else:
-            span = _USUAL_SPAN
-            slope = float((shares[0] * span + 1) / waves[blended[0]] / span)
-        found = cls(factor=round(largest, 4), low=1.0, high=round(1 + span, 4), context=round(slope * span))
-        if not np.allclose(found.factors(theta, 2 * len(factors)), factors, rtol=1e-5):
-            raise UnsupportedModelError(f"{FREQUENCY_FACTORS} is not a stretch of the kind `llama3`")
-        return found
-
-    def to_published(self) -> dict[str, Value]:
-        """As inside of `rope_parameters`."""
-        return {
-            "rope_type": "llama3",
-            "factor": self.factor,
-            "low_freq_factor": self.low,
-            "high_freq_factor": self.high,
-            "original_max_position_embeddings": int(self.context),
-        }

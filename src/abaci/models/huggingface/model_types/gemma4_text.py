@@ -9,6 +9,7 @@ from abaci.errors import UnsupportedModelError
 from abaci.models.huggingface.changes import AsFloats
 from abaci.models.huggingface.dense import ENDS, GATED_MLP, HEAD_NORMS, PROJECTIONS, decoder_settings
 from abaci.models.huggingface.layers import FULL, SLIDING
+from abaci.models.huggingface.llama3_stretch import FREQUENCY_FACTORS
 from abaci.models.huggingface.mapping import (
     ComputedTensor,
     Gguf,
@@ -21,7 +22,7 @@ from abaci.models.huggingface.mapping import (
     shortest,
 )
 from abaci.models.huggingface.published_config import PublishedConfig
-from abaci.models.huggingface.rope import FREQUENCY_FACTORS, RopeReader
+from abaci.models.huggingface.rope import MAX_HEAD_DIM, RopeReader
 
 _NUM_LAYERS = 30
 _PERIOD = 6
@@ -235,10 +236,13 @@ def _frequency_factors(config: PublishedConfig) -> NDArray[np.float32]:
     usual = 1.0 if config.has("rope_parameters") else _PARTIAL
     share = usual if rope.kind == "default" else rope.number("partial_rotary_factor", usual)
     rope.refuse_unknown()
-    pairs = int(_Heads().to_gguf(config)["attention.key_length"]) // 2
-    turning = int(share * 2 * pairs // 2)
-    if not 0 <= turning <= pairs:
+    if not 0 <= share <= 1:
         raise config.invalid(f"rope_parameters.{FULL}.partial_rotary_factor", "is not a share")
+    head_dim = int(_Heads().to_gguf(config)["attention.key_length"])
+    if head_dim > MAX_HEAD_DIM:
+        raise config.invalid("global_head_dim", "is too large")
+    pairs = head_dim // 2
+    turning = int(share * 2 * pairs // 2)
     return np.array([1.0] * turning + [_NEVER_TURNS] * (pairs - turning), np.float32)
 
 

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from abaci.models.huggingface.dense import ENDS, GATED_MLP, HEAD_NORMS, PROJECTIONS, decoder_settings
 from abaci.models.huggingface.layers import FULL, SLIDING, Pattern, WindowedLayers
+from abaci.models.huggingface.llama3_stretch import FREQUENCY_FACTORS
 from abaci.models.huggingface.mapping import (
     ComputedTensor,
     Gguf,
@@ -19,7 +20,7 @@ from abaci.models.huggingface.mapping import (
     shortest,
 )
 from abaci.models.huggingface.published_config import PublishedConfig
-from abaci.models.huggingface.rope import FREQUENCY_FACTORS, Rope, RopeReader
+from abaci.models.huggingface.rope import Rope, RopeReader
 
 _THETA = 500000.0
 
