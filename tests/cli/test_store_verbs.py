@@ -61,6 +61,19 @@ def test_a_folder_from_pull_to_prune() -> None:
     assert abaci_json("prune") == {"deleted": True, "num_bytes": 0, "files": []}
 
 
+@pytest.mark.parametrize("words", [["verify"], ["rm"], ["cp", "new:1b"], ["pull"]])
+def test_a_file_that_is_there_is_not_said_to_be_missing(words: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "own.gguf"
+    path.touch()
+    verb, *more = words
+    result = abaci(verb, str(path), *more)
+    assert (result.exit_code, result.stderr.splitlines()[0]) == (
+        3,
+        f"error: {path} is a path, and what is fetched has a name",
+    )
+    assert path.exists()
+
+
 def test_names_of_the_own_store_are_suggested_too() -> None:
     pull()
     abaci_json("cp", "maker/golden", "gold-medal:1b")

@@ -91,7 +91,7 @@ def test_a_beginning_longer_than_the_file_is_dropped(store: Store) -> None:
 def test_a_wrong_hash_leaves_nothing(store: Store) -> None:
     with pytest.raises(IntegrityError, match="SHA-256") as caught:
         download(entry_of(CONTENT, ScriptedSource(OTHER)), store, Recorder())
-    assert caught.value.hint
+    assert str(caught.value.hint).endswith("abaci pull tiny:1b --from FILE")
     assert left_behind(store) == []
 
 

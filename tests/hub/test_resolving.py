@@ -1,5 +1,6 @@
 """From what is typed to a file."""
 
+import os
 import re
 from pathlib import Path
 
@@ -49,6 +50,19 @@ def test_a_file_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"")
     with pytest.raises(UsageError, match=r"model\.bin is not a \.gguf file"):
         hub.resolve(str(tmp_path / "model.bin"), download=False)
+
+
+def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.gguf")
+    for path in (tmp_path, tmp_path / "model.gguf"):
+        with pytest.raises(UsageError, match="neither a file nor a folder"):
+            hub.resolve(str(path), download=False)
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_no_name_is_not_the_current_folder(name: str) -> None:
+    with pytest.raises(UsageError, match="name is empty"):
+        hub.resolve(name, download=False)
 
 
 @pytest.mark.parametrize("name", ["./none.gguf", "none.gguf", "/some/folder"])

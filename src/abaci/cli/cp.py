@@ -16,6 +16,7 @@ def cp(
     from abaci import hub
     from abaci.hub.maintenance import copy
 
+    hub.forbid_own_file(name)
     store = hub.Store()
     model = copy(store, hub.stored_model(name, store), new_name)
     if as_json:

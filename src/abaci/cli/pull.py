@@ -46,6 +46,7 @@ def pull(
     from abaci.hub.network import Network
     from abaci.runtime.fit_gate import check_fit
 
+    hub.forbid_own_file(name)
     gate = licence_gate(accept=accept_licence)
     gate.check_name(name)
     network = Network.from_environment(limit_rate)

@@ -7,6 +7,7 @@ def rm(name: NameArgument, as_json: JsonOption = False) -> None:
     """Delete a fetched model."""
     from abaci import hub
 
+    hub.forbid_own_file(name)
     store = hub.Store()
     freed_bytes = store.remove(hub.stored_model(name, store))
     if as_json:

@@ -31,6 +31,8 @@ def verify(
     from abaci import hub
 
     store = hub.Store()
+    for name in names or ():
+        hub.forbid_own_file(name)
     models = [hub.stored_model(name, store) for name in names] if names else store.all()
     checked = [_checked(model, store, mend, as_json) for model in models]
     if as_json:

@@ -4,7 +4,7 @@ from abaci.hub.catalog import Catalog, CatalogEntry, load_catalog, pinned_entrie
 from abaci.hub.download import DownloadListener
 from abaci.hub.names import ModelName, parse_name
 from abaci.hub.references import StoredModel
-from abaci.hub.resolving import ResolvedModel, known_name, pull, resolve, stored_model
+from abaci.hub.resolving import ResolvedModel, forbid_own_file, known_name, pull, resolve, stored_model
 from abaci.hub.store import Store
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "ResolvedModel",
     "Store",
     "StoredModel",
+    "forbid_own_file",
     "known_name",
     "load_catalog",
     "parse_name",

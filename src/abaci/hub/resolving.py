@@ -39,9 +39,11 @@ def resolve(name: str, *, download: bool, progress: DownloadListener | None = No
     """The file or folder that `name` stands for: that of the path if there is one, else a model of the store.
 
     With `download` a model that is not here is fetched first, as `pull` does.
-    Raises ModelNotFoundError, with near names; UsageError for a folder of several models; IntegrityError for a stored
-    file that has changed; what `pull` raises.
+    Raises ModelNotFoundError, with near names; UsageError for an empty name, a folder of several models or what is no
+    file; IntegrityError for a stored file that has changed; what `pull` raises.
     """
+    if not name.strip():
+        raise UsageError("the model's name is empty", hint="Give a name or a path. What is here: abaci list")
     path = Path(name).expanduser()
     if path.exists():
         return _resolve_path(path)
@@ -87,6 +89,22 @@ def source_of(text: str) -> Source:
     if "://" in text:
         return UrlSource(checked_http_url(text))
     return LocalSource(Path(text).expanduser())
+
+
+def forbid_own_file(name: str) -> None:
+    """For what is done to fetched models only. Says whether a file exists: not for names from a server's clients.
+
+    Raises ModelNotFoundError for a path at which there is something.
+    """
+    try:
+        is_path = isinstance(parse_name(name), LocalPath)
+    except UsageError:  # what it is worth is told where it is looked up
+        return
+    if is_path and Path(name).expanduser().exists():
+        raise ModelNotFoundError(
+            f"{name} is a path, and what is fetched has a name",
+            hint="A file of your own runs as it is; the names of what was fetched: abaci list",
+        )
 
 
 def stored_model(name: str, store: Store) -> StoredModel:
@@ -154,6 +172,8 @@ def _resolve_path(path: Path) -> ResolvedModel:
         name = path.resolve().name
         return ResolvedModel(path=path, name=name, licence=None, sha256=None, source=str(path), chat_template=None)
     file = _model_in_folder(path) if path.is_dir() else path
+    if not file.is_file():
+        raise UsageError(f"{file} is neither a file nor a folder", hint="A model is read from many places at once.")
     if file.suffix != ".gguf":
         raise UsageError(f"{file} is not a .gguf file", hint="Give a GGUF file, or a Hugging Face folder.")
     return ResolvedModel(path=file, name=file.stem, licence=None, sha256=None, source=str(file), chat_template=None)

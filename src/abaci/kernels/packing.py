@@ -21,7 +21,9 @@ from abaci.tensor import WeightFormat
 ThreadPool = _native.ThreadPool
 
 FORMAT_NUMBERS = {weight_format: number for number, weight_format in enumerate(WeightFormat)}
-DAMAGED_HINT = "The file is damaged or was converted wrongly; fetch it again or run `abaci verify`."
+DAMAGED_HINT = (
+    "The file is damaged or was converted wrongly: fetch it again. What abaci fetched is mended by: abaci verify --repair"
+)
 
 _ROUND_BYTES = 32 << 20
 """Weights are packed in rounds of this size, so that little of the file is in memory beside the packed copy."""
