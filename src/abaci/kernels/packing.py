@@ -22,7 +22,7 @@ ThreadPool = _native.ThreadPool
 
 FORMAT_NUMBERS = {weight_format: number for number, weight_format in enumerate(WeightFormat)}
 DAMAGED_HINT = (
-    "The file is damaged or was converted wrongly: fetch it again. What abaci fetched is mended by: abaci verify --repair"
+    "The file is damaged or was converted wrongly: fetch it again. If abaci fetched it: abaci verify --repair"
 )
 
 _ROUND_BYTES = 32 << 20
