@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from golden_folders import golden_folder
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
+from abaci.cli.app import app
 from abaci.errors import FileFormatError, UnsupportedModelError
 from abaci.formats.huggingface import HuggingFaceCheckpoint
 from abaci.formats.integer_blocks import float8_e4m3
@@ -188,6 +190,18 @@ def test_gptq_with_act_order_stays_small_in_an_order_of_its_own(
     assert found is expected
     np.testing.assert_array_equal(result, values(codes, scales, zeros, lambda column: int(group_of_column[column])))
     assert notes == ()
+
+
+def test_a_folder_with_act_order_is_shown_as_it_is_run(tmp_path: Path, rng: np.random.Generator) -> None:
+    codes, scales, zeros = integers(rng, 4)
+    group_of_column = rng.permutation(np.arange(COLUMNS) // 64).astype(np.int32)
+    parts = gptq_parts(codes, scales, zeros, 4) | {"g_idx": ("I32", group_of_column)}
+    folder = folder_with(tmp_path, parts, {"quant_method": "gptq", "bits": 4, "desc_act": True})
+    shown = json.loads(CliRunner().invoke(app, ["show", str(folder), "--json"]).stdout)
+    assert shown["tensors"]["INT4"]["num_tensors"] == 1
+    with HuggingFaceCheckpoint.open(folder) as checkpoint:
+        assert shown["num_parameters"] == sum(np.prod(info.shape) for info in checkpoint.tensors.values())
+    assert shown["notes"] == []
 
 
 def test_groups_of_different_sizes_are_kept_in_floats(tmp_path: Path, rng: np.random.Generator) -> None:

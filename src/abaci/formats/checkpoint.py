@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from abaci.errors import UnsupportedModelError
+from abaci.models.families import check_is_model
 from abaci.tensor import TensorInfo
 
 if TYPE_CHECKING:
@@ -55,3 +57,11 @@ class Checkpoint(Protocol):
 
     def close(self) -> None:
         """Unmap, once no view is held any more."""
+
+
+def check_is_model_file(checkpoint: Checkpoint) -> None:
+    """Raises UnsupportedModelError, naming the file, for what is an adapter or importance."""
+    try:
+        check_is_model(checkpoint.metadata)
+    except UnsupportedModelError as error:
+        raise type(error)(f"{checkpoint.paths[0]}: {error.message}", hint=error.hint) from None

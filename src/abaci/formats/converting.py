@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from abaci.errors import UnsupportedModelError, UsageError
-from abaci.formats.checkpoint import Checkpoint, MetadataValue
+from abaci.formats.checkpoint import Checkpoint, MetadataValue, check_is_model_file
 from abaci.formats.destination import check_folder_of, check_new_file, check_room
 from abaci.formats.generation_config import published_sampling
 from abaci.formats.gguf import GGUF_FORMATS, TensorSource, write_gguf
@@ -59,6 +59,7 @@ def convert_to_gguf(checkpoint: Checkpoint, destination: Path, progress: Progres
     Raises UnsupportedModelError for weights or a vocabulary that GGUF cannot express; UsageError and ResourceError for
     a place where the file cannot be, or has no room.
     """
+    check_is_model_file(checkpoint)
     check_new_file(destination, replace=True)
     total_bytes = sum(tensor.num_bytes for tensor in checkpoint.tensors.values())
     done_bytes = 0
@@ -113,6 +114,7 @@ def convert_to_folder(
     Raises UsageError if the folder is there, or holds more; UnsupportedModelError for a model that no published type
     describes; ResourceError where the disk has no room.
     """
+    check_is_model_file(checkpoint)
     if os.path.lexists(destination):
         _check_place(destination, replace)
     check_folder_of(destination)

@@ -122,8 +122,8 @@ class _Publisher:
         try:
             for rule in mapping.settings:
                 config |= rule.to_published(settings)
-        except (TypeError, ArithmeticError) as error:
-            raise FileFormatError(f"a setting is missing or of the wrong kind ({error})") from None
+        except (TypeError, ArithmeticError):
+            raise FileFormatError("a setting is missing or of the wrong kind") from None
         if unread := settings.unread():
             raise UnsupportedModelError(f"config.json has no names for {', '.join(unread)}")
         self._check_settings(config)

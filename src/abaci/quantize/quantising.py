@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from abaci.engine.quantised import quantised_pieces
 from abaci.errors import UsageError
-from abaci.formats.checkpoint import Checkpoint, MetadataValue
+from abaci.formats.checkpoint import Checkpoint, MetadataValue, check_is_model_file
 from abaci.formats.gguf import TensorSource, write_gguf
 from abaci.models.mixtures import Mixture, ModelFacts, choose_formats, is_quantisable
 from abaci.quantize.importance import Importance
@@ -52,7 +52,12 @@ def plan_quantisation(
     is_pure: bool = False,
     allow_requantize: bool = False,
 ) -> Plan:
-    """Choose all formats. Raises UsageError for a source of few bits, FileFormatError for importance of another."""
+    """Choose all formats.
+
+    Raises UsageError for a source of few bits, UnsupportedModelError for one that is no model, FileFormatError for
+    importance of another.
+    """
+    check_is_model_file(checkpoint)
     tensors = checkpoint.tensors
     if not allow_requantize:
         _refuse_few_bits(checkpoint, mixture)

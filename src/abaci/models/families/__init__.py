@@ -18,6 +18,21 @@ def known_architectures() -> tuple[str, ...]:
     return tuple(sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__)))
 
 
+def check_is_model(metadata: Mapping[str, object]) -> None:
+    """Raises UnsupportedModelError for a GGUF file of another kind."""
+    kind = metadata.get("general.type")
+    if kind == "adapter":
+        raise UnsupportedModelError(
+            "an adapter, which is no model by itself",
+            hint="Run the model it was made for: abaci run MODEL --lora FILE.",
+        )
+    if kind == "imatrix":
+        raise UnsupportedModelError(
+            "the importance of a model's inputs, which is no model",
+            hint="Quantise the model it was measured on: abaci quantize SRC DST --type TYPE --imatrix FILE.",
+        )
+
+
 def spec_from_gguf(
     metadata: Mapping[str, object], tensors: Mapping[str, TensorInfo], served_context: int | None = None
 ) -> ModelSpec:
@@ -28,14 +43,10 @@ def spec_from_gguf(
     Raises UnsupportedModelError for an unknown architecture, setting or tensor, FileFormatError for one that is missing
     or makes no sense.
     """
+    check_is_model(metadata)
     architecture = metadata.get("general.architecture")
     if not isinstance(architecture, str):
         raise FileFormatError(f"general.architecture = {architecture!r} is not a string")
-    if metadata.get("general.type") == "adapter":
-        raise UnsupportedModelError(
-            "an adapter, which is no model by itself",
-            hint="Run the model it was made for: abaci run MODEL --lora FILE.",
-        )
     known = known_architectures()
     if architecture not in known:
         raise UnsupportedModelError(
