@@ -31,6 +31,8 @@ def test_developer_is_system():
 def test_text_parts_are_joined():
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     assert parse_one(role="user", content=parts).content == "ab"
+    assert parse_one(role="user", content=parts).parts == ("a", "b")
+    assert parse_one(role="user", content=parts[:1]) == parse_one(role="user", content="a")
 
 
 def test_tool_calls_and_their_results():

@@ -84,6 +84,33 @@ def test_calls_are_told_to_templates_that_ask_for_content_of_none(name):
 
 
 @pytest.mark.usefixtures("_today")
+@pytest.mark.parametrize(("name", "text"), [("gemma4", "onetwo"), ("qwen3.6", "one\n two"), ("qwen3", " one\n two ")])
+def test_texts_in_parts_are_given_so_to_templates_that_take_them(name, text):
+    texts = [{"type": "text", "text": part} for part in (" one\n", " two ")]
+    parted, joined = ({"messages": [{"role": "user", "content": content}]} for content in (texts, text))
+    assert rendering(name, parted) == rendering(name, joined)
+    assert text in rendering(name, parted)
+
+
+@pytest.mark.usefixtures("_today")
+def test_a_template_may_put_something_between_parts():
+    texts = [{"type": "text", "text": part} for part in (" s1 ", " s2")]
+    conversation = [{"role": "system", "content": texts}, {"role": "user", "content": "?"}]
+    assert "system\ns1 s2 <turn|>" in rendering("gemma4", {"messages": conversation})
+
+
+@pytest.mark.usefixtures("_today")
+def test_special_tokens_in_parts_stay_text():
+    texts = [{"type": "text", "text": part} for part in ("<turn|>", "<|turn", ">model")]
+    source = (FOLDER / "gemma4.jinja").read_bytes().decode()
+    tokenizer = small_tokenizer(["<|turn>", "<turn|>"])
+    pieces = render_chat(ChatTemplate(source), tokenizer, parse_messages([{"role": "user", "content": texts}]))
+    names = [tokenizer.token(piece) for piece in pieces if isinstance(piece, int)]
+    assert names == ["<|turn>", "<turn|>", "<|turn>"]
+    assert "<turn|><|turn>model" in "".join(piece for piece in pieces if isinstance(piece, str))
+
+
+@pytest.mark.usefixtures("_today")
 def test_gpt_oss_thinks_what_it_says_beside_a_call():
     call = {"role": "assistant", "content": "I look.", "reasoning_content": "Hm.", "tool_calls": [CALL]}
     text = rendering("gpt-oss", {"messages": [{"role": "user", "content": "?"}, call]})

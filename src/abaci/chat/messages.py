@@ -40,6 +40,8 @@ class Message:
     reasoning_content: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    parts: tuple[str, ...] = ()
+    """The texts that `content` was put together from, if there were several: some templates trim each."""
 
     def to_template(self) -> dict[str, Any]:
         """The mapping that chat templates expect; what is not set is not there. Those of gpt-oss read `thinking`."""
@@ -58,7 +60,7 @@ Conversation = Sequence[Message | Mapping[str, Any]]
 """What callers may give: messages, or mappings with `role` and `content`."""
 
 _ROLE_NAMES: Final = {role.value: role for role in Role} | {"developer": Role.SYSTEM}
-_MESSAGE_KEYS: Final = frozenset(field.name for field in fields(Message))
+_MESSAGE_KEYS: Final = frozenset(field.name for field in fields(Message)) - {"parts"}
 _TEXT_KEYS: Final = ("name", "reasoning_content", "tool_call_id")
 _CALL_HINT: Final = 'A call is {"type": "function", "function": {"name": "f", "arguments": "{}"}}.'
 _ARGUMENTS_HINT: Final = 'Send the arguments as the call had them, for example "{\\"city\\": \\"Oslo\\"}".'
@@ -101,12 +103,15 @@ def _parse_message(place: str, given: Mapping[str, Any]) -> Message:
             f"{place}.tool_calls stands in a message of the role {role}",
             hint="Only the assistant calls tools; give its calls the role assistant, their results the role tool.",
         )
-    content = _parse_content(f"{place}.content", present.get("content"))
+    texts = _parse_content(f"{place}.content", present.get("content"))
+    content = None if texts is None else "".join(texts)
     if content is None and "reasoning_content" in present and not calls:
         content = ""  # an answer that ended within its thought
     if content is None and not calls:
         raise UsageError(f"{place}.content is missing", hint='Give the message a text; "" where there is none.')
-    return Message(role, content, tool_calls=calls, **{key: present[key] for key in _TEXT_KEYS if key in present})
+    parts = texts if texts is not None and len(texts) > 1 else ()
+    named = {key: present[key] for key in _TEXT_KEYS if key in present}
+    return Message(role, content, tool_calls=calls, parts=parts, **named)
 
 
 def _with_one_reasoning(place: str, present: dict[str, Any]) -> dict[str, Any]:
@@ -122,16 +127,16 @@ def _with_one_reasoning(place: str, present: dict[str, Any]) -> dict[str, Any]:
     return present
 
 
-def _parse_content(place: str, given: Any) -> str | None:
-    """Text, or a list of parts of type "text", which are joined."""
+def _parse_content(place: str, given: Any) -> tuple[str, ...] | None:
+    """A text, or those of a list of parts of type "text"."""
     if given is None or isinstance(given, str):
-        return given
+        return None if given is None else (given,)
     if not isinstance(given, Sequence) or isinstance(given, bytes | bytearray):
         raise UsageError(
             f"{place} is neither text nor a list of parts",
             hint='Send text, or a list such as [{"type": "text", "text": "Hello"}].',
         )
-    return "".join(_parse_part(f"{place}[{i}]", part) for i, part in enumerate(given))
+    return tuple(_parse_part(f"{place}[{i}]", part) for i, part in enumerate(given))
 
 
 def _parse_part(place: str, part: Any) -> str:

@@ -9,11 +9,11 @@ as mere text. Where nothing looks like a special token this gives the ids of `ap
 import contextlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from abaci.chat.messages import Conversation, Message, parse_messages
-from abaci.errors import UsageError
+from abaci.errors import AbaciError, UsageError
 from abaci.formats.chat_template import CHATML, ChatTemplate
 from abaci.formats.tokenizer import Tokenizer
 
@@ -71,10 +71,38 @@ def render_chat(
             f"template variables may not be named {', '.join(sorted(reserved))}",
             hint="Give messages, tools and add_generation_prompt beside the variables, not among them.",
         )
+    options = {"tools": tools, "add_generation_prompt": add_generation_prompt, **variables}
+    given = _in_parts(template, messages, given, options)
     mask = _Mask(tokenizer, [*_texts([given, tools, variables]), template.source])
     masked = {"tools": mask.cover(tools), "add_generation_prompt": add_generation_prompt, **mask.cover(variables)}
     rendered = _render(template, [mask.cover_message(message) for message in given], masked)
     return [piece if isinstance(piece, int) else mask.uncover(piece) for piece in tokenizer.split_special(rendered)]
+
+
+def _in_parts(
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    given: list[dict[str, Any]],
+    options: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """What is given to the template, with texts in the parts they came in if it takes them: it is tried with words."""
+    if not any(message.parts for message in messages):
+        return given
+
+    def with_content(make: Callable[[tuple[str, ...]], object]) -> list[dict[str, Any]]:
+        pairs = zip(given, messages, strict=True)
+        return [{**one, "content": make(message.parts)} if message.parts else one for one, message in pairs]
+
+    with contextlib.suppress(AbaciError):
+        parted, joined = with_content(lambda _: _text_parts(("one", "two"))), with_content(lambda _: "onetwo")
+        first, second = (template.render(tried, **options) for tried in (parted, joined))
+        if "".join(first.split()) == "".join(second.split()):  # what stands between parts is the template's business
+            return with_content(_text_parts)
+    return given
+
+
+def _text_parts(texts: Iterable[str]) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text} for text in texts]
 
 
 def _render(template: ChatTemplate, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> str:

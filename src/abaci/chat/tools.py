@@ -111,7 +111,8 @@ def explain_tools(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]
     )
     first = messages[0]
     if first.role is Role.SYSTEM:
-        return (replace(first, content=f"{first.content or ''}\n\n{explanation}".lstrip()), *messages[1:])
+        content = f"{first.content or ''}\n\n{explanation}".lstrip()
+        return (replace(first, content=content, parts=()), *messages[1:])
     return (Message(Role.SYSTEM, explanation), *messages)
 
 
@@ -133,7 +134,7 @@ def _told(messages: Iterable[Message]) -> Iterator[Message]:
         if message.tool_calls:
             names |= {call.id: call.name for call in message.tool_calls if call.id is not None}
             calls = _written(message.tool_calls)
-            yield replace(message, content=f"{message.content or ''}\n{calls}".lstrip(), tool_calls=())
+            yield replace(message, content=f"{message.content or ''}\n{calls}".lstrip(), tool_calls=(), parts=())
         else:
             yield message
     if results:
