@@ -4,7 +4,7 @@ Tokens only: text is `chat`'s business. Anything that can answer a GenerationReq
 the engine, a scripted fake, later a cluster.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -87,12 +87,12 @@ class SamplingParams:
     repetition_penalty: float | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logit_bias: Mapping[int, float] | None = field(default_factory=dict)
     seed: int | None = None
     n: int = 1
-    stop: tuple[str, ...] | str = ()
+    stop: Sequence[str] | str | None = ()
     include_stop_str_in_output: bool = False
-    stop_token_ids: tuple[int, ...] = ()
+    stop_token_ids: Sequence[int] | None = ()
     max_tokens: int | None = None
     min_tokens: int = 0
     ignore_eos: bool = False

@@ -9,7 +9,7 @@ from typing import Self, TypeVar
 
 from abaci.errors import ContextLengthError, FileFormatError, UsageError
 from abaci.formats.checkpoint import MetadataValue
-from abaci.generation import GenerationRequest, SamplingParams
+from abaci.generation import Constraint, GenerationRequest, SamplingParams
 
 _T = TypeVar("_T")
 
@@ -89,7 +89,7 @@ class RequestRules:
             prompt_token_ids=tuple(prompt_token_ids),
             max_tokens=max_tokens,
             min_tokens=params.min_tokens,
-            end_token_ids=own_ends | frozenset(params.stop_token_ids),
+            end_token_ids=own_ends | frozenset(params.stop_token_ids or ()),
             temperature=_first(params.temperature, defaults.temperature),
             top_k=_first(params.top_k, defaults.top_k),
             top_p=_first(params.top_p, defaults.top_p),
@@ -97,7 +97,7 @@ class RequestRules:
             repetition_penalty=_first(params.repetition_penalty, defaults.repetition_penalty),
             presence_penalty=params.presence_penalty,
             frequency_penalty=params.frequency_penalty,
-            logit_bias=tuple(sorted(params.logit_bias.items())),
+            logit_bias=tuple(sorted((params.logit_bias or {}).items())),
             seed=secrets.randbits(64) if params.seed is None else params.seed,
             num_samples=params.n,
             num_logprobs=params.logprobs,
@@ -107,7 +107,7 @@ class RequestRules:
 
     def _check_tokens(self, params: SamplingParams) -> None:
         for name, token_ids in (("stop_token_ids", params.stop_token_ids), ("logit_bias", params.logit_bias)):
-            for token_id in token_ids:
+            for token_id in token_ids or ():
                 if token_id >= self.vocab_size:
                     raise UsageError(
                         f"{name} has the token {token_id}, which the model does not have",
@@ -132,10 +132,18 @@ def check_params(params: SamplingParams) -> None:
     _check_integer("min_tokens", params.min_tokens, 0, params.max_tokens)
     _check_integer("logprobs", params.logprobs, 0)
     _check_integer("prompt_logprobs", params.prompt_logprobs, 0)
-    for token_id, bias in params.logit_bias.items():
+    for name in ("include_stop_str_in_output", "ignore_eos", "skip_special_tokens"):
+        if not isinstance(value := getattr(params, name), bool):
+            raise UsageError(f"{name} {value!r} is neither true nor false", hint="Give True or False.")
+    if params.constraint is not None and not isinstance(params.constraint, Constraint):
+        raise UsageError(
+            f"the constraint is a {type(params.constraint).__name__}",
+            hint='Give a Constraint, for example Constraint(ConstraintKind.REGEX, "[0-9]+").',
+        )
+    for token_id, bias in (params.logit_bias or {}).items():
         _check_integer("logit_bias token", token_id, 0)
         _check_number(f"logit_bias of token {token_id}", bias, -100, 100)
-    for token_id in params.stop_token_ids:
+    for token_id in params.stop_token_ids or ():
         _check_integer("stop_token_ids", token_id, 0)
     for text in stop_strings(params):
         if not isinstance(text, str) or not text:
@@ -146,8 +154,8 @@ def check_params(params: SamplingParams) -> None:
 
 
 def stop_strings(params: SamplingParams) -> tuple[str, ...]:
-    """`stop`, which may be one string or several, as several."""
-    return (params.stop,) if isinstance(params.stop, str) else tuple(params.stop)
+    """`stop`, which may be none, one string or several, as several."""
+    return (params.stop,) if isinstance(params.stop, str) else tuple(params.stop or ())
 
 
 def _first(value: _T | None, default: _T) -> _T:

@@ -5,20 +5,32 @@ import itertools
 import queue
 import warnings
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeGuard, overload
+from typing import Any, Self, overload
 
 from abaci import hub
-from abaci.chat.messages import Conversation, Message
+from abaci.chat.messages import Conversation
 from abaci.chat.prompt import encode_chat
-from abaci.chat.requests import check_params, stop_strings
+from abaci.chat.requests import stop_strings
 from abaci.chat.reranking import Ranked, Reranker, ranked
 from abaci.chat.text import TextAssembler
-from abaci.engine.loader import LoadOptions, load
+from abaci.engine.loader import load
 from abaci.errors import AbaciError, UsageError
-from abaci.formats.adapter import LoraChoice
 from abaci.generation import GenerationRequest, Pooling, SamplingParams
+from abaci.runtime.arguments import (
+    are_token_ids,
+    check_template,
+    is_conversation,
+    is_one,
+    is_prompt,
+    listed,
+    load_options,
+    model_name,
+    params_of_each,
+    unpacked,
+    whole_number,
+)
 from abaci.runtime.batch import Batch, TextRequest
 from abaci.runtime.journal import Journal, UsageCounter
 from abaci.runtime.open_model import Loader, open_model
@@ -70,22 +82,18 @@ class LLM:
         lora: Sequence[str | Path | tuple[str | Path, float]] = (),
         loader: Loader = load,
     ) -> None:
-        if kv_type not in list(CacheType):
-            raise UsageError(f"kv_type {kv_type!r} is not possible", hint=f"Choose one of: {', '.join(CacheType)}.")
-        adapters = tuple(
-            LoraChoice(Path(item[0]), item[1]) if isinstance(item, tuple) else LoraChoice(Path(item)) for item in lora
-        )
-        options = LoadOptions(
-            context,
-            threads,
-            max_sequences,
-            max_step_tokens,
+        options = load_options(
+            context=context,
+            threads=threads,
+            max_sequences=max_sequences,
+            max_step_tokens=max_step_tokens,
+            kv_type=kv_type,
             quantize=quantize,
-            kv_type=CacheType(kv_type),
-            lora=adapters,
+            lora=lora,
         )
+        check_template(chat_template)
         journal = Journal.of_this_user()
-        resolved = hub.resolve(str(model), download=True)
+        resolved = hub.resolve(model_name(model), download=True)
         self._model = open_model(resolved, options, template=chat_template, loader=loader)
         for note in self._model.notes:
             warnings.warn(f"{resolved.name}: {note}", stacklevel=2)
@@ -115,7 +123,8 @@ class LLM:
 
         A prompt that cannot run fails alone, as a result with `error`. Raises UsageError for parameters out of range.
         """
-        if _is_prompt(prompts):
+        prompts = unpacked(prompts)
+        if is_prompt(prompts):
             return self._run(self._batch([prompts], params, self._encode_prompt))[0]
         return self._run(self._batch(prompts, params, self._encode_prompt))
 
@@ -133,7 +142,7 @@ class LLM:
         params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> GenerationResult | list[GenerationResult]:
         """Answer one conversation, or several together, through the model's chat template; else as `generate`."""
-        if _is_one(conversations):
+        if is_one(conversations):
             return self._run(self._batch([conversations], params, self._encode_conversation))[0]
         return self._run(self._batch(conversations, params, self._encode_conversation))
 
@@ -155,8 +164,9 @@ class LLM:
 
         Takes one text's tokens or several texts'. Raises UsageError for what cannot run.
         """
+        token_ids = unpacked(token_ids)
         scores = [score_of(result) for result in self._run(self._score_batch(token_ids, top_k))]
-        return scores[0] if _is_prompt(token_ids) else scores
+        return scores[0] if is_prompt(token_ids) else scores
 
     @overload
     def embed(  # type: ignore[overload-overlap]
@@ -174,8 +184,9 @@ class LLM:
         `pooling` is "mean", over all tokens, or "last", of the last token; None is what the model was made for. Raises
         UsageError for what cannot run.
         """
+        prompts = unpacked(prompts)
         vectors = [embedding_of(result) for result in self._run(self._embedding_batch(prompts, pooling))]
-        return vectors[0] if _is_prompt(prompts) else vectors
+        return vectors[0] if is_prompt(prompts) else vectors
 
     def rerank(
         self, query: str, documents: Sequence[str], *, instruction: str | None = None, top_n: int | None = None
@@ -185,6 +196,7 @@ class LLM:
         `instruction` says what counts as relevant. Raises UsageError for what cannot run, and for a model whose chat
         format is another.
         """
+        top_n = None if top_n is None else whole_number("top_n", top_n, 0)
         return ranked(relevances(self._run(self._rerank_batch(query, documents, instruction))), top_n)
 
     @overload
@@ -203,7 +215,8 @@ class LLM:
         params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> GenerationResult | list[GenerationResult]:
         """`generate` for an event loop; cancelling the task cancels the requests."""
-        if _is_prompt(prompts):
+        prompts = unpacked(prompts)
+        if is_prompt(prompts):
             return (await self._arun(self._batch([prompts], params, self._encode_prompt)))[0]
         return await self._arun(self._batch(prompts, params, self._encode_prompt))
 
@@ -221,7 +234,7 @@ class LLM:
         params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> GenerationResult | list[GenerationResult]:
         """`chat` for an event loop."""
-        if _is_one(conversations):
+        if is_one(conversations):
             return (await self._arun(self._batch([conversations], params, self._encode_conversation)))[0]
         return await self._arun(self._batch(conversations, params, self._encode_conversation))
 
@@ -239,8 +252,9 @@ class LLM:
 
     async def ascore(self, token_ids: Sequence[int] | Sequence[Sequence[int]], top_k: int = 0) -> Score | list[Score]:
         """`score` for an event loop."""
+        token_ids = unpacked(token_ids)
         scores = [score_of(result) for result in await self._arun(self._score_batch(token_ids, top_k))]
-        return scores[0] if _is_prompt(token_ids) else scores
+        return scores[0] if is_prompt(token_ids) else scores
 
     @overload
     async def aembed(  # type: ignore[overload-overlap]
@@ -256,13 +270,15 @@ class LLM:
         self, prompts: Prompt | Sequence[Prompt], pooling: Pooling | str | None = None
     ) -> tuple[float, ...] | list[tuple[float, ...]]:
         """`embed` for an event loop."""
+        prompts = unpacked(prompts)
         vectors = [embedding_of(result) for result in await self._arun(self._embedding_batch(prompts, pooling))]
-        return vectors[0] if _is_prompt(prompts) else vectors
+        return vectors[0] if is_prompt(prompts) else vectors
 
     async def arerank(
         self, query: str, documents: Sequence[str], *, instruction: str | None = None, top_n: int | None = None
     ) -> list[Ranked]:
         """`rerank` for an event loop."""
+        top_n = None if top_n is None else whole_number("top_n", top_n, 0)
         return ranked(relevances(await self._arun(self._rerank_batch(query, documents, instruction))), top_n)
 
     def close(self) -> None:
@@ -279,15 +295,16 @@ class LLM:
     def _encode_prompt(self, prompt: Any) -> Sequence[int]:
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt, allow_special=True)
-        if not _are_token_ids(prompt):
+        prompt = unpacked(prompt)
+        if not are_token_ids(prompt):
             raise UsageError(
                 "the prompt is neither text nor a list of token ids",
                 hint='Give a text, for example "Hello"; conversations go to chat.',
             )
-        return tuple(prompt)
+        return tuple(map(int, prompt))
 
     def _encode_conversation(self, conversation: Any) -> Sequence[int]:
-        if not _is_conversation(conversation):
+        if not is_conversation(conversation):
             raise UsageError(
                 "the conversation is not a list of messages", hint='For example [{"role": "user", "content": "Hello"}].'
             )
@@ -299,26 +316,26 @@ class LLM:
         params: SamplingParams | Sequence[SamplingParams] | None,
         encode: Callable[[Any], Sequence[int]],
     ) -> Batch:
-        each = _params_of_each(params, len(prompts))
-        for one in {id(one): one for one in each}.values():
-            check_params(one)
+        prompts = listed(prompts, "a prompt, a conversation or a list of them is wanted")
+        each = params_of_each(params, len(prompts))
         pairs = zip(prompts, each, strict=True)
         return Batch(self._model.generator, [self._text_request(prompt, one, encode) for prompt, one in pairs])
 
     def _stream_batch(self, prompt: Prompt | Conversation, params: SamplingParams | None) -> Batch:
-        encode = self._encode_conversation if _is_conversation(prompt) else self._encode_prompt
+        prompt = unpacked(prompt)
+        encode = self._encode_conversation if is_conversation(prompt) else self._encode_prompt
         batch = self._batch([prompt], params, encode)
         batch.raise_error()
         return batch
 
     def _score_batch(self, token_ids: Sequence[int] | Sequence[Sequence[int]], top_k: int) -> Batch:
-        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0:
-            raise UsageError(f"top_k is {top_k!r}", hint="Give a whole number of at least 0.")
+        top_k = whole_number("top_k", top_k, 0)
+        texts = [token_ids] if is_prompt(token_ids) else listed(token_ids, "token ids are wanted")
         requests = []
-        for text in [token_ids] if _is_prompt(token_ids) else token_ids:
-            if not _are_token_ids(text):
+        for text in map(unpacked, texts):
+            if not are_token_ids(text):
                 raise UsageError("score takes token ids", hint="Encode the text: llm.score(llm.tokenizer.encode(text))")
-            request = GenerationRequest(self._new_id(), tuple(text), 0, num_prompt_logprobs=top_k)
+            request = GenerationRequest(self._new_id(), tuple(map(int, text)), 0, num_prompt_logprobs=top_k)
             requests.append(TextRequest(request, self._new_assembler))
         return Batch(self._model.generator, requests)
 
@@ -328,15 +345,19 @@ class LLM:
         if pooling not in list(Pooling):
             raise UsageError(f"pooling {pooling!r} is not possible", hint=f"Choose one of: {', '.join(Pooling)}.")
         requests = []
-        for prompt in [prompts] if _is_prompt(prompts) else prompts:
+        for prompt in [prompts] if is_prompt(prompts) else listed(prompts, "prompts are wanted"):
             token_ids = tuple(self._encode_prompt(prompt))
             request = GenerationRequest(self._new_id(), token_ids, 0, pooling=Pooling(pooling))
             requests.append(TextRequest(request, self._new_assembler))
         return Batch(self._model.generator, requests)
 
     def _rerank_batch(self, query: str, documents: Sequence[str], instruction: str | None) -> Batch:
-        if not isinstance(query, str) or not all(isinstance(document, str) for document in documents):
-            raise UsageError("the query or a document is not text", hint="Give rerank a text and a list of texts.")
+        documents = listed(documents, "a list of documents is wanted")
+        texts = [query, *documents, *(() if instruction is None else (instruction,))]
+        if not all(isinstance(text, str) for text in texts):
+            raise UsageError(
+                "the query, the instruction or a document is not text", hint="Give rerank a text and a list of texts."
+            )
         reranker = Reranker(self.tokenizer, query, instruction)
         requests = (
             request
@@ -427,33 +448,3 @@ def _put_on_loop(events: asyncio.Queue[TimedEvent]) -> Callable[[TimedEvent], No
         loop.call_soon_threadsafe(events.put_nowait, timed)
 
     return put
-
-
-def _params_of_each(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> Sequence[SamplingParams]:
-    if params is None or isinstance(params, SamplingParams):
-        return [params or _PLAIN] * count
-    if len(params) != count:
-        raise UsageError(f"{len(params)} sampling parameters for {count} prompts", hint="Give one, or one for each.")
-    return params
-
-
-def _is_prompt(value: object) -> bool:
-    """Whether this is one prompt and not a list of them. No items are no prompts."""
-    return isinstance(value, str) or (_are_token_ids(value) and len(value) > 0)
-
-
-def _are_token_ids(value: object) -> TypeGuard[Sequence[int]]:
-    return _is_list(value) and all(isinstance(item, int) and not isinstance(item, bool) for item in value)
-
-
-def _is_list(value: object) -> TypeGuard[Sequence[object]]:
-    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
-
-
-def _is_one(conversations: object) -> bool:
-    """Whether this is one conversation and not a list of them; text, which is none, is refused once, not by letter."""
-    return isinstance(conversations, str) or _is_conversation(conversations)
-
-
-def _is_conversation(value: object) -> bool:
-    return _is_list(value) and len(value) > 0 and all(isinstance(item, Mapping | Message) for item in value)
