@@ -115,7 +115,10 @@ def test_total_memory_is_the_smallest_of_machine_and_groups(tmp_path, files, exp
     assert total_memory_bytes(tmp_path) == expected
 
 
-def test_weights_beyond_memory_are_refused_with_the_numbers() -> None:
-    check_weights(1_000, 1_000)
-    with pytest.raises(ResourceError, match="1,500 bytes of memory; 1,000 bytes are available, 500 too few"):
-        check_weights(1_500, 1_000)
+@pytest.mark.parametrize("are_floats", [False, True])
+def test_weights_beyond_memory_are_refused_with_the_numbers(are_floats: bool) -> None:
+    check_weights(1_000, 1_000, are_floats=are_floats)
+    with pytest.raises(ResourceError, match="1,500 bytes of memory; 1,000 bytes are available, 500 too few") as caught:
+        check_weights(1_500, 1_000, are_floats=are_floats)
+    assert caught.value.hint is not None
+    assert ("--quantize" in caught.value.hint) is are_floats

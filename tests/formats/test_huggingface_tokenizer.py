@@ -202,6 +202,12 @@ def test_damaged_configurations_are_refused(config, generation):
         read(byte_level(), config, generation)
 
 
+def test_end_tokens_that_cannot_be_are_blamed_on_the_file_that_names_them():
+    with pytest.raises(FileFormatError) as caught:
+        read(byte_level(), {}, {"eos_token_id": [5, "x"]})
+    assert "tokenizer.json" not in f"{caught.value.message} {caught.value.hint}"
+
+
 def test_ids_out_of_all_proportion_are_refused():
     described = json.loads(byte_level().to_str())
     described["model"]["vocab"]["x y"] = 1 << 30

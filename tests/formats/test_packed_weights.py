@@ -464,6 +464,9 @@ def mxfp4_values(blocks: NDArray[np.uint8], exponents: NDArray[np.uint8]) -> NDA
     ("config", "complaint"),
     [
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
+        ({"load_in_4bit": True}, "bitsandbytes"),
+        ({"load_in_8bit": True, "load_in_4bit": False}, "bitsandbytes"),
+        ({"load_in_8bit": False}, "None"),
         ({"quant_method": "aqlm"}, "aqlm"),
         ({"quant_method": 4}, "'4'"),
         ({}, "None"),

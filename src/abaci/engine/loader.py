@@ -91,7 +91,8 @@ def native_backend(spec: ModelSpec, checkpoint: Checkpoint, options: LoadOptions
     store = packed_store()
     weights, available_bytes = _weight_bytes(spec, checkpoint), available_memory_bytes()
     # What is mapped need not all be in memory: of experts the share that a token meets.
-    check_weights(weights.all if store is None else weights.met, available_bytes)
+    needed_bytes = weights.all if store is None else weights.met
+    check_weights(needed_bytes, available_bytes, are_floats=_are_floats(checkpoint))
     executor = native.NativeExecutor(
         spec,
         CheckpointTensors(checkpoint),
@@ -108,6 +109,13 @@ def native_backend(spec: ModelSpec, checkpoint: Checkpoint, options: LoadOptions
 def _native_pool(threads: ThreadPlan) -> Any:
     native = importlib.import_module("abaci.kernels.native")
     return native.thread_pool(threads.num_threads, threads.cores if threads.is_pinned else ())
+
+
+def _are_floats(checkpoint: Checkpoint) -> bool:
+    """Whether most bytes are of weights that are not quantised, nor will be as they are loaded."""
+    tensors = checkpoint.tensors.values()
+    float_bytes = sum(tensor.num_bytes for tensor in tensors if not tensor.format.is_quantised)
+    return 2 * float_bytes > sum(tensor.num_bytes for tensor in tensors)
 
 
 class _WeightBytes(NamedTuple):

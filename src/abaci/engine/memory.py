@@ -94,13 +94,14 @@ def size_cache(
     return CacheSize(min(context, fitting * page_tokens), pages_of(fitting), bytes_of(fitting))
 
 
-def check_weights(weight_bytes: int, available_bytes: int) -> None:
-    """Raise ResourceError for weights that memory cannot hold, before any is read."""
+def check_weights(weight_bytes: int, available_bytes: int, *, are_floats: bool) -> None:
+    """Raise ResourceError for weights that memory cannot hold, before any is read. `are_floats` if most are."""
     if weight_bytes > available_bytes:
         raise ResourceError(
             f"the weights take {weight_bytes:,} bytes of memory; {available_bytes:,} bytes are available, "
             f"{weight_bytes - available_bytes:,} too few",
-            hint="Use a smaller model or a file of fewer bits; float weights can be loaded with --quantize q4_k_m.",
+            hint="Use a smaller model or a file of fewer bits"
+            + ("; float weights can be loaded with --quantize q4_k_m." if are_floats else "."),
         )
 
 

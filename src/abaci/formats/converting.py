@@ -94,7 +94,7 @@ def _exact_blocks(tensor: TensorInfo, data: memoryview) -> tuple[WeightFormat, N
     if found is None:
         raise UnsupportedModelError(
             f"tensor {tensor.name} has zero points or scales that no format of GGUF holds exactly",
-            hint="Run the folder as it is, or round once more: abaci quantize SRC DST --allow-requantize.",
+            hint="Run the folder as it is, or round once more: abaci quantize SRC DST --type q4_0 --allow-requantize.",
         )
     return found
 

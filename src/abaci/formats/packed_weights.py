@@ -53,7 +53,8 @@ def scheme_of(values: Mapping[str, Any]) -> Scheme | None:
     method = config.get("quant_method")
     if isinstance(method, str) and method in _SCHEMES:
         return _SCHEMES[method](config)
-    if method == "bitsandbytes":
+    is_unnamed = method is None and (config.get("load_in_4bit") is True or config.get("load_in_8bit") is True)
+    if method == "bitsandbytes" or is_unnamed:  # of old the only method, which had no name
         raise UnsupportedModelError(
             "the weights are quantised by bitsandbytes, which is not supported",
             hint="Use the original weights with --quantize, or a GGUF, AWQ or GPTQ file of the model.",
