@@ -13,7 +13,6 @@ class Event:
     text: str
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
-    seed: int | None = None
     token_ids: tuple[int, ...] = ()
 
 
@@ -48,7 +47,7 @@ class ScriptedModel:
                     raise piece
                 yield Event(piece, token_ids=(1,))
             ended = True
-            yield Event("", FinishReason.STOP, USAGE, 7 if params.seed is None else params.seed)
+            yield Event("", FinishReason.STOP, USAGE)
         finally:
             self.num_cancelled += not ended
 

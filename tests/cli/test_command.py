@@ -80,6 +80,22 @@ def test_numpy_gets_no_threads_unless_the_user_says_so(monkeypatch: pytest.Monke
     assert num_threads() == "3"
 
 
+@pytest.mark.parametrize("arguments", [("--version", "--json"), ("--json", "--version")])
+def test_the_version_comes_as_json_too(arguments: tuple[str, str]) -> None:
+    printed, loaded = loaded_by(*arguments)
+    assert json.loads(printed) == {"version": __version__}
+    assert "typer" not in loaded
+
+
+def test_a_home_that_is_no_folder_is_not_said_to_be_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    home.touch()
+    monkeypatch.setenv("ABACI_HOME", str(home))
+    result = abaci("list")
+    assert (result.exit_code, result.stdout) == (6, "")
+    assert result.stderr.startswith(f"error: {home}/models: Not a directory\nhint: ABACI_HOME ")
+
+
 def test_output_that_cannot_be_written_is_an_error() -> None:
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", "abaci", "list", "--catalog"]

@@ -100,6 +100,7 @@ def test_set_changes_what_follows(converse: Callable[..., Conversation], screen:
         ("/set temperature warm", "'warm' is no value for temperature"),
         ("/set seed", "'' is no value for seed"),
         ("/set temperature -1", "temperature"),
+        ("/set stop 'END", "is no value for stop"),
         ("/set color red", "no setting 'color'"),
         ("/nothing", "no command /nothing"),
     ],
@@ -111,6 +112,23 @@ def test_a_wrong_command_is_an_error_and_changes_nothing(
     with pytest.raises(UsageError, match=part):
         conversation.take(line)
     assert conversation.params == SamplingParams()
+
+
+def test_stop_texts_are_set_and_shown_and_taken_back(converse: Callable[..., Conversation], screen: Screen) -> None:
+    conversation = converse()
+    conversation.take("/set stop END 'the end'")
+    assert conversation.params == SamplingParams(stop=("END", "the end"))
+    assert "stop END 'the end'" in screen.said[-1].splitlines()
+    conversation.take("/set stop none")
+    assert conversation.params == SamplingParams()
+    assert "stop none" in screen.said[-1].splitlines()
+
+
+def test_a_line_that_is_not_utf8_is_an_error_and_no_end(converse: Callable[..., Conversation], screen: Screen) -> None:
+    conversation = converse(["A."])
+    conversation.run(lines_of(UnicodeDecodeError("utf-8", b"caf\xe9", 3, 4, "unexpected end of data"), "first"))
+    assert [error.message for error in screen.errors] == ["the line is not UTF-8"]
+    assert len(conversation.model.asked) == 1
 
 
 def test_control_c_stops_the_answer_and_keeps_it(converse: Callable[..., Conversation], screen: Screen) -> None:

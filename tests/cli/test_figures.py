@@ -13,10 +13,10 @@ def test_a_whole_answer() -> None:
 
 
 def test_a_stopped_answer_counts_what_was_seen_of_it() -> None:
-    answer = Answer("Once", FinishReason.CANCELLED, None, num_tokens=11, seconds=4.0)
+    answer = Answer("Once", FinishReason.CANCELLED, None, seed=1, num_tokens=11, seconds=4.0)
     assert str(measure(answer, 0.25)).startswith("load 0.25 s | answer: 11 tokens, 2.5/s | memory ")
 
 
 def test_an_answer_stopped_at_its_first_token_has_no_rate() -> None:
-    answer = Answer("O", FinishReason.CANCELLED, None, num_tokens=1, seconds=0.0)
+    answer = Answer("O", FinishReason.CANCELLED, None, seed=1, num_tokens=1, seconds=0.0)
     assert str(measure(answer, 0.25)).startswith("load 0.25 s | answer: 1 token | memory ")

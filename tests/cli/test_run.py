@@ -1,8 +1,11 @@
 """`abaci run`: where the prompt comes from, what reaches the model, what is printed."""
 
+import io
 import json
+import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +59,18 @@ def test_flags_reach_the_model(model: ScriptedModel) -> None:
 
 def test_unset_flags_are_left_to_the_model(model: ScriptedModel) -> None:
     run("Hi")
-    assert model.asked[0][1] == SamplingParams()
+    [(_, params)] = model.asked
+    assert replace(params, seed=None) == SamplingParams()
+
+
+def test_a_seed_is_drawn_and_told_even_of_a_cancelled_answer(model: ScriptedModel) -> None:
+    model.answers = [["Hello."], ["Hel", KeyboardInterrupt()]]
+    told = [json.loads(run("Hi", "--json").stdout.strip()) for _ in range(2)]
+    seeds = [params.seed for _, params in model.asked]
+    assert [answer["seed"] for answer in told] == seeds
+    assert [answer["finish_reason"] for answer in told] == ["stop", "cancelled"]
+    assert None not in seeds
+    assert seeds[0] != seeds[1]
 
 
 def test_a_prompt_is_read_from_a_pipe(model: ScriptedModel) -> None:
@@ -75,7 +89,7 @@ def test_raw_sends_the_text_itself(model: ScriptedModel) -> None:
 
 
 def test_json_is_one_document(model: ScriptedModel) -> None:
-    result: Any = json.loads(run("Hi", "--json").stdout)
+    result: Any = json.loads(run("Hi", "--json", "--seed", "7").stdout)
     assert (result["model"], result["text"], result["finish_reason"]) == ("scripted", "Hello.", "stop")
     assert result["seed"] == 7
     assert result["kernels"] == {"Q4_1": "portable", "Q8_0": "portable", "F32": "float"}
@@ -101,6 +115,17 @@ def test_a_parameter_out_of_range_is_refused_before_anything_is_loaded(monkeypat
     )
     result = run("Hi", "--quantize", "q9")
     assert (result.exit_code, result.stderr.splitlines()[0]) == (2, "error: type 'q9' is not known")
+
+
+def test_where_answers_go_to_a_file_the_prompt_does_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read = run_module._line_reader()
+    monkeypatch.setattr(sys, "stdin", io.StringIO("first\n"))
+    assert read() == "first"
+    assert capsys.readouterr() == ("", ">>> ")
+    with pytest.raises(EOFError):
+        read()
 
 
 @pytest.mark.parametrize("flag", ["--raw", "--json"])

@@ -374,8 +374,9 @@ def test_a_failed_write_leaves_the_old_file(written, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as failed:
         write_gguf(written, {}, [])
+    assert failed.value.filename == str(written)
     assert written.read_bytes() == before
     assert [path.name for path in written.parent.iterdir()] == [written.name]
 

@@ -1,8 +1,10 @@
 """Files of random values: the published number of weights, a model that runs, the same file for the same seed."""
 
+import shutil
 from dataclasses import replace
 from math import prod
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -165,3 +167,14 @@ def test_command_line(tmp_path: Path) -> None:
         assert checkpoint.metadata["gemma3.context_length"] == 512
         assert checkpoint.metadata["gemma3.block_count"] == 1
     assert CliRunner().invoke(app, arguments).exit_code == UsageError.exit_code
+
+
+def test_a_disk_without_room_is_named_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    arguments = ["synth", "qwen2.5", "--size", "0.5b", "--layers", "1", "--output", str(tmp_path / "made.gguf")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 6
+    assert result.stderr.startswith(f"error: {tmp_path} has 0 MB free, made.gguf takes ")
+    assert list(tmp_path.iterdir()) == []

@@ -9,8 +9,9 @@ from abaci.version import __version__
 
 def main() -> None:
     """Entry point of `abaci` and `python -m abaci`."""
-    if sys.argv[1:] == ["--version"]:  # answered before anything is loaded; typer knows the flag for the help
-        print(f"abaci {__version__}")  # noqa: T201
+    # Answered before anything is loaded; typer knows the flag for the help.
+    if sorted(sys.argv[1:]) in (["--version"], ["--json", "--version"]):
+        print(f'{{"version": "{__version__}"}}' if "--json" in sys.argv else f"abaci {__version__}")  # noqa: T201
         return
     # Numpy's own thread pool is never used here, and starting it takes a tenth of a second.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -1,8 +1,9 @@
 """One answer: tokens as they come, onto the screen, and the figures at its end. Knows no command-line flag."""
 
+import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from abaci.generation import FinishReason, SamplingParams, Usage
@@ -13,7 +14,7 @@ Prompt = str | Sequence[Message]
 
 
 class StreamEvent(Protocol):
-    """New text; the last event has the reason for the end, the usage and the seed."""
+    """New text; the last event has the reason for the end and the usage."""
 
     @property
     def text(self) -> str: ...
@@ -26,9 +27,6 @@ class StreamEvent(Protocol):
 
     @property
     def usage(self) -> Usage | None: ...
-
-    @property
-    def seed(self) -> int | None: ...
 
 
 class StreamingModel(Protocol):
@@ -50,7 +48,7 @@ class AnswerWriter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of a question; `usage` and `seed` are None if it was stopped before its end.
+    """What came of a question; `usage` is None if it was stopped before its end.
 
     num_tokens, seconds    what was seen of the answer, and the time from its first token to the last one.
     """
@@ -58,17 +56,21 @@ class Answer:
     text: str
     finish_reason: FinishReason
     usage: Usage | None
-    seed: int | None = None
+    seed: int
     num_tokens: int = 0
     seconds: float = 0.0
 
 
 def stream_answer(model: StreamingModel, prompt: Prompt, params: SamplingParams, writer: AnswerWriter) -> Answer:
-    """Ask, and write the answer as it comes. Ctrl-C cancels the answer and keeps what there is of it."""
+    """Ask, and write the answer as it comes. Ctrl-C cancels the answer and keeps what there is of it.
+
+    A seed that is not given is drawn here, so that it is known of a cancelled answer too.
+    """
+    seed = secrets.randbits(64) if params.seed is None else params.seed
     pieces: list[str] = []
-    finish_reason, usage, seed = FinishReason.CANCELLED, None, None
+    finish_reason, usage = FinishReason.CANCELLED, None
     num_tokens, times = 0, []
-    events = model.stream(prompt, params)
+    events = model.stream(prompt, replace(params, seed=seed))
     try:
         for event in events:
             times.append(time.perf_counter())
@@ -76,7 +78,7 @@ def stream_answer(model: StreamingModel, prompt: Prompt, params: SamplingParams,
             pieces.append(event.text)
             writer.write(event.text)
             if event.finish_reason is not None:
-                finish_reason, usage, seed = event.finish_reason, event.usage, event.seed
+                finish_reason, usage = event.finish_reason, event.usage
     except KeyboardInterrupt:
         finish_reason = FinishReason.CANCELLED
     finally:

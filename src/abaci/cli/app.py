@@ -52,7 +52,10 @@ app = CommandLine(
 @app.callback()
 def abaci(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and stop; also with --json."
+        ),
     ] = False,
     offline: OfflineOption = False,
 ) -> None:

@@ -1,5 +1,6 @@
 """A conversation at the terminal: lines in, answers out, a few commands that begin with a slash."""
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +14,7 @@ HELP = """\
 /clear            forget the conversation; the system message stays
 /system [TEXT]    show or set the system message; "/system none" removes it
 /set [NAME VALUE] show or change a sampling parameter; the value "none" restores the model's own
+                  several texts for "stop" are parted by blanks, a text with blanks is put in quotes
 /stats            figures of the last answer
 /exit             leave (also Ctrl-D)
 Ctrl-C stops an answer."""
@@ -25,6 +27,7 @@ _SETTINGS: dict[str, Callable[[str], object]] = {
     "min_p": float,
     "repetition_penalty": float,
     "seed": int,
+    "stop": lambda value: tuple(shlex.split(value)),
 }
 
 
@@ -54,6 +57,9 @@ class Conversation:
                 return
             except KeyboardInterrupt:
                 self.say("\n(/exit or Ctrl-D to leave)")
+                continue
+            except UnicodeDecodeError:
+                self.say_error(UsageError("the line is not UTF-8", hint="Type it in a terminal that is set to UTF-8."))
                 continue
             if line == "/exit":
                 return
@@ -115,8 +121,13 @@ class Conversation:
         if argument:
             name, _, value = argument.partition(" ")
             self.params = with_setting(self.params, name, value.strip())
-        settings = ((name, getattr(self.params, name)) for name in _SETTINGS)
-        self.say("\n".join(f"{name} {'none' if value is None else value}" for name, value in settings))
+        self.say("\n".join(f"{name} {_shown(getattr(self.params, name))}" for name in _SETTINGS))
+
+
+def _shown(value: object) -> str:
+    if value is None or value == ():
+        return "none"
+    return shlex.join(value) if isinstance(value, tuple) else str(value)
 
 
 def with_setting(params: SamplingParams, name: str, value: str) -> SamplingParams:
@@ -127,9 +138,11 @@ def with_setting(params: SamplingParams, name: str, value: str) -> SamplingParam
     from abaci.chat.requests import check_params
 
     try:
-        change: dict[str, Any] = {name: None if value == "none" else parse(value)}
+        change: dict[str, Any] = {name: getattr(SamplingParams(), name) if value == "none" else parse(value)}
     except ValueError as error:
-        raise UsageError(f"{value!r} is no value for {name}", hint=f"For example: /set {name} 1") from error
+        raise UsageError(
+            f"{value!r} is no value for {name}", hint=f"For example: /set {name} {'END' if name == 'stop' else 1}"
+        ) from error
     changed = replace(params, **change)
     check_params(changed)
     return changed

@@ -678,8 +678,10 @@ def write_gguf(
                 file.flush()
             os.fsync(file.fileno())
             temporary.replace(path)
-        except BaseException:
+        except BaseException as error:
             temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = str(path)  # that of a full disk does not say where
             raise
 
 

@@ -64,9 +64,20 @@ class Store:
         return self._read(self._reference_path(name))
 
     def all(self) -> list[StoredModel]:
-        """Every model that is here, by name."""
-        found = (self._read(path) for path in (self.home / "models").glob("*.json"))
+        """Every model that is here, by name. Raises ResourceError for a place that cannot be listed."""
+        found = (self._read(path) for path in self._references())
         return sorted((model for model in found if model is not None), key=lambda model: model.name)
+
+    def _references(self) -> list[Path]:
+        folder = self.home / "models"
+        try:
+            return [path for path in folder.iterdir() if path.suffix == ".json"]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise ResourceError(
+                f"{folder}: {error.strerror}", hint="ABACI_HOME names the folder where models are kept."
+            ) from error
 
     def _read(self, path: Path) -> StoredModel | None:
         try:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from abaci.errors import UsageError
 from abaci.formats.chat_template import CHATML
 from abaci.formats.checkpoint import MetadataValue
+from abaci.formats.destination import check_room
 from abaci.formats.gguf import TensorSource, write_gguf
 from abaci.kernels.quantise import quantise
 from abaci.models.mixtures import Mixture, ModelFacts, choose_formats
@@ -73,7 +74,10 @@ class Synthesis:
 
 
 def synthesise(order: Synthesis, destination: Path, *, pool: Any = None, progress: Progress) -> int:
-    """Write the file, whole or not at all; returns the bytes of its tensors. The same order gives the same file."""
+    """Write the file, whole or not at all; returns the bytes of its tensors. The same order gives the same file.
+
+    Raises ResourceError where the disk has no room for them.
+    """
     shape = order.shape
     tensors = {name: TensorInfo(name, WeightFormat.F32, tensor_shape, 0, 0) for name, tensor_shape in shape.tensors()}
     metadata = {**shape.metadata(), **_tokenizer(shape.vocab_size), **_general(order)}
@@ -81,6 +85,7 @@ def synthesise(order: Synthesis, destination: Path, *, pool: Any = None, progres
     formats = choose_formats(order.mixture, facts, tensors.values(), is_pure=order.is_pure)
     sizes = {name: _num_bytes(formats[name], tensor.shape) for name, tensor in tensors.items()}
     total_bytes = sum(sizes.values())
+    check_room(destination, total_bytes)
     done_bytes = 0
 
     @cache
