@@ -7,7 +7,7 @@ import typer
 
 from abaci.cli.figures import quality_rows
 from abaci.cli.stages import StageProgress
-from abaci.cli.terminal import JsonOption, ModelArgument, aligned, megabytes, print_json, print_text
+from abaci.cli.terminal import JsonOption, ModelArgument, aligned, megabytes, print_json, print_line, print_text
 from abaci.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def quantize(
     from contextlib import closing
 
     from abaci import hub
+    from abaci.formats.converting import what_others_lack
     from abaci.formats.opening import open_checkpoint
     from abaci.models.mixtures import mixture_named
     from abaci.quantize.making import Order, check_places, make_quantised
@@ -74,6 +75,8 @@ def quantize(
     )
     source = hub.resolve(model, download=False)
     with closing(open_checkpoint(source.path)) as checkpoint, StageProgress() as progress:
+        for note in (*checkpoint.notes, *what_others_lack(checkpoint)):
+            print_line(f"warning: {note}")
         made = make_quantised(checkpoint, destination, order, progress)
     if as_json:
         print_json(_as_json(destination, made))
