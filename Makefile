@@ -21,7 +21,7 @@ requirements = $(VENV)/bin/python -c 'import sys, tomllib; \
 .DELETE_ON_ERROR:
 
 run: $(VENV)/installed
-	@$(VENV)/bin/abaci run "$(MODEL)" "$$PROMPT"
+	@[ -t 0 ] || exec < /dev/null; $(VENV)/bin/abaci run "$(MODEL)" "$$PROMPT"
 
 test: $(VENV)/test
 	@$(VENV)/bin/abaci pull smollm2:135m
