@@ -1,6 +1,7 @@
 """The door to the network: what may pass, what goes along, and that there is no other."""
 
 import ast
+import contextlib
 import email.utils
 import socket
 import ssl
@@ -215,6 +216,32 @@ def test_an_address_that_is_silent_holds_nobody_up(hub: HubServer, monkeypatch: 
         assert time.monotonic() - started < 2
         for one in fillers:
             one.close()
+
+
+@pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\n"])
+def test_a_host_that_never_ends_the_head_of_its_answer_is_given_up(head: bytes) -> None:
+    """Each line comes soon enough; what counts is the whole."""
+    is_closed = threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(head)
+            for _ in range(100):
+                connection.sendall(b"X-A: b\r\n" if head else b"H")
+                time.sleep(0.05)
+            return
+        is_closed.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=drip, args=(server,))
+        thread.start()
+        started = time.monotonic()
+        with pytest.raises(SourceUnavailableError, match=r"127\.0\.0\.1 does not answer"):
+            read(Request(f"http://127.0.0.1:{server.getsockname()[1]}/", stall_seconds=0.3))
+        assert time.monotonic() - started < 2
+        thread.join(timeout=3)
+        assert is_closed.is_set()  # and nobody goes on listening to it
 
 
 def test_no_way_leads_from_https_to_http() -> None:

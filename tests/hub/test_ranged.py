@@ -1,6 +1,7 @@
 """Several sources for one file: shared, replaced when they fail or fall behind, found out when they lie."""
 
 import hashlib
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from scripted_sources import Recorder
 
 from abaci.errors import IntegrityError, ResourceError
+from abaci.hub import ranged
 from abaci.hub.download import fetch
 from abaci.hub.http_source import UrlSource
 from abaci.hub.network import Network
@@ -89,6 +91,37 @@ def test_a_slow_source_is_overtaken_and_dropped(servers: list[HubServer], tmp_pa
     started = time.monotonic()
     assert get(tmp_path / "file", servers, notices=notices)[0] == CONTENT
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("first_seconds", [0.0, 0.3])
+def test_a_source_that_never_answers_gives_way(
+    servers: list[HubServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first_seconds: float
+) -> None:
+    """Also one that hangs up first and is silent on the second try: both together have their time."""
+    monkeypatch.setattr(ranged, "REACH_SECONDS", 0.5)
+    monkeypatch.setattr(ranged, "GIVE_WAY_SECONDS", 0.7)
+    monkeypatch.setattr(ranged, "_LEAST_REACH_SECONDS", 0.1)
+    num_asked = 0
+
+    def stay_silent(handler: object) -> bool:
+        nonlocal num_asked
+        num_asked += 1
+        if first_seconds and num_asked == 1:
+            time.sleep(first_seconds)
+            handler.connection.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]
+        else:
+            time.sleep(2)
+        return True
+
+    servers[0].routes = stay_silent
+    silent = UrlSource(f"{servers[0].hub_url}/file")
+    with PartialFile(tmp_path / "partial") as partial:
+        transfer = Transfer("tiny.gguf", len(CONTENT), partial, lambda num_bytes: None, Network(), lambda text: None)
+        started = time.monotonic()
+        with pytest.raises(SourceUnavailableError, match="does not answer"):
+            fetch_ranges([silent], transfer, QUICK)
+        assert time.monotonic() - started < 1.2
+    assert num_asked == (2 if first_seconds else 1)
 
 
 def test_a_missing_file_leaves_the_others(servers: list[HubServer], tmp_path: Path) -> None:

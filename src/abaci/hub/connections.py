@@ -1,5 +1,6 @@
 """Connections to addresses that have been checked, plain and with TLS, for the door to the network and nobody else."""
 
+import contextlib
 import errno
 import http.client
 import os
@@ -51,6 +52,13 @@ class DirectTlsConnection(DirectConnection):
         self.sock.settimeout(CONNECT_SECONDS)
         self.sock = self._context.wrap_socket(self.sock, server_hostname=self.host)
         self.sock.settimeout(self._stall_seconds)
+
+
+def shut(connection: http.client.HTTPConnection) -> None:
+    """End a connection that another thread waits on: what it waits for fails at once."""
+    if connection.sock is not None:
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)  # TLS's own would first say goodbye
 
 
 class TlsContext:

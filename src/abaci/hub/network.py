@@ -8,6 +8,7 @@ the program to see that nothing else opens a connection.
 import contextlib
 import http.client
 import os
+import time
 import urllib.request
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
@@ -17,9 +18,9 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from abaci.errors import OfflineError
 from abaci.hub.addresses import is_loopback, is_private_host, look_up
-from abaci.hub.connections import CONNECT_SECONDS, DirectConnection, DirectTlsConnection, TlsContext, dial
+from abaci.hub.connections import CONNECT_SECONDS, DirectConnection, DirectTlsConnection, TlsContext, dial, shut
 from abaci.hub.pace import RateLimit, read_rate, retry_after_seconds
-from abaci.hub.reach import REACH_SECONDS, SourceUnavailableError, within
+from abaci.hub.reach import REACH_SECONDS, SilentError, SourceUnavailableError, within
 from abaci.version import __version__
 
 OFFLINE_VARIABLES: Final = ("ABACI_OFFLINE", "HF_HUB_OFFLINE")
@@ -82,7 +83,8 @@ class Request:
     explain: Callable[["HttpStatusError"], str | None] | None = None
     """Better words for a refusal than the server's own."""
     stall_seconds: float = STALL_SECONDS
-    """A connection from which nothing comes for so long is given up."""
+    """A connection from which nothing comes for so long is given up, and a host that has not sent the whole head of its
+    answer so long after the look-up of its name began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,11 +188,21 @@ class Network:
     def _exchange(
         self, url: SplitResult, request: Request, private_allowed: bool, is_first: bool
     ) -> Iterator[tuple[http.client.HTTPResponse, bool]]:
+        deadline_seconds = time.monotonic() + request.stall_seconds
         connection, target, is_private = self._connection(url, private_allowed, request.stall_seconds)
+        headers = _headers(url, request, is_first) | self._proxy_headers(url)
+
+        def ask() -> http.client.HTTPResponse:
+            connection.request("GET", target, headers=headers)
+            return connection.getresponse()
+
         with contextlib.closing(connection):
             with _told(url):
-                connection.request("GET", target, headers=_headers(url, request, is_first) | self._proxy_headers(url))
-                response = connection.getresponse()
+                try:
+                    response = within(max(0.0, deadline_seconds - time.monotonic()), ask)
+                except SilentError:
+                    shut(connection)
+                    raise TimeoutError from None
             with contextlib.closing(response):  # it has taken the socket over from the connection
                 yield response, is_private
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from abaci.hub.network import Answer, HttpStatusError, Request
 from abaci.hub.pace import MOST_PATIENCE_SECONDS, Patience
-from abaci.hub.reach import REACH_SECONDS, SourceUnavailableError
+from abaci.hub.reach import GIVE_WAY_SECONDS, REACH_SECONDS, SourceUnavailableError
 from abaci.hub.sources import HttpSource, Transfer
 from abaci.hub.streamed import UnfitError, check_size, fetch_stream, range_begin
 
@@ -25,6 +25,7 @@ _LEAST_CHUNK_BYTES: Final = 1 << 20
 _MOST_CHUNK_BYTES: Final = 8 << 20
 _MOST_CONNECTIONS: Final = 8
 _LOOK_AGAIN_SECONDS: Final = 0.1
+_LEAST_REACH_SECONDS: Final = 0.5
 _STALE: Final = frozenset({401, 403, 404, 410})
 """What a server answers where a signed address has run out."""
 
@@ -102,6 +103,12 @@ class _Line:
     """What its file was called when the first part came."""
     num_losses: int = 0
     num_bytes: int = 0
+
+    @property
+    def reach_seconds(self) -> float:
+        """How long its next answer may take while it is unproven: a second try has what the first has left."""
+        left = self.began_seconds + GIVE_WAY_SECONDS - time.monotonic()
+        return max(_LEAST_REACH_SECONDS, min(REACH_SECONDS, left))
 
 
 @dataclass(eq=False, slots=True)
@@ -273,7 +280,7 @@ class _Download:
             sign=line.request.sign if line.resolved_url is None else None,
             begin=flight.position,
             end=flight.end,
-            stall_seconds=line.request.stall_seconds if line.is_proven else REACH_SECONDS,
+            stall_seconds=line.request.stall_seconds if line.is_proven else line.reach_seconds,
         )
         with self._transfer.network.open(request) as answer:
             self._check(answer, flight)

@@ -7,15 +7,21 @@ from typing import Final, TypeVar
 Result = TypeVar("Result")
 
 REACH_SECONDS: Final = 4.0
-"""How long a source may take to show a sign of life; the promise to the user is that a dead one costs at most 5 s."""
+"""How long a source may take to show a sign of life."""
+GIVE_WAY_SECONDS: Final = 5.0
+"""The promise to the user: what a dead source costs at most, second tries included."""
 
 
 class SourceUnavailableError(Exception):
     """This source cannot deliver now; the text is the reason, in words that fit one line."""
 
 
+class SilentError(SourceUnavailableError):
+    """It has said nothing in the time it had."""
+
+
 def within(seconds: float, call: Callable[[], Result]) -> Result:
-    """The call's result, or SourceUnavailableError after `seconds`.
+    """The call's result, or SilentError after `seconds`.
 
     A thread, because a time-out counts per address and leaves out the name look-up; what hangs is abandoned.
     """
@@ -31,7 +37,7 @@ def within(seconds: float, call: Callable[[], Result]) -> Result:
     thread.start()
     thread.join(seconds)
     if not outcome:
-        raise SourceUnavailableError(f"no answer within {seconds:g} s")
+        raise SilentError(f"no answer within {seconds:g} s")
     if isinstance(outcome[0], Exception):
         raise outcome[0]
     return outcome[0]
