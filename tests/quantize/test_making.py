@@ -207,6 +207,16 @@ def test_places_are_looked_at_before_any_work(float_model: Path, tmp_path: Path)
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_read_is_never_written(float_model: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copy(float_model, tmp_path / "source.gguf"))
+    before = source.read_bytes()
+    calibrated = order("q4_0", calibration=TEXT)
+    for destination, importance_path in ((source, None), (tmp_path / "made.gguf", source)):
+        with pytest.raises(UsageError, match="is what is read"):
+            make(source, destination, replace(calibrated, importance_path=importance_path))
+    assert source.read_bytes() == before
+
+
 def test_a_disk_without_room_is_refused_with_the_numbers(
     float_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,6 +104,9 @@ def make_quantised(checkpoint: Checkpoint, destination: Path, order: Order, list
     if order.importance is not None and order.calibration is not None:
         raise UsageError("importance is given and is to be measured as well", hint="Give --imatrix or --calibrate.")
     check_places(destination, order.importance_path, replace=True)
+    for place in (destination, order.importance_path):
+        if place is not None and place.resolve() in {path.resolve() for path in checkpoint.paths}:
+            raise UsageError(f"{place} is what is read", hint="Give another name.")
     planned = partial(
         plan_quantisation,
         checkpoint,
