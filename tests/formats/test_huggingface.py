@@ -15,6 +15,8 @@ from step_feeding import StepFeeder, log_softmax
 
 from abaci.errors import FileFormatError, ModelNotFoundError, UnsupportedModelError
 from abaci.formats.huggingface import HuggingFaceCheckpoint
+from abaci.formats.publishing import publish
+from abaci.kernels.dequantise import dequantise
 from abaci.kernels.reference import ReferenceExecutor
 from abaci.models.families import spec_from_gguf
 from abaci.models.huggingface import known_model_types
@@ -137,6 +139,65 @@ def test_code_in_a_folder_is_not_run(folder: Path) -> None:
     set_config(folder, model_type="other")
     with pytest.raises(UnsupportedModelError, match=r"'other'.* never run"):
         HuggingFaceCheckpoint.open(folder)
+
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+@pytest.mark.parametrize("name", ["gemma3_text", "gpt_oss", "olmo3"])
+def test_windows_may_be_in_any_layers(name: str, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(golden_folder(name), tmp_path / name))
+    num_layers = json.loads((folder / "config.json").read_text())["num_hidden_layers"]
+    types = [FULL, FULL, *[SLIDING] * (num_layers - 2)]
+    set_config(folder, layer_types=types)
+    with HuggingFaceCheckpoint.open(folder) as checkpoint:
+        spec = spec_from_gguf(checkpoint.metadata, checkpoint.tensors)
+        assert publish(checkpoint, dequantise).config["layer_types"] == types
+    assert [layer.mixer.window is not None for layer in spec.layers] == [kind == SLIDING for kind in types]
+    for wrong in ({"layer_types": types[:-1]}, {"layer_types": [*types[:-1], "chunked_attention"]}):
+        set_config(folder, **wrong)
+        with pytest.raises(UnsupportedModelError, match="layer_types"):
+            HuggingFaceCheckpoint.open(folder)
+
+
+@pytest.mark.parametrize("name", ["gemma3_text", "gpt_oss", "olmo3", "smollm3"])
+def test_settings_make_no_long_lists(name: str, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(golden_folder(name), tmp_path / name))
+    set_config(folder, num_hidden_layers=(1 << 31) - 1, layer_types=None, no_rope_layers=None)
+    with pytest.raises(FileFormatError, match="num_hidden_layers"):
+        HuggingFaceCheckpoint.open(folder)
+
+
+def test_a_period_of_no_layers_is_refused(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(golden_folder("gemma3_text"), tmp_path / "model"))
+    set_config(folder, layer_types=None, sliding_window_pattern=0)
+    with pytest.raises(FileFormatError, match="sliding_window_pattern"):
+        HuggingFaceCheckpoint.open(folder)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen3_moe", "gemma3_text", "smollm3"])
+def test_attention_may_have_biases(name: str, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(golden_folder(name), tmp_path / name))
+    header, data = read_weights(folder)
+    biases = {}
+    for tensor, entry in header.items():
+        if tensor.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight", "o_proj.weight")):
+            values = np.arange(entry["shape"][0], dtype=np.float32).tobytes()
+            place = [len(data), len(data) + len(values)]
+            biases[f"{tensor.removesuffix('weight')}bias"] = {
+                "dtype": "F32",
+                "shape": entry["shape"][:1],
+                "data_offsets": place,
+            }
+            data += values
+    write_weights(folder, header | biases, data)
+    set_config(folder, attention_bias=True)
+    with HuggingFaceCheckpoint.open(folder) as checkpoint:
+        spec = spec_from_gguf(checkpoint.metadata, checkpoint.tensors)
+        assert publish(checkpoint, dequantise).config["attention_bias"] is True
+    linears = [linear for layer in spec.layers for linear in (*layer.mixer.projections, layer.mixer.output)]
+    assert len(linears) == len(biases) > 0
+    assert all(linear.bias in checkpoint.tensors for linear in linears)
 
 
 def test_pickles_are_refused(folder: Path) -> None:

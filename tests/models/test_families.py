@@ -14,7 +14,7 @@ from abaci.errors import AbaciError, FileFormatError, UnsupportedModelError
 from abaci.formats.gguf import GgufCheckpoint
 from abaci.formats.huggingface import HuggingFaceCheckpoint
 from abaci.models.families import known_architectures, spec_from_gguf
-from abaci.models.spec import RopeStyle
+from abaci.models.spec import GatedMlp, RopeStyle
 from abaci.tensor import TensorInfo, WeightFormat
 
 Description = tuple[dict[str, object], dict[str, TensorInfo]]
@@ -84,6 +84,21 @@ def test_settings_of_parts_that_no_layer_has_are_passed_over(name: str, layer: i
     spec = spec_from_gguf(metadata, alike)
     assert {type(each.mixer) for each in spec.layers} == {type(spec.layers[layer].mixer)}
     assert {type(each.mlp) for each in spec.layers} == {type(spec.layers[layer].mlp)}
+
+
+@pytest.mark.parametrize("name", ["qwen2_moe", "qwen3_moe", "qwen3_next"])
+def test_a_layer_of_a_mixture_without_a_router_is_dense(name: str) -> None:
+    with HuggingFaceCheckpoint.open(golden_folder(name)) as checkpoint:
+        metadata, tensors = checkpoint.metadata, dict(checkpoint.tensors)
+    embedding = tensors["token_embd.weight"]
+    size = metadata[f"{metadata['general.architecture']}.feed_forward_length"]
+    for key in [key for key in tensors if key.startswith("blk.1.ffn_") and "norm" not in key]:
+        del tensors[key]
+    for part, shape in (("gate", (size, 32)), ("up", (size, 32)), ("down", (32, size))):
+        key = f"blk.1.ffn_{part}.weight"
+        tensors[key] = replace(embedding, name=key, shape=shape)
+    spec = spec_from_gguf(metadata, tensors)
+    assert isinstance(spec.layers[1].mlp, GatedMlp)
 
 
 def test_unknown_architecture_is_named_with_the_known_ones() -> None:

@@ -45,7 +45,7 @@ _DESCRIPTIVE = frozenset(
 )
 """Keys that describe the file without changing the mathematics; sections of a rotation matter to images only."""
 
-EXPERT_SETTINGS = (
+_EXPERT_SETTINGS = (
     "expert_count",
     "expert_used_count",
     "expert_gating_func",
@@ -53,6 +53,7 @@ EXPERT_SETTINGS = (
     "expert_weights_scale",
     "expert_group_count",
     "expert_group_used_count",
+    "expert_feed_forward_length",
 )
 """That `experts` reads."""
 
@@ -341,6 +342,15 @@ class GgufConfig:
             gate = self.linear(f"{block}ffn_gate{suffix}", self.hidden_size, size)
             up = self.linear(f"{block}ffn_up{suffix}", self.hidden_size, size)
         return GatedMlp(gate, up, self.linear(f"{block}ffn_down{suffix}", size, self.hidden_size), activation)
+
+    def dense_mlp(self, layer: int) -> GatedMlp:
+        """The MLP of a layer without experts in a model that may have some elsewhere."""
+        self.pass_over(_EXPERT_SETTINGS)
+        return self.gated_mlp(layer, Activation.SILU)
+
+    def has_router(self, layer: int) -> bool:
+        """Whether the layer has experts, where no setting says so."""
+        return self.has_tensor(f"blk.{layer}.ffn_gate_inp.weight")
 
     def experts(
         self,

@@ -9,6 +9,7 @@ from abaci.models.spec import (
     Activation,
     Attention,
     DeltaNet,
+    GatedMlp,
     Linear,
     Mixer,
     MixtureOfExperts,
@@ -102,9 +103,11 @@ def delta_net(config: GgufConfig, layer: int) -> DeltaNet:
     )
 
 
-def shared_mixture(config: GgufConfig, layer: int) -> MixtureOfExperts:
-    """Experts whose weights sum to one, beside one that all tokens see through a gate."""
+def shared_mixture(config: GgufConfig, layer: int) -> GatedMlp | MixtureOfExperts:
+    """Experts whose weights sum to one, beside one that all tokens see through a gate; without a router a dense MLP."""
     size = config.integer("expert_shared_feed_forward_length", 1, MAX_WIDTH)
+    if not config.has_router(layer):
+        return config.dense_mlp(layer)
     return config.experts(
         layer,
         Activation.SILU,

@@ -6,7 +6,7 @@ are never stretched; the file's rope settings are those of the full-attention la
 
 import math
 
-from abaci.models.gguf_config import MAX_CONTEXT_TOKENS, MAX_LAYERS, GgufConfig
+from abaci.models.gguf_config import MAX_CONTEXT_TOKENS, GgufConfig
 from abaci.models.spec import Activation, Layer, ModelSpec, Rope, RopeStyle
 
 _LOCAL_THETA = 10000.0
@@ -20,15 +20,14 @@ def spec_from_config(config: GgufConfig) -> ModelSpec:
     local_theta = config.number("rope.freq_base_swa", default=_LOCAL_THETA)
     local_rope = Rope(local_theta, full_rope.dim, RopeStyle.HALF)
     window = config.integer("attention.sliding_window", 1, MAX_CONTEXT_TOKENS)
-    period = config.integer("attention.sliding_window_pattern", 1, MAX_LAYERS, default=_FULL_ATTENTION_PERIOD)
+    windowed = config.windowed_layers(_FULL_ATTENTION_PERIOD)
 
     def build_layer(layer: int) -> Layer:
-        is_full = (layer + 1) % period == 0
-        rope = full_rope if is_full else local_rope
+        rope = local_rope if windowed[layer] else full_rope
         return Layer(
             mixer_norm=config.norm(f"blk.{layer}.attn_norm"),
             mixer=config.attention(
-                layer, rope, scale=_score_scale(config), window=None if is_full else window, head_norms=True
+                layer, rope, scale=_score_scale(config), window=window if windowed[layer] else None, head_norms=True
             ),
             mixer_post_norm=config.norm(f"blk.{layer}.post_attention_norm"),
             mlp_norm=config.norm(f"blk.{layer}.ffn_norm"),

@@ -3,7 +3,7 @@
 The layers for predicting several tokens at once that the files bring along are not run.
 """
 
-from abaci.models.gguf_config import EXPERT_SETTINGS, MAX_WIDTH, GgufConfig
+from abaci.models.gguf_config import MAX_WIDTH, GgufConfig
 from abaci.models.spec import Activation, GatedMlp, Layer, MixtureOfExperts, ModelSpec, RopeStyle, Scoring
 
 
@@ -13,13 +13,11 @@ def spec_from_config(config: GgufConfig) -> ModelSpec:
     num_dense = config.integer("leading_dense_block_count", 0, config.num_layers, default=0)
     expert_size = config.integer("expert_feed_forward_length", 1, MAX_WIDTH)
     shared_size = config.integer("expert_shared_count", 1, 64) * expert_size
-    if num_dense == config.num_layers:
-        config.pass_over(EXPERT_SETTINGS)
     head_norms = config.has_tensor("blk.0.attn_q_norm.weight")
 
     def mlp(layer: int) -> GatedMlp | MixtureOfExperts:
         if layer < num_dense:
-            return config.gated_mlp(layer, Activation.SILU)
+            return config.dense_mlp(layer)
         shared = config.gated_mlp(layer, Activation.SILU, suffix="_shexp", size=shared_size)
         return config.experts(layer, Activation.SILU, scoring=Scoring.SIGMOID, shared=shared)
 

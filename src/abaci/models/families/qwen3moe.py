@@ -9,12 +9,11 @@ def spec_from_config(config: GgufConfig) -> ModelSpec:
     rope = config.rope(RopeStyle.HALF)
 
     def build_layer(layer: int) -> Layer:
-        is_sparse = config.has_tensor(f"blk.{layer}.ffn_gate_inp.weight")
         return Layer(
             mixer_norm=config.norm(f"blk.{layer}.attn_norm"),
             mixer=config.attention(layer, rope, head_norms=True),
             mlp_norm=config.norm(f"blk.{layer}.ffn_norm"),
-            mlp=(config.experts if is_sparse else config.gated_mlp)(layer, Activation.SILU),
+            mlp=config.experts(layer, Activation.SILU) if config.has_router(layer) else config.dense_mlp(layer),
         )
 
     return config.model(build_layer)

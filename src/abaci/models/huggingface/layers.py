@@ -4,11 +4,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from abaci.models.gguf_config import MAX_LAYERS
 from abaci.models.huggingface.mapping import Gguf, Value
 from abaci.models.huggingface.published_config import PublishedConfig
 
 FULL = "full_attention"
 SLIDING = "sliding_attention"
+
+
+def layer_count(config: PublishedConfig, default: int) -> int:
+    """How many layers there are, for lists of what each is. Raises FileFormatError."""
+    num_layers = config.integer("num_hidden_layers", default)
+    if not 1 <= num_layers <= MAX_LAYERS:
+        raise config.invalid("num_hidden_layers", f"is not between 1 and {MAX_LAYERS}")
+    return num_layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +63,7 @@ class Window:
 
 
 class Pattern(Enum):
-    """How GGUF says which layers have a window."""
+    """How GGUF says which layers have a window, where these are all but every n-th; else it lists them."""
 
     PERIOD = "period"
     LIST = "list"
@@ -63,24 +72,24 @@ class Pattern(Enum):
 
 @dataclass(frozen=True, slots=True)
 class WindowedLayers:
-    """A window in all layers but every n-th; published as the type of each layer, or as the period.
+    """A window in some layers, mostly all but every n-th; published as the type of each layer, or as the period.
 
     GGUF names the window, and the layers that have one as `pattern` says.
     """
 
     default_window: int
     default_period: int
+    default_layers: int
     pattern: Pattern
 
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
         window = {"attention.sliding_window": config.integer("sliding_window", self.default_window)}
-        period = self._period(config)
-        if self.pattern is Pattern.IMPLIED:
-            if period != self.default_period:
-                raise config.unsupported("layer_types", f"is not a window in all layers but every {period}th")
+        types, period = self._types(config)
+        is_periodic = types == _types(len(types), period)
+        if self.pattern is Pattern.IMPLIED and is_periodic and period == self.default_period:
             return window
-        num_layers = config.integer("num_hidden_layers")
-        named = period if self.pattern is Pattern.PERIOD else [kind == SLIDING for kind in _types(num_layers, period)]
+        in_brief = self.pattern is Pattern.PERIOD and is_periodic
+        named = period if in_brief else [kind == SLIDING for kind in types]
         return {**window, "attention.sliding_window_pattern": named}
 
     def to_published(self, settings: Gguf) -> Mapping[str, Value]:
@@ -89,18 +98,19 @@ class WindowedLayers:
         types = _types(num_layers, named) if isinstance(named, int) else [SLIDING if has else FULL for has in named]
         return {"sliding_window": settings.get("attention.sliding_window"), "layer_types": types}
 
-    def _period(self, config: PublishedConfig) -> int:
+    def _types(self, config: PublishedConfig) -> tuple[list[object], int]:
+        """Of every layer, and the period if they have one."""
         period = self.default_period
         for key in ("sliding_window_pattern", "_sliding_window_pattern"):
             period = config.integer(key, period)
-        if not config.has("layer_types"):
-            return period
-        types = config.items("layer_types")
-        period = types.index(FULL) + 1 if FULL in types else len(types) + 1
-        if types != _types(len(types), period):
-            raise config.unsupported("layer_types", "is not a window in all layers but every n-th")
-        return period
+            if period < 1:
+                raise config.invalid(key, "is no period of layers")
+        num_layers = layer_count(config, self.default_layers)
+        types = config.items("layer_types", _types(num_layers, period))
+        if len(types) != num_layers or any(kind not in (FULL, SLIDING) for kind in types):
+            raise config.unsupported("layer_types", f"is not {FULL} or {SLIDING} for each layer")
+        return types, types.index(FULL) + 1 if FULL in types else num_layers + 1
 
 
-def _types(num_layers: int, period: int) -> list[str]:
+def _types(num_layers: int, period: int) -> list[object]:
     return [FULL if (layer + 1) % period == 0 else SLIDING for layer in range(num_layers)]

@@ -35,7 +35,7 @@ MAPPING = ModelMapping(
         Rope(theta=150000.0, truncates=False),
         Whole("num_local_experts", "expert_count", 128),
         Whole("num_experts_per_tok", "expert_used_count", 4),
-        WindowedLayers(default_window=128, default_period=2, pattern=Pattern.IMPLIED),
+        WindowedLayers(default_window=128, default_period=2, default_layers=36, pattern=Pattern.IMPLIED),
         Only("hidden_act", "silu"),
         Only("attention_bias", True),
         Only("swiglu_limit", 7.0),

@@ -7,6 +7,7 @@ from abaci.models.huggingface.experts import (
     ROUTER_TRAINING,
     SHARED_EXPERT,
     STACKED_EXPERTS,
+    DenseLayers,
     expert_settings,
 )
 from abaci.models.huggingface.layers import FullAttentionOnly
@@ -27,8 +28,7 @@ MAPPING = ModelMapping(
         FullAttentionOnly(),
         Only("hidden_act", "silu"),
         Only("qkv_bias", True),
-        Only("decoder_sparse_step", 1),
-        Only("mlp_only_layers", [], others=(None,)),
+        DenseLayers(),
         Unused(ROUTER_TRAINING),
     ),
     tensors=(*ENDS, *PROJECTIONS, *NORMS, *GATED_MLP, ROUTER, *EXPERTS, *STACKED_EXPERTS, *SHARED_EXPERT),

@@ -2,7 +2,7 @@
 
 from abaci.models.huggingface.dense import ENDS, GATED_MLP, HEAD_NORMS, NORMS, PROJECTIONS, decoder_settings
 from abaci.models.huggingface.layers import FullAttentionOnly
-from abaci.models.huggingface.mapping import HeadSizes, KeyValueHeads, ModelMapping, Only
+from abaci.models.huggingface.mapping import HeadSizes, KeyValueHeads, ModelMapping, Only, Present
 from abaci.models.huggingface.rope import Rope
 
 MAPPING = ModelMapping(
@@ -15,7 +15,7 @@ MAPPING = ModelMapping(
         HeadSizes(128),
         Rope(),
         Only("hidden_act", "silu"),
-        Only("attention_bias", False),
+        Present("attention_bias", "blk.0.attn_q.bias"),
         FullAttentionOnly(),
     ),
     tensors=(*ENDS, *PROJECTIONS, *HEAD_NORMS, *NORMS, *GATED_MLP),

@@ -10,7 +10,7 @@ from abaci.models.huggingface.experts import (
     expert_settings,
 )
 from abaci.models.huggingface.layers import FullAttentionOnly
-from abaci.models.huggingface.mapping import HeadSizes, KeyValueHeads, ModelMapping, Only, Unused
+from abaci.models.huggingface.mapping import HeadSizes, KeyValueHeads, ModelMapping, Only, Present, Unused
 from abaci.models.huggingface.rope import Rope
 
 MAPPING = ModelMapping(
@@ -32,7 +32,7 @@ MAPPING = ModelMapping(
         ),
         FullAttentionOnly(),
         Only("hidden_act", "silu"),
-        Only("attention_bias", False),
+        Present("attention_bias", "blk.0.attn_q.bias"),
         DenseLayers(),
         Unused(ROUTER_TRAINING),
     ),

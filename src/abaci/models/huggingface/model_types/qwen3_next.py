@@ -7,6 +7,7 @@ from abaci.models.huggingface.experts import (
     ROUTER_TRAINING,
     SHARED_EXPERT,
     STACKED_EXPERTS,
+    DenseLayers,
     expert_settings,
 )
 from abaci.models.huggingface.mapping import HeadSizes, KeyValueHeads, ModelMapping, Only, Unused, Whole
@@ -27,8 +28,7 @@ MAPPING = ModelMapping(
         InnerSize(),
         *expert_settings(count="num_experts", num_experts=512, num_active=10, size=512, normalises=True),
         Whole("shared_expert_intermediate_size", "expert_shared_feed_forward_length", 512),
-        Only("decoder_sparse_step", 1),
-        Only("mlp_only_layers", [], others=(None,)),
+        DenseLayers(),
         Only("hidden_act", "silu"),
         Only("attention_bias", False),
         Unused(ROUTER_TRAINING),

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from abaci.models.huggingface.dense import ENDS, GATED_MLP, NORMS, PAIRED_PROJECTIONS, decoder_settings
-from abaci.models.huggingface.layers import FullAttentionOnly
-from abaci.models.huggingface.mapping import Gguf, HeadSizes, KeyValueHeads, ModelMapping, Only, Value
+from abaci.models.huggingface.layers import FullAttentionOnly, layer_count
+from abaci.models.huggingface.mapping import Gguf, HeadSizes, KeyValueHeads, ModelMapping, Only, Present, Value
 from abaci.models.huggingface.published_config import PublishedConfig
 from abaci.models.huggingface.rope import Rope
 
@@ -15,7 +15,7 @@ class _UnrotatedLayers:
     """GGUF takes every fourth for granted."""
 
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
-        usual = self._usual(config.integer("num_hidden_layers", 36))
+        usual = self._usual(layer_count(config, 36))
         period = config.integer("no_rope_layer_interval", _PERIOD)
         if config.items("no_rope_layers", usual) != usual or (period != _PERIOD and not config.has("no_rope_layers")):
             raise config.unsupported("no_rope_layers", "is not every fourth layer, which GGUF takes for granted")
@@ -41,8 +41,8 @@ MAPPING = ModelMapping(
         _UnrotatedLayers(),
         FullAttentionOnly(),
         Only("hidden_act", "silu"),
-        Only("attention_bias", False),
-        Only("mlp_bias", False),
+        Present("attention_bias", "blk.0.attn_q.bias"),
+        Present("mlp_bias", "blk.0.ffn_gate.bias"),
     ),
     tensors=(*ENDS, *PAIRED_PROJECTIONS, *NORMS, *GATED_MLP),
     is_tied_by_default=True,
