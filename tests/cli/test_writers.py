@@ -41,6 +41,9 @@ def test_blocks_do_not_depend_on_how_the_text_comes(text: str, data: st.DataObje
         ("- a\n\n  more of a\n\nb", ["- a\n\n  more of a\n\n", "b"]),
         ("```\nx\n\ny\n```\n\nz", ["```\nx\n\ny\n```\n\n", "z"]),
         ("~~~\n```\n\ny\n~~~\n\nz", ["~~~\n```\n\ny\n~~~\n\n", "z"]),
+        ("````\n```py\n\ny\n```\n\n````\n\nz", ["````\n```py\n\ny\n```\n\n````\n\n", "z"]),
+        ("```\n```py\n\ny\n```\n\nz", ["```\n```py\n\ny\n```\n\n", "z"]),
+        ("```x``` y\n\nz", ["```x``` y\n\n", "z"]),
     ],
 )
 def test_where_blocks_are_cut(text: str, blocks: list[str]) -> None:
