@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from abaci.models.huggingface.dense import ENDS, GATED_MLP, NORMS, decoder_settings
 from abaci.models.huggingface.experts import EXPERTS, ROUTER, ROUTER_TRAINING, SHARED_EXPERTS, expert_settings
 from abaci.models.huggingface.latent import LATENT_PROJECTIONS, LatentRope, LatentSizes, with_latent_head
-from abaci.models.huggingface.mapping import Gguf, Implied, ModelMapping, Number, Only, Unused, Value, Whole
+from abaci.models.huggingface.mapping import Gguf, Implied, ModelMapping, Number, Only, Present, Unused, Value, Whole
 from abaci.models.huggingface.published_config import PublishedConfig
 
 _GREEDY, _LIMITED = "greedy", "group_limited_greedy"
@@ -49,7 +49,7 @@ MAPPING = ModelMapping(
         Only("norm_topk_prob", False),
         Only("scoring_func", "softmax"),
         Only("hidden_act", "silu"),
-        Only("attention_bias", False),
+        Present("attention_bias", "blk.0.attn_kv_a_mqa.bias"),
         Only("mlp_bias", False),
         Only("moe_layer_freq", 1),
         Unused((*ROUTER_TRAINING, "head_dim", "qk_head_dim", "ep_size")),

@@ -10,7 +10,7 @@ from abaci.models.huggingface.experts import (
     expert_settings,
 )
 from abaci.models.huggingface.latent import LATENT_PROJECTIONS, LatentRope, LatentSizes, with_latent_head
-from abaci.models.huggingface.mapping import Implied, ModelMapping, Number, Only, Unused, Whole
+from abaci.models.huggingface.mapping import Implied, ModelMapping, Number, Only, Present, Unused, Whole
 
 MAPPING = ModelMapping(
     model_type="deepseek_v3",
@@ -30,7 +30,7 @@ MAPPING = ModelMapping(
         Only("scoring_func", "sigmoid"),
         Only("topk_method", "noaux_tc"),
         Only("hidden_act", "silu"),
-        Only("attention_bias", False),
+        Present("attention_bias", "blk.0.attn_kv_a_mqa.bias"),
         Only("rope_interleave", True),
         Only("moe_layer_freq", 1),
         Unused((*ROUTER_TRAINING, "num_nextn_predict_layers", "head_dim", "qk_head_dim", "ep_size")),
