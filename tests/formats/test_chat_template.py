@@ -58,6 +58,8 @@ def test_chatml():
         ("{{ missing._undefined_exception }}{{ raise_exception.func }}{{ dict.func }}", ""),
         ("{% macro f() %}{% endmacro %}{{ f._func }}{% for x in [1] %}{{ loop._iterable }}{% endfor %}", ""),
         ("{{ strftime_now('%Y') | length }}", "4"),
+        ("{{ dict(given=1, meter=2, self=3) }}", "{'given': 1, 'meter': 2, 'self': 3}"),
+        ("{{ '%(text)s%(self)s' | format(text='x', self='y') }}{{ '{self}'.format(self=1) }}", "xy1"),
         ("{% for m in messages %}{{ m.content.replace('H', 'h') ~ ''.join(['a', 'b']) }}{% endfor %}", "hiab"),
         ("{% for part in 'a b  c'.split() %}{{ loop.index }}{{ part }}{% endfor %}", "1a2b3c"),
         ("{{ 'a,b,c'.split(',', 1) }}{{ 'a,b,c'.rsplit(',', maxsplit=1) }}", "['a', 'b,c']['a,b', 'c']"),

@@ -117,7 +117,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
 
         return formatted
 
-    def call(self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self, __context: Context, __obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Every call a template makes."""
         given = (*args, *(value for name, value in kwargs.items() if name not in _SURROUNDINGS))
         self.meter.charge(given if __obj is not TemplateNamespace else None)
@@ -200,7 +200,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         self.meter.check_characters(len(text) + (most_lines(text) + 1) * num_characters)
         return do_indent(text, width, first, blank)
 
-    def _format(self, text: Any, *args: Any, **kwargs: Any) -> str:
+    def _format(self, text: Any, /, *args: Any, **kwargs: Any) -> str:
         text = self._text(text)
         check_fields(text)
         longest = max((len(self._text(value)) for value in (*args, *kwargs.values())), default=0)

@@ -135,7 +135,7 @@ def _check_attribute(name: Any) -> None:
         raise SecurityError(f"a namespace cannot have the attribute {name!r}")
 
 
-def dictionary(meter: Meter, given: Mapping[Any, Any] | Iterable[Any] = (), **more: Any) -> dict[Any, Any]:
+def dictionary(meter: Meter, given: Mapping[Any, Any] | Iterable[Any] = (), /, **more: Any) -> dict[Any, Any]:
     """`dict`, on the meter pair by pair: keys may be chosen such that each takes longer than the one before."""
     made = dict(given) if isinstance(given, Mapping) else {key: value for key, value in meter.each(given)}
     return made | more
