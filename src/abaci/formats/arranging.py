@@ -134,7 +134,7 @@ class _Arranger:
         if int(layer[1]) >= num_layers + num_guess_layers:
             raise FileFormatError(
                 f"the folder has the tensor {name!r}, but by config.json the model has only {num_layers} layers",
-                hint="config.json belongs to another model, or was changed: without that layer the output is wrong.",
+                hint="The file config.json belongs to another model, or was changed.",
             )
         return True
 

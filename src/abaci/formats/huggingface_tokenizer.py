@@ -201,7 +201,7 @@ def _end_token_ids(
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < num_tokens:
             raise FileFormatError(
                 f"generation_config.json: eos_token_id holds {value!r}, not one of the {num_tokens} token ids",
-                hint="generation_config.json, or config.json, belongs to another model: fetch the folder again.",
+                hint="It, or config.json, belongs to another model: fetch the folder again.",
             )
     ends = {special[name] for name in end_tokens(special)} | {*listed}
     return frozenset(ends if eos is None else ends | {eos})

@@ -252,12 +252,12 @@ class _Fetching:
             self.listener.noticed(reasons[-1])
         name = self.model.name if len(self.model.files) == 1 else f"{self.model.name} ({file.path})"
         message = f"{name} could not be fetched:\n" + "\n".join(f"  {reason}" for reason in reasons)
-        by_hand = f"or give a good copy: abaci pull {self.model.name} --from FILE"
+        by_hand = f"abaci pull {self.model.name} --from FILE"
         if any_wrong:
-            raise IntegrityError(message, hint=f"Nothing was kept; try later, {by_hand}")
+            raise IntegrityError(message, hint=f"Nothing was kept; try later, or give a good copy: {by_hand}")
         if is_offline:
-            raise OfflineError(message, hint=f"Leave out what forbids the network, {by_hand}")
-        raise DownloadError(message, hint=f"Check the network and pull again, {by_hand}")
+            raise OfflineError(message, hint=f"Leave out what forbids the network, or give a good copy: {by_hand}")
+        raise DownloadError(message, hint=f"Check the network and pull again, or give a good copy: {by_hand}")
 
     def _from_group(self, file: WantedFile, partial: PartialFile, group: tuple[Source, ...]) -> Source:
         """From all at once; where that gives wrong bytes, from each alone, so that one of them is found out."""
