@@ -9,7 +9,6 @@ from time import perf_counter
 from typing import Any
 
 from abaci.bench.contender import FIRST_TOKEN_PROMPT, Description, PythonShare, Timing
-from abaci.bench.protocol import Handlers
 from abaci.engine.loader import LoadedModel, LoadOptions, load
 from abaci.errors import AbaciError
 from abaci.formats.checkpoint import Checkpoint
@@ -30,17 +29,6 @@ class AbaciContender:
         self._model: LoadedModel | None = None
         self._request_numbers = itertools.count()
         self._known_prompts: Sequence[Sequence[int]] = ()
-
-    def handlers(self) -> Handlers:
-        return {
-            "open": self.open,
-            "options": self.options,
-            "configure": self.configure,
-            "prefill": self.prefill,
-            "decode": self.decode,
-            "first_token": self.first_token,
-            "python_share": self.python_share,
-        }
 
     def open(self, path: str, num_threads: int, kv_type: str) -> dict[str, Any]:
         self._llm = LLM(path, threads=num_threads, kv_type=kv_type, loader=self._load)

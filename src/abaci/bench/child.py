@@ -5,6 +5,7 @@ import sys
 from functools import partial
 from importlib import import_module
 
+from abaci.bench.contender import CALLS
 from abaci.bench.protocol import Handlers, serve
 from abaci.errors import AbaciError
 
@@ -33,7 +34,8 @@ def _handlers(name: str) -> Handlers:
         contender = getattr(import_module(module), make)()
     except ImportError as error:
         return {"start": partial(_report_missing, name, error)}
-    return {"start": lambda: None, **contender.handlers()}
+    can_do = {call: getattr(contender, call) for call in CALLS if hasattr(contender, call)}
+    return {"start": lambda: None, **can_do}
 
 
 def _report_missing(name: str, error: ImportError) -> None:

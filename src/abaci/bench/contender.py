@@ -13,6 +13,9 @@ Settings = Mapping[str, bool | int]
 Options = Mapping[str, Sequence[bool | int]]
 """For each setting the values worth trying, the likeliest first."""
 
+CALLS = ("open", "options", "configure", "prefill", "decode", "first_token", "python_share")
+"""What a child process answers of what its contender can do; the last one only this engine."""
+
 FIRST_TOKEN_PROMPT = "def is_prime(n):"  # noqa: S105  a prompt, no secret
 
 

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from abaci.bench.contender import FIRST_TOKEN_PROMPT, Description, Settings, Timing
-from abaci.bench.protocol import Handlers
 from abaci.errors import AbaciError
 from abaci.tensor import CacheType
 
@@ -81,16 +80,6 @@ class LlamaContender:
         self._cache_type = CacheType.F16
         self._context: _Context | None = None
         self._functions.llama_backend_init()
-
-    def handlers(self) -> Handlers:
-        return {
-            "open": self.open,
-            "options": self.options,
-            "configure": self.configure,
-            "prefill": self.prefill,
-            "decode": self.decode,
-            "first_token": self.first_token,
-        }
 
     def open(self, path: str, num_threads: int, kv_type: str) -> dict[str, Any]:
         self._load(path, num_threads)

@@ -81,7 +81,9 @@ def engine(
         plan = plan.with_streams(_numbers("--streams", streams))
     names = [OWN_NAME, *dict.fromkeys(_choice(Peer, "--against", name).value for name in _words(against))]
     resolved = _resolve(model)
-    comparison = compare(resolved.path, resolved.name, names, plan, num_threads=threads, kv_type=kv_type, tell=_tell)
+    comparison = compare(
+        resolved.path, resolved.name, names, plan, num_threads=threads, kv_type=kv_type, tell=print_remark
+    )
     _print(comparison, as_json)
 
 
@@ -100,7 +102,7 @@ def kernels(
     from abaci.bench.kernel_suite import full_plan, measure_kernels, plan_of_file, quick_plan
 
     plan = full_plan() if model is None else plan_of_file(_resolve(model).path)
-    _print(measure_kernels(quick_plan(plan) if quick else plan, num_threads=threads, tell=_tell), as_json)
+    _print(measure_kernels(quick_plan(plan) if quick else plan, num_threads=threads, tell=print_remark), as_json)
 
 
 @bench.command()
@@ -141,7 +143,7 @@ def http(
     pythons, model_paths = _paths("--python", python), _paths("--model-for", model_for)
     resolved = _resolve(model)
     plan = Plan(resolved.path, plan_threads(threads).num_threads, max(streams, 16), pythons, model_paths)
-    report = compare_servers(resolved.name, _words(against), plan, extent, tell=_tell)
+    report = compare_servers(resolved.name, _words(against), plan, extent, tell=print_remark)
     if as_json:
         from abaci.bench.report import as_plain
 
@@ -196,7 +198,3 @@ def _print(report: "Comparison | KernelReport", as_json: bool) -> None:
         from abaci.bench.tables import print_report
 
         print_report(report)
-
-
-def _tell(line: str) -> None:
-    print_remark(line)

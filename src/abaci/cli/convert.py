@@ -34,7 +34,7 @@ def convert(
     """Convert between Hugging Face folders and GGUF. Values stay exact where the types allow."""
     from abaci import hub
     from abaci.formats.converting import convert_to_folder, convert_to_gguf, what_others_lack
-    from abaci.formats.destination import check_folder_of, check_new_file
+    from abaci.formats.destination import check_new_file
     from abaci.formats.opening import open_checkpoint
     from abaci.kernels.dequantise import dequantise
     from abaci.tensor import WeightFormat
@@ -53,7 +53,6 @@ def convert(
         check_new_file(destination, replace=force)
     elif destination.exists() and not force:
         raise UsageError(f"{destination} exists", hint="Choose another name, or say --force.")
-    check_folder_of(destination)
     resolved = hub.resolve(model, download=False)
     with closing(open_checkpoint(resolved.path)) as checkpoint:
         for note in checkpoint.notes:

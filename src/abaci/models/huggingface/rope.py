@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from abaci.errors import UnsupportedModelError
+from abaci.models.huggingface.layers import FULL
 from abaci.models.huggingface.llama3_stretch import FREQUENCY_FACTORS, Llama3Stretch
 from abaci.models.huggingface.mapping import ComputedTensor, Gguf, Value, rounded, shortest
 from abaci.models.huggingface.published_config import PublishedConfig
@@ -237,6 +238,12 @@ class RopeReader:
         if not (makes_sense and 0 < self.theta < _LARGEST and dim <= MAX_HEAD_DIM):
             raise self._config.invalid(self._place, "makes no sense")
         return stretch.factors(self.theta, dim)
+
+
+def full_rope(config: PublishedConfig, default_theta: float) -> RopeReader:
+    """Of the layers that attend in full: their own where layers of different kinds have theirs, else the one of all."""
+    within = f"rope_parameters.{FULL}"
+    return RopeReader(config, default_theta, within if config.has(within) else None)
 
 
 def _growth(factor: float, multiplier: float = 1.0) -> float:

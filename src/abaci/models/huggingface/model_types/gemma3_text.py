@@ -25,7 +25,7 @@ from abaci.models.huggingface.mapping import (
     shortest,
 )
 from abaci.models.huggingface.published_config import PublishedConfig
-from abaci.models.huggingface.rope import Rope, RopeReader
+from abaci.models.huggingface.rope import Rope, RopeReader, full_rope
 
 _THETA = 1000000.0
 _LOCAL_THETA = 10000.0
@@ -37,7 +37,7 @@ class _Ropes:
     """Layers with a window have a rope of their own: a base, never stretched."""
 
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
-        full = _full_rope(config)
+        full = full_rope(config, _THETA)
         full.dimensions()
         if config.has(f"rope_parameters.{FULL}"):
             local = RopeReader(config, _LOCAL_THETA, f"rope_parameters.{SLIDING}")
@@ -60,13 +60,8 @@ class _Ropes:
         return {"rope_parameters": {FULL: full, SLIDING: local}}
 
 
-def _full_rope(config: PublishedConfig) -> RopeReader:
-    within = f"rope_parameters.{FULL}"
-    return RopeReader(config, _THETA, within if config.has(within) else None)
-
-
 def _frequency_factors(config: PublishedConfig) -> NDArray[np.float32] | None:
-    return _full_rope(config).frequency_factors(config.integer("head_dim", _HEAD_DIM))
+    return full_rope(config, _THETA).frequency_factors(config.integer("head_dim", _HEAD_DIM))
 
 
 class _ScoreScale:

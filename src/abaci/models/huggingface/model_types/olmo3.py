@@ -20,7 +20,7 @@ from abaci.models.huggingface.mapping import (
     shortest,
 )
 from abaci.models.huggingface.published_config import PublishedConfig
-from abaci.models.huggingface.rope import Rope, RopeReader
+from abaci.models.huggingface.rope import Rope, RopeReader, full_rope
 
 _THETA = 500000.0
 
@@ -29,7 +29,7 @@ class _Ropes:
     """Published once for all layers or for each kind; layers with a window are never stretched."""
 
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
-        full = _full_rope(config)
+        full = full_rope(config, _THETA)
         if config.has(f"rope_parameters.{FULL}"):
             local = RopeReader(config, _THETA, f"rope_parameters.{SLIDING}")
             if not local.is_plain() or local.theta != full.theta or local.dimensions() != full.dimensions():
@@ -47,13 +47,8 @@ class _Ropes:
         return {"rope_parameters": {FULL: full, SLIDING: local}}
 
 
-def _full_rope(config: PublishedConfig) -> RopeReader:
-    within = f"rope_parameters.{FULL}"
-    return RopeReader(config, _THETA, within if config.has(within) else None)
-
-
 def _frequency_factors(config: PublishedConfig) -> NDArray[np.float32] | None:
-    rope = _full_rope(config)
+    rope = full_rope(config, _THETA)
     return rope.frequency_factors(rope.dimensions())
 
 
