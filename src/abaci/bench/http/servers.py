@@ -29,6 +29,8 @@ _HOST = "127.0.0.1"
 _START_SECONDS = 600.0
 _POLL_SECONDS = 0.1
 _END_SECONDS = 10.0
+_STOP_SECONDS = 10.0
+_STOP_POLL_SECONDS = 0.002
 _LAST_WORDS = 600
 _CACHE_GIBIBYTES = 2
 _CONTEXT_TOKENS = 4096
@@ -132,7 +134,7 @@ class ServerProcess:
         )
         try:
             self.address = self._find()
-            self._signal(signal.SIGSTOP)
+            self._stop()
         except BaseException:
             self.close()
             raise
@@ -149,11 +151,11 @@ class ServerProcess:
 
     def run(self, load: Load) -> Run:
         """Hold a load's conversations with it. Before and after it is stopped: it takes nothing of the others' time."""
-        self._signal(signal.SIGCONT)
+        _send(list(_family(self._process.pid)), signal.SIGCONT)
         try:
             return run_load(self.address, load)
         finally:
-            self._signal(signal.SIGSTOP)
+            self._stop()
 
     def close(self) -> None:
         """End it. Idempotent."""
@@ -186,8 +188,15 @@ class ServerProcess:
         # pread, since the server writes at the position that reading would move
         return os.pread(self._log.fileno(), 1 << 20, 0).decode(errors="replace")
 
-    def _signal(self, number: signal.Signals) -> None:
-        _send(list(_family(self._process.pid)), number)
+    def _stop(self) -> None:
+        """Returns when the last of its threads stands still: one that runs stops a little after the signal."""
+        family = list(_family(self._process.pid))
+        _send(family, signal.SIGSTOP)
+        deadline = time.monotonic() + _STOP_SECONDS
+        while any(_runs(process_id) for process_id in family):
+            if time.monotonic() > deadline:
+                raise AbaciError(f"the server of {self.name} did not stop within {_STOP_SECONDS:g} s")
+            time.sleep(_STOP_POLL_SECONDS)
 
 
 def _first_model(port: int) -> str | None:
@@ -216,6 +225,15 @@ def _family(process_id: int) -> Iterator[int]:
             continue  # that thread has ended
         for word in words:
             yield from _family(int(word))
+
+
+def _runs(process_id: int) -> bool:
+    """Whether a thread of it is neither stopped nor ended."""
+    for thread in Path(f"/proc/{process_id}/task").glob("*/stat"):
+        with suppress(OSError):  # that thread has ended
+            if thread.read_text().rpartition(")")[2].split()[0] not in "TtZX":
+                return True
+    return False
 
 
 def _send(process_ids: list[int], number: signal.Signals) -> None:
