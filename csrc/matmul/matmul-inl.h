@@ -33,6 +33,11 @@ constexpr float kMagic = 12582912.0f;
 // later into the first.
 constexpr int kNearBytes = 2048;
 constexpr int kFarBytes = 16384;
+// Rows of a pass that leaves registers for factors beside sums and integer dots.
+constexpr int kRoomyRows = 6;
+// Rows of one tiled pass. With scales for half a group twice as many integer dots are alive.
+template <class L>
+constexpr int kTiledPassRows = L::splits && kTileRows > kRoomyRows ? kRoomyRows : kTileRows;
 
 // Bytes of each of `num_parts` parts in whole cache lines; the parts may reach a little past the end.
 constexpr int64_t even_lines(int64_t num_bytes, int64_t num_parts) {
@@ -113,7 +118,7 @@ struct RowBlock {
     alignas(64) int32_t second_start[Rows][kBlockGroups];  // of the second 16 inputs, without the magic
     alignas(64) float offset[Rows][kBlockGroups];
     alignas(64) float second_offset[Rows][kBlockGroups];
-    const float* scale[Rows];
+    alignas(64) float scale[Rows][kBlockGroups];
     const int8_t* values[Rows];
 };
 
@@ -136,7 +141,8 @@ ABACI_INLINE void prepare_rows(const Activations& in, int64_t row, int64_t group
     const int64_t num_groups = in.columns / kGroup;
     for (int r = 0; r < Rows; ++r) {
         const int32_t* sums = in.sums + (row + r) * 2 * num_groups + group;
-        block.scale[r] = in.scales + (row + r) * num_groups + group;
+        const F32x16 scale = load(in.scales + (row + r) * num_groups + group);
+        store(block.scale[r], scale);
         block.values[r] = in.values + (row + r) * in.columns + group * kGroup;
         const I32x16 whole = load(sums);
         if constexpr (L::has_zeros) {
@@ -148,13 +154,12 @@ ABACI_INLINE void prepare_rows(const Activations& in, int64_t row, int64_t group
                 store(block.second_start[r], sub(splat(0), shift_left<shift>(second)));
             }
             if constexpr (L::has_minimum) {
-                const F32x16 scale = load(block.scale[r]);
                 store(block.offset[r], mul(scale, to_floats(first)));
                 store(block.second_offset[r], mul(scale, to_floats(second)));
             }
         } else {
             if constexpr (bias != 0) store(block.start[r], sub(splat(kFirstBits<L>), shift_left<shift>(whole)));
-            if constexpr (L::has_minimum) store(block.offset[r], mul(load(block.scale[r]), to_floats(whole)));
+            if constexpr (L::has_minimum) store(block.offset[r], mul(scale, to_floats(whole)));
         }
     }
     (void)shift;
@@ -180,10 +185,12 @@ template <class L, int Rows, int Halves>
 struct Accumulators {
     F32x16 sum[Rows][Halves];
 
+    // `scales` of each half panel.
     ABACI_INLINE void add_group(const I32x16 (&first)[Rows][Halves], const I32x16 (&second)[Rows][Halves],
-                                const GroupScales<L> (&scales)[Halves], const RowBlock<Rows>& block, int group) {
+                                const GroupScales<L>* scales, const RowBlock<Rows>& block, int group) {
 #pragma GCC unroll 8
         for (int h = 0; h < Halves; ++h) {
+            if constexpr (Rows > kRoomyRows && L::has_minimum) forget_memory();
             const GroupScales<L>& of = scales[h];
 #pragma GCC unroll 8
             for (int r = 0; r < Rows; ++r) {
@@ -434,12 +441,10 @@ void tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t group
                     }
                 },
                 first, second);
-            GroupScales<L> scales[halves];
+            GroupScales<L>* scales = tile.scales[g] + first_half;
+            if constexpr (FillsTile) {
 #pragma GCC unroll 2
-            for (int h = 0; h < halves; ++h) {
-                GroupScales<L>& of = tile.scales[g][first_half + h];
-                if constexpr (FillsTile) of = read_scales<L>(record, in_record, first_half + h);
-                scales[h] = of;
+                for (int h = 0; h < halves; ++h) scales[h] = read_scales<L>(record, in_record, first_half + h);
             }
             sums.add_group(first, second, scales, block, g);
         }
@@ -458,7 +463,8 @@ void matmul_quantised(const MatmulTask& task) {
         return;
     }
     const int64_t num_groups = task.matrix.columns / kGroup;
-    const int64_t num_passes = (num_rows + kTileRows - 1) / kTileRows;
+    constexpr int most = kTiledPassRows<L>;
+    const int64_t num_passes = (num_rows + most - 1) / most;
     CodeTile<L> tile;
     PanelSums kept;
     for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel) {
@@ -468,7 +474,7 @@ void matmul_quantised(const MatmulTask& task) {
             // Each pass asks for its share of the next block.
             const uint8_t* next = packed + (group + count) / L::groups_per_record * L::record_bytes;
             const int64_t share = even_lines(kBlockGroups / L::groups_per_record * L::record_bytes, num_passes);
-            for_runs<kTileRows, (kTileRows + 1) / 2>(task.row_begin, task.row_end, [&](auto rows, int64_t row) {
+            for_runs<most, (most + 1) / 2>(task.row_begin, task.row_end, [&](auto rows, int64_t row) {
                 const Ahead ahead(next, share, count);
                 next += share;
                 if (row == task.row_begin) {

@@ -26,9 +26,9 @@ struct Quad {  // four activations in every 32-bit lane
 
 // Rows and half-panels that one pass of the matrix kernel keeps in registers.
 #if defined(ABACI_SANITIZE)
-constexpr int kTileRows = 2;  // checks multiply the code that six would unroll
+constexpr int kTileRows = 2;  // checks multiply the code that eight would unroll
 #else
-constexpr int kTileRows = 6;
+constexpr int kTileRows = 8;
 #endif
 constexpr int kTileHalves = 2;
 // Queries that one pass of attention keeps in registers.

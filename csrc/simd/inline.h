@@ -7,3 +7,9 @@
 #else
 #define ABACI_INLINE inline __attribute__((always_inline))
 #endif
+
+// The compiler forgets what it has read from memory and reads it again where it is used: for factors that would take
+// registers from sums.
+ABACI_INLINE void forget_memory() {
+    asm volatile("" ::: "memory");
+}
