@@ -87,7 +87,7 @@ struct Activations {
 };
 
 // Keeps a task's activations in the second-level cache.
-inline constexpr int kMaxTaskRows = 132;
+inline constexpr int kMaxTaskRows = 136;
 
 struct MatmulTask {
     PackedMatrix matrix;
