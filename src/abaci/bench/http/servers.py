@@ -195,7 +195,10 @@ class ServerProcess:
         deadline = time.monotonic() + _STOP_SECONDS
         while any(_runs(process_id) for process_id in family):
             if time.monotonic() > deadline:
-                raise AbaciError(f"the server of {self.name} did not stop within {_STOP_SECONDS:g} s")
+                raise AbaciError(
+                    f"the server of {self.name} did not stop within {_STOP_SECONDS:g} s",
+                    hint="It waits for a disk or a driver; measure it when the machine is less busy.",
+                )
             time.sleep(_STOP_POLL_SECONDS)
 
 
