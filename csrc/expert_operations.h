@@ -153,16 +153,11 @@ class DispatchOperation final : public RowOperation {
 class ExpertLinearOperation final : public Operation {
   public:
     ExpertLinearOperation(Program& program, int in, int routing, std::vector<Program::ExpertPart> parts)
-        : p_(program), in_(in), routing_(routing), parts_(std::move(parts)), shares_(program.num_threads()) {
+        : p_(program), in_(in), routing_(routing), parts_(std::move(parts)) {
         for (const Program::ExpertPart& part : parts_) total_panels_ += panels_of(part);
     }
-    uint32_t plan() override {
-        num_pieces_ = 8 * p_.num_threads();
-        shares_.deal(num_pieces_);
-        return num_pieces_;
-    }
-    void run(uint32_t, int worker) override {
-        const uint32_t piece = shares_.take(worker);
+    uint32_t plan() override { return num_pieces_ = 8 * p_.num_threads(); }
+    void run(uint32_t piece, int) override {
         const int64_t panel_work = p_.routing(routing_).work.back(), work = total_panels_ * panel_work;
         int64_t begin = work * piece / num_pieces_, end = work * (piece + 1) / num_pieces_;
         for (const Program::ExpertPart& part : parts_) {
@@ -212,7 +207,6 @@ class ExpertLinearOperation final : public Operation {
     Program& p_;
     const int in_, routing_;
     const std::vector<Program::ExpertPart> parts_;
-    PieceShares shares_;
     int64_t total_panels_ = 0;
     uint32_t num_pieces_ = 1;
 };

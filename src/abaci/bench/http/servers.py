@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from abaci.bench.http.generator import Address, Run, run_load
 from abaci.bench.http.workloads import Load
+from abaci.bench.process import descendants
 from abaci.errors import AbaciError, UsageError
 
 OWN_NAME = "abaci"
@@ -151,7 +152,7 @@ class ServerProcess:
 
     def run(self, load: Load) -> Run:
         """Hold a load's conversations with it. Before and after it is stopped: it takes nothing of the others' time."""
-        _send(list(_family(self._process.pid)), signal.SIGCONT)
+        _send(self._family(), signal.SIGCONT)
         try:
             return run_load(self.address, load)
         finally:
@@ -159,7 +160,7 @@ class ServerProcess:
 
     def close(self) -> None:
         """End it. Idempotent."""
-        family = list(_family(self._process.pid)) if self._process.poll() is None else []
+        family = self._family() if self._process.poll() is None else []
         self._process.terminate()
         _send(family, signal.SIGCONT)
         try:
@@ -188,9 +189,13 @@ class ServerProcess:
         # pread, since the server writes at the position that reading would move
         return os.pread(self._log.fileno(), 1 << 20, 0).decode(errors="replace")
 
+    def _family(self) -> list[int]:
+        """Itself, then all it has started."""
+        return [self._process.pid, *descendants(self._process.pid)]
+
     def _stop(self) -> None:
         """Returns when the last of its threads stands still: one that runs stops a little after the signal."""
-        family = list(_family(self._process.pid))
+        family = self._family()
         _send(family, signal.SIGSTOP)
         deadline = time.monotonic() + _STOP_SECONDS
         while any(_runs(process_id) for process_id in family):
@@ -216,18 +221,6 @@ def _first_model(port: int) -> str | None:
         return None
     finally:
         connection.close()
-
-
-def _family(process_id: int) -> Iterator[int]:
-    """A process and its descendants."""
-    yield process_id
-    for children in Path(f"/proc/{process_id}/task").glob("*/children"):
-        try:
-            words = children.read_text().split()
-        except OSError:
-            continue  # that thread has ended
-        for word in words:
-            yield from _family(int(word))
 
 
 def _runs(process_id: int) -> bool:
