@@ -3,7 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 #include <memory>
 #include <stdexcept>
@@ -26,39 +25,6 @@ constexpr int64_t kObservedColumns = 256;
 int64_t divide_up(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }
-
-// Who runs which piece of a phase. Every worker has a share of consecutive pieces, so that it reads on where it stopped
-// and what it has asked for ahead is what it reads next; who is done takes from the others' shares.
-class PieceShares {
-  public:
-    explicit PieceShares(int num_workers) : shares_(num_workers) {}
-
-    // Before the phase's first piece is taken.
-    void deal(uint32_t num_pieces) {
-        const auto num_shares = static_cast<uint32_t>(shares_.size());
-        for (uint32_t i = 0; i < num_shares; ++i) {
-            shares_[i].next.store(static_cast<uint32_t>(uint64_t{num_pieces} * i / num_shares));
-            shares_[i].end = static_cast<uint32_t>(uint64_t{num_pieces} * (i + 1) / num_shares);
-        }
-    }
-
-    // A piece nobody has taken, as long as it is called no more often than there are pieces.
-    uint32_t take(int worker) {
-        for (size_t share = worker;; share = (share + 1) % shares_.size()) {
-            Share& from = shares_[share];
-            if (from.next.load(std::memory_order_relaxed) >= from.end) continue;
-            const uint32_t piece = from.next.fetch_add(1, std::memory_order_relaxed);
-            if (piece < from.end) return piece;
-        }
-    }
-
-  private:
-    struct alignas(64) Share {
-        std::atomic<uint32_t> next{0};
-        uint32_t end = 0;
-    };
-    std::vector<Share> shares_;
-};
 
 // An operation on each row by itself.
 class RowOperation : public Operation {
@@ -244,7 +210,7 @@ class ReorderOperation final : public RowOperation {
 class LinearOperation final : public Operation {
   public:
     LinearOperation(Program& program, Slot& in, std::vector<Program::Part> parts, std::vector<Slot*> outs)
-        : p_(program), in_(in), parts_(std::move(parts)), outs_(std::move(outs)), shares_(program.num_threads()) {
+        : p_(program), in_(in), parts_(std::move(parts)), outs_(std::move(outs)) {
         for (const Program::Part& part : parts_) total_panels_ += divide_up(part.matrix.rows, kPanel);
     }
     void set_rows(int32_t rows) { fixed_rows_ = rows; }
@@ -258,12 +224,10 @@ class LinearOperation final : public Operation {
         pieces_per_block_ = 0;
         for (const Program::Part& part : parts_)
             pieces_per_block_ += divide_up(divide_up(part.matrix.rows, kPanel), panels_per_piece_);
-        const auto num_pieces = static_cast<uint32_t>(num_blocks_ * pieces_per_block_);
-        shares_.deal(num_pieces);
-        return num_pieces;
+        return num_blocks_ * pieces_per_block_;
     }
-    void run(uint32_t, int worker) override {
-        const int64_t piece = shares_.take(worker), block = piece / pieces_per_block_;
+    void run(uint32_t piece, int) override {
+        const int64_t block = piece / pieces_per_block_;
         int64_t index = piece % pieces_per_block_;
         size_t i = 0;
         int64_t panels = divide_up(parts_[0].matrix.rows, kPanel);
@@ -291,7 +255,6 @@ class LinearOperation final : public Operation {
     Slot& in_;
     const std::vector<Program::Part> parts_;
     const std::vector<Slot*> outs_;
-    PieceShares shares_;
     int64_t total_panels_ = 0;
     int32_t fixed_rows_ = -1;
     int64_t num_rows_ = 0, num_blocks_ = 1, block_rows_ = 0, panels_per_piece_ = 1, pieces_per_block_ = 1;

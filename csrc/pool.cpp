@@ -26,7 +26,8 @@ ThreadPool::ThreadPool(int num_threads, std::vector<int> processors, void (*prep
       processors_(std::move(processors)),
       prepare_(prepare),
       process_id_(process_id()),
-      slots_(new Slot[kMaxPhases]) {
+      slots_(new Slot[kMaxPhases]),
+      tickets_(num_threads < 1 ? nullptr : new std::atomic<uint64_t>[size_t{kMaxPhases} * num_threads]()) {
     if (num_threads < 1) throw std::invalid_argument("a thread pool needs at least one thread");
     for (int worker = 1; worker < num_threads; ++worker) threads_.emplace_back([this, worker] { work(worker); });
 }
@@ -54,8 +55,13 @@ void ThreadPool::run(const std::vector<Phase>& phases) {
         Slot& slot = slots_[i];
         slot.run = phases[i].run;
         slot.context = phases[i].context;
-        slot.done.store(uint64_t{run} << 32, std::memory_order_relaxed);
-        slot.ticket.store(uint64_t{run} << 40 | uint64_t{phases[i].num_pieces} << 20, std::memory_order_release);
+        const uint64_t num_pieces = phases[i].num_pieces;
+        slot.done.store(uint64_t{run} << 40 | num_pieces << 20, std::memory_order_relaxed);
+        for (int share = 0; share < num_threads_; ++share) {
+            const uint64_t begin = num_pieces * share / num_threads_, end = num_pieces * (share + 1) / num_threads_;
+            tickets_[i * num_threads_ + share].store(uint64_t{run} << 40 | end << 20 | begin,
+                                                     std::memory_order_release);
+        }
     }
     published_.store(uint64_t{run} << 32 | phases.size(), std::memory_order_release);
     wake_.fetch_add(1);
@@ -65,25 +71,11 @@ void ThreadPool::run(const std::vector<Phase>& phases) {
 
 void ThreadPool::walk(uint32_t run, uint32_t num_phases, int worker) {
     for (uint32_t i = 0; i < num_phases; ++i) {
-        Slot& slot = slots_[i];
-        uint64_t ticket = slot.ticket.load(std::memory_order_acquire);
-        uint32_t num_pieces;
-        for (;;) {
-            if (ticket >> 40 != run) return;
-            num_pieces = ticket >> 20 & kMaxPieces;
-            const uint32_t next = ticket & kMaxPieces;
-            if (next >= num_pieces) break;
-            if (!slot.ticket.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel,
-                                                   std::memory_order_acquire))
-                continue;
-            slot.run(slot.context, next, worker);
-            slot.done.fetch_add(1, std::memory_order_release);
-            ticket = slot.ticket.load(std::memory_order_acquire);
-        }
+        if (!take_pieces(run, i, worker)) return;
         for (int spins = 0;; ++spins) {
-            const uint64_t done = slot.done.load(std::memory_order_acquire);
-            if (done >> 32 != run) return;
-            if ((done & 0xFFFFFFFF) >= num_pieces) break;
+            const uint64_t done = slots_[i].done.load(std::memory_order_acquire);
+            if (done >> 40 != run) return;
+            if ((done & kMaxPieces) >= (done >> 20 & kMaxPieces)) break;
             if (spins < kSpins) {
                 relax();
             } else {
@@ -91,6 +83,25 @@ void ThreadPool::walk(uint32_t run, uint32_t num_phases, int worker) {
             }
         }
     }
+}
+
+bool ThreadPool::take_pieces(uint32_t run, uint32_t phase, int worker) {
+    Slot& slot = slots_[phase];
+    for (int turn = 0; turn < num_threads_; ++turn) {
+        std::atomic<uint64_t>& share = tickets_[size_t{phase} * num_threads_ + (worker + turn) % num_threads_];
+        uint64_t ticket = share.load(std::memory_order_acquire);
+        for (;;) {
+            if (ticket >> 40 != run) return false;
+            const uint32_t next = ticket & kMaxPieces;
+            if (next >= (ticket >> 20 & kMaxPieces)) break;
+            if (!share.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel, std::memory_order_acquire))
+                continue;
+            slot.run(slot.context, next, worker);
+            slot.done.fetch_add(1, std::memory_order_release);
+            ticket = share.load(std::memory_order_acquire);
+        }
+    }
+    return true;
 }
 
 void ThreadPool::work(int worker) {

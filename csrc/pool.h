@@ -1,9 +1,11 @@
 // A pool of threads that walks through phases of work together.
 //
 // A phase is a number of pieces that may run in any order on any thread; a phase starts when every piece of the one
-// before is done. Threads take pieces one by one, and nobody waits for a thread that holds none: a worker that the
-// system keeps off its processor costs its share and no more. It may wake up long after its run has ended; every ticket
-// carries the run's number, so that it finds nothing to take.
+// before is done. Every worker has a share of consecutive pieces, so that it reads on where it stopped and what it has
+// asked for ahead is what it reads next; who is done takes from the others' shares. Pieces are taken one by one, and
+// nobody waits for a thread that holds none: a worker that the system keeps off its processor costs its share and no
+// more. It may wake up long after its run has ended; every ticket carries the run's number, so that it finds nothing to
+// take.
 #pragma once
 
 #include <atomic>
@@ -57,20 +59,23 @@ class ThreadPool {
 
   private:
     struct alignas(64) Slot {
-        std::atomic<uint64_t> ticket{0};  // run 24 bits | pieces 20 bits | next piece 20 bits
-        std::atomic<uint64_t> done{0};    // run 32 bits | pieces done 32 bits
+        std::atomic<uint64_t> done{0};  // run 24 bits | pieces 20 bits | pieces done 20 bits
         void (*run)(void*, uint32_t, int) = nullptr;
         void* context = nullptr;
     };
 
     void work(int worker);
     void walk(uint32_t run, uint32_t num_phases, int worker);
+    // False if the run has ended.
+    bool take_pieces(uint32_t run, uint32_t phase, int worker);
 
     const int num_threads_;
     const std::vector<int> processors_;
     void (*const prepare_)();
     const int process_id_;
-    std::unique_ptr<Slot[]> slots_;
+    std::unique_ptr<Slot[]> slots_;  // of each phase
+    // Of each phase, one for each worker's share: run 24 bits | end of the share 20 bits | next piece 20 bits.
+    std::unique_ptr<std::atomic<uint64_t>[]> tickets_;
     std::mutex one_run_;
     uint32_t run_number_ = 0;
     alignas(64) std::atomic<uint64_t> published_{0};  // run 32 bits | phases 32 bits
