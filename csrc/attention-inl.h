@@ -21,6 +21,24 @@ ABACI_INLINE F32x16 clamp_to_f16(F32x16 x) {
     return min(max(x, splat(-kLargestF16)), splat(kLargestF16));
 }
 
+// The nearest bfloat16 to a float, given as bits, of two equally near ones the even. Cut off at 2^60: larger keys would
+// make infinite scores, and those mark other tokens. What is no number is the largest, what is too small for a normal
+// one zero, whatever an instruction set makes of them.
+inline uint16_t to_cached_bf16(uint32_t bits) {
+    constexpr uint32_t largest = (127 + 60) << 23, smallest = 1 << 23, infinity = 255u << 23;
+    uint32_t sign = bits & 0x80000000, magnitude = bits & 0x7FFFFFFF;
+    if (magnitude > infinity) sign = 0;
+    if (magnitude > largest) magnitude = largest;
+    if (magnitude < smallest) magnitude = 0;
+    return static_cast<uint16_t>((sign | (magnitude + 0x7FFF + (magnitude >> 16 & 1))) >> 16);
+}
+
+void store_bf16(uint16_t* p, F32x16 x) {
+    uint32_t bits[16];
+    store(reinterpret_cast<float*>(bits), x);
+    for (int i = 0; i < 16; ++i) p[i] = to_cached_bf16(bits[i]);
+}
+
 // Groups of a head and slots of a page are equally many, so a group's scales begin where its first number's index says.
 static_assert(kCacheGroup == kPageTokens);
 
@@ -51,12 +69,17 @@ void store_int8(const float* head, int32_t head_dim, uint8_t* page, int32_t slot
         place(d, codes, count);
     }
 }
+// The same in two bytes, float16 or bfloat16.
 template <class Place>
-void store_float16(const float* head, int32_t head_dim, Place place) {
+void store_halves(CacheType type, const float* head, int32_t head_dim, Place place) {
     for (int32_t d = 0; d < head_dim; d += 16) {
         const int count = head_dim - d < 16 ? head_dim - d : 16;
+        const F32x16 values = load_first(head + d, count);
         uint16_t halves[16];
-        store_f16(halves, clamp_to_f16(load_first(head + d, count)));
+        if (type == CacheType::BFloat16)
+            store_bf16(halves, values);
+        else
+            store_f16(halves, clamp_to_f16(values));
         place(d, halves, count);
     }
 }
@@ -71,7 +94,7 @@ void store_keys(CacheType type, const float* head, int32_t head_dim, uint8_t* pa
     if (type == CacheType::Int8)
         store_int8(head, head_dim, page, slot, spread(reinterpret_cast<int8_t*>(page)));
     else
-        store_float16(head, head_dim, spread(reinterpret_cast<uint16_t*>(page)));
+        store_halves(type, head, head_dim, spread(reinterpret_cast<uint16_t*>(page)));
 }
 
 void store_values(CacheType type, const float* head, int32_t head_dim, uint8_t* page, int32_t slot) {
@@ -83,7 +106,7 @@ void store_values(CacheType type, const float* head, int32_t head_dim, uint8_t* 
     if (type == CacheType::Int8)
         store_int8(head, head_dim, page, slot, append(reinterpret_cast<int8_t*>(page)));
     else
-        store_float16(head, head_dim, append(reinterpret_cast<uint16_t*>(page)));
+        store_halves(type, head, head_dim, append(reinterpret_cast<uint16_t*>(page)));
 }
 
 struct AttentionScratch {
@@ -133,16 +156,21 @@ AttentionScratch lay_out(uint8_t* scratch, int64_t rows, int32_t head_dim, int32
 }
 
 // Where one head's keys or values of a tile are read from: number `at`, and the scale of what lies in its group. The
-// page itself, of either type, or its float copy.
+// page itself, of any type, or its float copy.
+template <CacheType Type>
 struct HalfPart {
     static constexpr bool kScaled = false;
     const uint16_t* numbers;
     HalfPart(const uint8_t* head, int32_t) : numbers(reinterpret_cast<const uint16_t*>(head)) {}
-    ABACI_INLINE F32x16 load(int32_t at) const { return load_f16(numbers + at); }
+    static ABACI_INLINE F32x16 read(const uint16_t* p) {
+        if constexpr (Type == CacheType::BFloat16) return load_bf16(p);
+        return load_f16(p);
+    }
+    ABACI_INLINE F32x16 load(int32_t at) const { return read(numbers + at); }
     ABACI_INLINE F32x16 first(int32_t at, int count) const {
         uint16_t halves[16] = {};
         std::memcpy(halves, numbers + at, count * sizeof(uint16_t));
-        return load_f16(halves);
+        return read(halves);
     }
 };
 struct CodePart {
@@ -390,10 +418,14 @@ void attend(const AttentionTask& task) {
 }
 
 void attention(const AttentionTask& task) {
-    if (task.cache_type == CacheType::Int8)
-        attend<CodePart>(task);
-    else
-        attend<HalfPart>(task);
+    switch (task.cache_type) {
+        case CacheType::Float16:
+            return attend<HalfPart<CacheType::Float16>>(task);
+        case CacheType::BFloat16:
+            return attend<HalfPart<CacheType::BFloat16>>(task);
+        case CacheType::Int8:
+            return attend<CodePart>(task);
+    }
 }
 
 }  // namespace

@@ -2,33 +2,76 @@
 // and the weighted sum. Included by program.cpp only.
 #pragma once
 
+#include <cmath>
+#include <limits>
+
 #include "operations.h"
 
 namespace abaci {
 namespace {
 
-// Scores and choice of one row, by selection: experts are few.
+constexpr float kLeast = -std::numeric_limits<float>::infinity();
+
+// Takes the best of some candidates one after another, by selection: they are few. Scores may be any floats, as a file
+// may hold any: what is taken is marked beside them, and what is no number counts as the least.
+class Choice {
+  public:
+    explicit Choice(int32_t num_candidates) : scores_(num_candidates), is_taken_(num_candidates) {}
+    float* scores() { return scores_.data(); }
+    bool is_taken(int32_t i) const { return is_taken_[i]; }
+    // Once there are scores: anew, whatever was taken before.
+    void begin() {
+        for (float& score : scores_) score = std::isnan(score) ? kLeast : score;
+        std::fill(is_taken_.begin(), is_taken_.end(), false);
+    }
+    // What is taken has the least score as well, so that one comparison passes it by.
+    void take(int32_t first, int32_t count = 1) {
+        std::fill_n(is_taken_.begin() + first, count, true);
+        std::fill_n(scores_.begin() + first, count, kLeast);
+    }
+    // The first of the greatest that are left; some must be.
+    int32_t take_best() {
+        int32_t best = -1;
+        float greatest = kLeast;
+        for (int32_t i = 0; i < std::ssize(scores_); ++i)
+            if (scores_[i] > greatest) greatest = scores_[best = i];
+        if (best < 0) best = std::find(is_taken_.begin(), is_taken_.end(), false) - is_taken_.begin();
+        take(best);
+        return best;
+    }
+
+  private:
+    std::vector<float> scores_;
+    std::vector<uint8_t> is_taken_;
+};
+
+// Scores and choice of one row.
 class ChooseOperation final : public RowOperation {
   public:
     ChooseOperation(Program& program, int logits, int routing)
-        : RowOperation(program), logits_(logits), routing_(routing), scores_(program.num_threads()) {
+        : RowOperation(program), logits_(logits), routing_(routing), scratch_(program.num_threads()) {
         const RouterParameters& router = program.routing(routing).router;
-        for (auto& scores : scores_) scores.resize(2 * router.num_experts + router.num_groups);
+        for (Scratch& scratch : scratch_) {
+            scratch.scores.resize(router.num_experts);
+            scratch.experts = Choice(router.num_experts);
+            scratch.groups = Choice(router.num_groups);
+        }
     }
     void run_row(int64_t r, int worker) override {
         Routing& routing = p_.routing(routing_);
         const RouterParameters& router = routing.router;
-        float* scores = scores_[worker].data();
-        float* choosing = scores + router.num_experts;
-        score(router, p_.slot(logits_).row(r), choosing, scores);
+        auto& [scores, choice, groups] = scratch_[worker];
+        float* choosing = choice.scores();
+        score(router, p_.slot(logits_).row(r), choosing, scores.data());
         for (int32_t e = 0; e < router.num_experts; ++e)
             choosing[e] = router.choice_bias ? scores[e] + router.choice_bias[e] : scores[e];
-        if (router.num_groups > 1) keep_best_groups(router, choosing, choosing + router.num_experts);
+        choice.begin();
+        if (router.num_groups > 1) take_other_groups(router, choice, groups);
         int32_t* experts = routing.experts.data() + r * router.num_active;
         float* weights = routing.weights.data() + r * router.num_active;
         float sum = 0.0f;
         for (int32_t rank = 0; rank < router.num_active; ++rank) {
-            experts[rank] = take_best(choosing, router.num_experts);
+            experts[rank] = choice.take_best();
             weights[rank] = scores[experts[rank]];
             sum += weights[rank];
         }
@@ -55,21 +98,12 @@ class ChooseOperation final : public RowOperation {
         for (int32_t e = 0; e < n; ++e) scores[e] /= sum;
     }
 
-    // The first of the greatest; it is not found again. With scores that are not numbers, some expert or other.
-    static int32_t take_best(float* choosing, int32_t n) {
-        int32_t best = -1;
-        for (int32_t e = 0; e < n; ++e)
-            if (choosing[e] != kTaken && (best < 0 || choosing[e] > choosing[best])) best = e;
-        choosing[best] = kTaken;
-        return best;
-    }
-
-    // Experts of other groups come after all others.
-    static void keep_best_groups(const RouterParameters& router, float* choosing, float* group_scores) {
+    // Takes all experts but those of the best groups, in which there are at least as many as a token needs.
+    static void take_other_groups(const RouterParameters& router, Choice& experts, Choice& groups) {
         const int32_t size = router.num_experts / router.num_groups;
         for (int32_t g = 0; g < router.num_groups; ++g) {
-            const float* group = choosing + g * size;
-            float first = kTaken, second = kTaken;
+            const float* group = experts.scores() + g * size;
+            float first = kLeast, second = kLeast;
             for (int32_t e = 0; e < size; ++e) {
                 if (group[e] > first) {
                     second = first;
@@ -78,18 +112,21 @@ class ChooseOperation final : public RowOperation {
                     second = group[e];
                 }
             }
-            group_scores[g] = router.group_best > 1 && size > 1 ? first + second : first;
+            groups.scores()[g] = router.group_best > 1 && size > 1 ? first + second : first;
         }
-        for (int32_t left = router.top_groups; left > 0; --left) take_best(group_scores, router.num_groups);
+        groups.begin();
+        for (int32_t left = router.top_groups; left > 0; --left) groups.take_best();
         for (int32_t g = 0; g < router.num_groups; ++g)
-            if (group_scores[g] != kTaken) std::fill_n(choosing + g * size, size, kExcluded);
+            if (!groups.is_taken(g)) experts.take(g * size, size);
     }
 
-    static constexpr float kTaken = -__builtin_inff();
-    static constexpr float kExcluded = -3e38f;
+    struct Scratch {  // of one worker
+        std::vector<float> scores;
+        Choice experts{0}, groups{0};
+    };
 
     const int logits_, routing_;
-    std::vector<std::vector<float>> scores_;
+    std::vector<Scratch> scratch_;
 };
 
 // Where each token's rows stand when rows are in order of expert, and of token within one.

@@ -134,8 +134,8 @@ struct RopeTask {
 // the head (the last may be shorter), value = code * scale. Some models have single large elements in their keys, which
 // would coarsen the step of their group. So keys and queries are both mixed first, which leaves their products as they
 // are and spreads such an element over the head (QuaRot, Ashkboos et al. 2024).
-enum class CacheType : int32_t { Float16, Int8 };
-inline constexpr int kNumCacheTypes = 2;
+enum class CacheType : int32_t { Float16, BFloat16, Int8 };
+inline constexpr int kNumCacheTypes = 3;
 inline constexpr int kCacheGroup = 32;
 
 // Values mixed with each other: the largest power of two that divides a head.
@@ -149,14 +149,14 @@ inline constexpr int64_t cache_groups(int64_t head_dim) {
 }
 // Bytes of the keys, or of the values, of one head in a page.
 inline constexpr int64_t cache_head_bytes(CacheType type, int64_t head_dim) {
-    if (type == CacheType::Float16) return head_dim * kPageTokens * 2;
+    if (type != CacheType::Int8) return head_dim * kPageTokens * 2;
     return (head_dim + cache_groups(head_dim) * 2) * kPageTokens;
 }
 
 // One KV head, a run of rows of one sequence, all query heads of the group. A layer's part of a page:
 //   keys   [kv_head] of [head_dim][kPageTokens] values or codes (transposed, so that lanes are positions)
 //   values [kv_head] of [kPageTokens][head_dim] values or codes
-// of float16 or int8; each head's codes are followed by its scales, float16 [groups][kPageTokens].
+// of float16, bfloat16 or int8; each head's codes are followed by its scales, float16 [groups][kPageTokens].
 // In latent attention there are no values: they are the first `value_dim` elements of the keys; and the last
 // `head_dim - tail_begin` elements of a query lie elsewhere, in `query_tail`.
 struct AttentionTask {

@@ -18,12 +18,17 @@ namespace {
 
 constexpr int32_t kHeadTile = 64;           // logit rows that are computed and reduced at once
 constexpr int32_t kAttentionQueries = 128;  // query rows (tokens x heads of a group) of one attention piece, about
-constexpr int64_t kGatedColumns = 1024;     // columns of one piece of the gated activation
+constexpr int64_t kGatedColumns = 1024;     // columns of a row that the gated activation treats at once
 constexpr int64_t kSmallPieceBytes = 24 * 1024;
 constexpr int64_t kObservedColumns = 256;
 
 int64_t divide_up(int64_t a, int64_t b) {
     return (a + b - 1) / b;
+}
+
+// How many rows, or parts of rows, make a piece: about eight pieces per thread, however large the step.
+int64_t blocks_per_piece(int64_t num_blocks, int num_threads) {
+    return std::max<int64_t>(1, num_blocks / (8 * num_threads));
 }
 
 // An operation on each row by itself.
@@ -33,7 +38,7 @@ class RowOperation : public Operation {
         : p_(program), rows_per_token_(rows_per_token) {}
     uint32_t plan() final {
         num_rows_ = int64_t{p_.current().input.num_tokens} * rows_per_token_;
-        rows_per_piece_ = std::max<int64_t>(1, num_rows_ / (8 * p_.num_threads()));
+        rows_per_piece_ = blocks_per_piece(num_rows_, p_.num_threads());
         return divide_up(num_rows_, rows_per_piece_);
     }
     void run(uint32_t piece, int worker) final {
@@ -421,9 +426,19 @@ class GatedOperation final : public Operation {
           kind_(kind),
           quantise_(quantise),
           parts_(divide_up(columns, kGatedColumns)) {}
-    uint32_t plan() override { return p_.current().input.num_tokens * p_.slot(out_).rows_per_token * parts_; }
+    uint32_t plan() override {
+        num_blocks_ = int64_t{p_.current().input.num_tokens} * p_.slot(out_).rows_per_token * parts_;
+        blocks_per_piece_ = blocks_per_piece(num_blocks_, p_.num_threads());
+        return divide_up(num_blocks_, blocks_per_piece_);
+    }
     void run(uint32_t piece, int) override {
-        const int64_t r = piece / parts_, begin = piece % parts_ * kGatedColumns;
+        const int64_t end = std::min(num_blocks_, (piece + 1) * blocks_per_piece_);
+        for (int64_t block = piece * blocks_per_piece_; block < end; ++block)
+            run_block(block / parts_, block % parts_ * kGatedColumns);
+    }
+
+  private:
+    void run_block(int64_t r, int64_t begin) {
         const int64_t columns = std::min(kGatedColumns, columns_ - begin);
         float* out = p_.slot(out_).row(r) + begin;
         const float* up = p_.slot(up_).row(r) + up_begin_ + begin;
@@ -431,7 +446,6 @@ class GatedOperation final : public Operation {
         if (quantise_) p_.kernels().quantise(out, columns, p_.slot(out_).quantised(r, begin / kGroup));
     }
 
-  private:
     Program& p_;
     const int gate_, up_;
     const int64_t up_begin_;
@@ -440,6 +454,7 @@ class GatedOperation final : public Operation {
     const ActivationKind kind_;
     const bool quantise_;
     const int64_t parts_;
+    int64_t num_blocks_ = 0, blocks_per_piece_ = 1;
 };
 
 class AddOperation final : public RowOperation {

@@ -1,5 +1,6 @@
 #include "pool.h"
 
+#include <algorithm>
 #include <stdexcept>
 
 #include "platform.h"
@@ -29,27 +30,45 @@ ThreadPool::ThreadPool(int num_threads, std::vector<int> processors, void (*prep
       slots_(new Slot[kMaxPhases]),
       tickets_(num_threads < 1 ? nullptr : new std::atomic<uint64_t>[size_t{kMaxPhases} * num_threads]()) {
     if (num_threads < 1) throw std::invalid_argument("a thread pool needs at least one thread");
-    for (int worker = 1; worker < num_threads; ++worker) threads_.emplace_back([this, worker] { work(worker); });
-}
-
-ThreadPool::~ThreadPool() {
-    stopping_ = true;
-    wake_.fetch_add(1);
-    wake_.notify_all();
-    for (std::thread& thread : threads_) {
-        // A forked child has the objects of its parent's threads, but not the threads.
-        if (process_id_ == process_id()) {
-            thread.join();
-        } else {
-            thread.detach();
-        }
+    try {
+        for (int worker = 1; worker < num_threads; ++worker) threads_.emplace_back([this, worker] { work(worker); });
+    } catch (...) {  // the system has no more threads for this process
+        stop();
+        throw;
     }
 }
 
+ThreadPool::~ThreadPool() {
+    if (is_own_process()) {
+        stop();
+    } else {
+        // A forked child has the objects of its parent's threads, but not the threads. Their identities may by now be
+        // those of threads of the child's own, so they are neither joined nor detached, but left alone.
+        new std::vector<std::thread>(std::move(threads_));
+    }
+}
+
+bool ThreadPool::is_own_process() const {
+    return process_id_ == process_id();
+}
+
+void ThreadPool::stop() {
+    stopping_ = true;
+    wake_.fetch_add(1);
+    wake_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+}
+
 void ThreadPool::run(const std::vector<Phase>& phases) {
-    if (phases.size() > kMaxPhases) throw std::invalid_argument("more phases than a run can have");
+    // In a forked child the threads are missing, and who held the lock may be.
+    if (!is_own_process()) throw std::invalid_argument("a thread pool cannot be used in a forked child");
     const std::lock_guard<std::mutex> lock(one_run_);
     const KernelFloatModes modes(prepare_);
+    for (size_t begin = 0; begin < phases.size(); begin += kMaxPhases)
+        run_part(std::span(phases).subspan(begin, std::min(kMaxPhases, phases.size() - begin)));
+}
+
+void ThreadPool::run_part(std::span<const Phase> phases) {
     const uint32_t run = ++run_number_ & kRunMask;
     for (size_t i = 0; i < phases.size(); ++i) {
         Slot& slot = slots_[i];

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -42,7 +43,8 @@ struct Phase {
 class ThreadPool {
   public:
     // The caller of run() is worker 0, so num_threads - 1 threads are started. `processors`: where to pin them, the
-    // first being the caller's; empty: not pinned. `prepare` runs once on each thread.
+    // first being the caller's; empty: not pinned. `prepare` runs once on each thread. Throws std::system_error, and
+    // leaves no thread behind, where the system refuses one.
     ThreadPool(int num_threads, std::vector<int> processors, void (*prepare)());
     ~ThreadPool();
     ThreadPool(const ThreadPool&) = delete;
@@ -51,10 +53,10 @@ class ThreadPool {
     int num_threads() const { return num_threads_; }
     const std::vector<int>& processors() const { return processors_; }
 
-    // Runs all phases, in order; returns when the last piece is done. One run at a time, others wait their turn.
+    // Runs all phases, in order; returns when the last piece is done. One run at a time, others wait their turn. Throws
+    // std::invalid_argument in a forked child.
     void run(const std::vector<Phase>& phases);
 
-    static constexpr uint32_t kMaxPhases = 4096;
     static constexpr uint32_t kMaxPieces = (1 << 20) - 1;
 
   private:
@@ -64,6 +66,11 @@ class ThreadPool {
         void* context = nullptr;
     };
 
+    static constexpr size_t kMaxPhases = 4096;  // of which there are slots; a run of more has several parts
+
+    bool is_own_process() const;
+    void stop();
+    void run_part(std::span<const Phase> phases);
     void work(int worker);
     void walk(uint32_t run, uint32_t num_phases, int worker);
     // False if the run has ended.

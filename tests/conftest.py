@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from abaci import hub
 from abaci.errors import AbaciError
@@ -18,9 +19,14 @@ from abaci.runtime.journal import SWITCH_VARIABLE
 
 
 def pytest_configure() -> None:
-    """Keep no packed weights and no journal, in this process and those it starts: what is loaded is packed."""
+    """Keep no packed weights and no journal, in this process and those it starts: what is loaded is packed.
+
+    No example of a property test has a time limit: that of a whole test is enough on a busy machine.
+    """
     os.environ[SIZE_VARIABLE] = "0"
     os.environ[SWITCH_VARIABLE] = "0"
+    settings.register_profile("patient", settings(), deadline=None)
+    settings.load_profile("patient")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,11 +3,12 @@
 import ast
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import abaci
 from abaci import errors
-from abaci.errors import AbaciError
+from abaci.errors import AbaciError, RateLimitedError, copy_of
 
 SOURCE = Path(abaci.__file__).parent
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, AbaciError)]
@@ -29,6 +30,30 @@ def test_every_error_says_what_to_do() -> None:
     ]
     assert {"UsageError", "ParameterError", "GrammarError"} <= hintless
     assert without == []
+
+
+def test_a_copy_says_the_same_and_has_its_own_traceback() -> None:
+    original = RateLimitedError("too much", retry_after_seconds=2.5, hint="Wait.")
+    cause = original.__cause__ = ValueError("why")
+    copied = copy_of(original)
+    for error in (copied, copied):
+        with suppress(RateLimitedError):
+            raise error
+    assert (type(copied), str(copied), copied.hint, copied.retry_after_seconds) == (
+        RateLimitedError,
+        "too much",
+        "Wait.",
+        2.5,
+    )
+    assert copied.__cause__ is cause
+    assert copied.__traceback__ is not None
+    assert original.__traceback__ is None
+
+
+def test_a_copy_may_be_of_any_error() -> None:
+    original = OSError(2, "gone", "file")
+    copied = copy_of(original)
+    assert (type(copied), str(copied), copied.errno) == (FileNotFoundError, str(original), 2)
 
 
 def test_hints_are_of_one_form() -> None:

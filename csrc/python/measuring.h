@@ -7,6 +7,7 @@
 #include <functional>
 
 #include "python/matrices.h"
+#include "python/step_bounds.h"
 
 namespace abaci {
 
@@ -76,6 +77,31 @@ struct Kernels {
         for (size_t r = 0; r < x.shape(0); ++r)
             std::copy_n(program.slot(out).row(r), m.rows, result.data() + r * m.rows);
         return std::make_tuple(result, seconds);
+    }
+
+    // Experts of each row of logits, best first, and their weights.
+    auto choose_experts(const Floats2& logits, ThreadPool& pool, int num_active, bool sigmoid,
+                        const Floats1& choice_bias, int num_groups, int top_groups, int group_best) const {
+        const auto num_rows = static_cast<int32_t>(logits.shape(0)),
+                   num_experts = static_cast<int32_t>(logits.shape(1));
+        const RouterParameters router{num_experts, num_active, sigmoid,    false, choice_bias.data(),
+                                      num_groups,  top_groups, group_best, 1.0f,  nullptr};
+        check_router(router);
+        require(num_rows > 0 && choice_bias.shape(0) == logits.shape(1), "sizes differ");
+        Program program(std::shared_ptr<ThreadPool>(&pool, [](ThreadPool*) {}), table, num_rows, 1, 0);
+        const int in = program.add_slot(num_experts), chosen = program.add_routing(router);
+        for (int32_t r = 0; r < num_rows; ++r)
+            std::copy_n(logits.data() + int64_t{r} * num_experts, num_experts, program.slot(in).row(r));
+        program.choose(in, chosen);
+        StepInput input = {};
+        input.num_tokens = num_rows;
+        program.step(input);
+        const Routing& routing = program.routing(chosen);
+        auto experts = new_array<int32_t>({logits.shape(0), static_cast<size_t>(num_active)});
+        auto weights = new_array<float>({logits.shape(0), static_cast<size_t>(num_active)});
+        std::copy(routing.experts.begin(), routing.experts.end(), experts.data());
+        std::copy(routing.weights.begin(), routing.weights.end(), weights.data());
+        return std::make_tuple(experts, weights);
     }
 
     auto exp(const Floats1& x) const {

@@ -75,6 +75,8 @@ NB_MODULE(_native, m) {
             "target"_a)
         .def("quantise", &Kernels::quantise, "x"_a)
         .def("matmul", &Kernels::matmul, "matrix"_a, "x"_a, "pool"_a, "repeats"_a = 1)
+        .def("choose_experts", &Kernels::choose_experts, "logits"_a, "pool"_a, "num_active"_a, "sigmoid"_a,
+             "choice_bias"_a, "num_groups"_a, "top_groups"_a, "group_best"_a)
         .def("exp", &Kernels::exp, "x"_a)
         .def("rms_norm", &Kernels::rms_norm, "x"_a, "weight"_a, "epsilon"_a)
         .def("gated", &Kernels::gated, "gate"_a, "up"_a, "kind"_a);

@@ -1,4 +1,4 @@
-// Every integer of a step is checked here before a kernel sees it.
+// Every integer of a step, and of the routers in it, is checked here before a kernel sees it.
 #pragma once
 
 #include <vector>
@@ -7,6 +7,16 @@
 #include "python/arrays.h"
 
 namespace abaci {
+
+inline void check_router(const RouterParameters& router) {
+    require(router.num_experts > 0 && router.num_experts <= 16384 && router.num_active > 0 &&
+                router.num_active <= router.num_experts && router.num_active <= 1024,
+            "experts out of range");
+    require(router.num_groups > 0 && router.num_experts % router.num_groups == 0 && router.top_groups > 0 &&
+                router.top_groups <= router.num_groups && router.group_best > 0 && router.group_best <= 2 &&
+                int64_t{router.num_experts} / router.num_groups * router.top_groups >= router.num_active,
+            "groups of experts out of range");
+}
 
 // What a step may be given: bounds of one program, against which every integer of a step is held.
 struct StepBounds {

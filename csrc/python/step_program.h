@@ -64,18 +64,15 @@ class StepProgram {
     int add_routing(int num_experts, int num_active, bool sigmoid, bool normalise,
                     const std::optional<Floats1>& choice_bias, int num_groups, int top_groups, int group_best,
                     float scale, const std::optional<Floats1>& expert_scales) {
-        require(num_experts > 0 && num_experts <= 16384 && num_active > 0 && num_active <= num_experts &&
-                    num_active <= 1024,
-                "experts out of range");
-        require(num_groups > 0 && num_experts % num_groups == 0 && top_groups > 0 && top_groups <= num_groups &&
-                    group_best > 0 && group_best <= 2 && int64_t{num_experts} / num_groups * top_groups >= num_active,
-                "groups of experts out of range");
+        RouterParameters router{num_experts, num_active, sigmoid,    normalise, nullptr,
+                                num_groups,  top_groups, group_best, scale,     nullptr};
+        check_router(router);
         require(!choice_bias || static_cast<int>(choice_bias->shape(0)) == num_experts, "bias of the wrong size");
         require(!expert_scales || static_cast<int>(expert_scales->shape(0)) == num_experts, "not one scale per expert");
+        if (choice_bias) router.choice_bias = keep(*choice_bias);
+        if (expert_scales) router.expert_scales = keep(*expert_scales);
         routings_.push_back({num_experts, num_active});
-        return program_->add_routing({num_experts, num_active, sigmoid, normalise,
-                                      choice_bias ? keep(*choice_bias) : nullptr, num_groups, top_groups, group_best,
-                                      scale, expert_scales ? keep(*expert_scales) : nullptr});
+        return program_->add_routing(router);
     }
     void embed(const Matrix& table, float scale, int out) {
         check_slot(out, table.packed.columns);

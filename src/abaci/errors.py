@@ -17,12 +17,17 @@
     │   └── OfflineError            exit 5, HTTP 502   the network would be needed, and was forbidden
     ├── LicenceDeniedError          exit 4, HTTP 403   a licence or the policy forbids the use; names the clause
     ├── LicenceNotAcceptedError     exit 3, HTTP 403   a licence somebody must accept first; names why
-    ├── ResourceError               exit 6, HTTP 503   memory, disk or threads that are not there
+    ├── ResourceError               exit 6, HTTP 503   memory, disk or processors that are not there
+    │   └── ThreadLimitError        exit 6, HTTP 503   the system starts no more threads for this process
     └── EngineClosedError           exit 1, HTTP 503   used after close or after fork
 
 `hint` is the sentence that tells the user what to do; it is printed on its own line. What can be typed stands at its
 end, after a colon and without a full stop.
 """
+
+from typing import TypeVar
+
+_AnyError = TypeVar("_AnyError", bound=Exception)
 
 
 class AbaciError(Exception):
@@ -143,7 +148,27 @@ class ResourceError(AbaciError):
     http_status = 503
 
 
+class ThreadLimitError(ResourceError):
+    """The system starts no more threads for this process; the message says what they were for."""
+
+    usual_hint = (
+        "Run with fewer threads (--threads), or raise the limit on processes and threads: that of a container "
+        "(--pids-limit), or the shell's, which is shown by: ulimit -u"
+    )
+
+
 class EngineClosedError(AbaciError):
     """The engine was used after close, or in a forked child."""
 
     http_status = 503
+
+
+def copy_of(error: _AnyError) -> _AnyError:
+    """The same error for one more who will raise it: each raise makes the traceback of what is raised longer."""
+    arguments = error.__reduce__()[1]  # which `args` has not all of, for an OSError
+    copied = type(error).__new__(type(error), *arguments)
+    copied.__dict__.update(error.__dict__)
+    copied.__cause__ = error.__cause__
+    copied.__context__ = error.__context__
+    copied.__suppress_context__ = error.__suppress_context__
+    return copied.with_traceback(error.__traceback__)

@@ -7,7 +7,13 @@ the engine, a scripted fake, later a cluster.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
+
+MOST_SAMPLES: Final = 16_384
+"""Of one request: each is kept track of, from the first on."""
+SMALLEST_FACTOR: Final = 1e-30
+LARGEST_FACTOR: Final = 1e30
+"""What logits, which are single-precision numbers, are multiplied or divided by."""
 
 
 class ConstraintKind(StrEnum):
@@ -66,12 +72,14 @@ class SamplingParams:
     temperature      >= 0; 0 is greedy. Neutral 1.
     top_k            >= 1 keeps the k likeliest; None keeps all.
     top_p, min_p     in (0, 1], [0, 1).
-    repetition_penalty   > 0, over prompt and output (Keskar et al. 2019); presence/frequency over output, in [-2, 2].
+    repetition_penalty   in [1e-30, 1e30], over prompt and output (Keskar et al. 2019); presence/frequency over output,
+                     in [-2, 2].
     logit_bias       token id -> added logit, in [-100, 100].
     seed             0 <= seed < 2**64; None draws one, which is reported back.
-    n                samples that share the prompt.
+    n                samples that share the prompt, at most 16384.
     stop             strings that end a sample; the text before them is kept (unless include_stop_str_in_output).
-    stop_token_ids   tokens that end a sample, beside the model's own end tokens.
+    stop_token_ids   tokens that end a sample, beside the model's own end tokens; their text is left out (unless
+                     include_stop_str_in_output; that of special tokens then needs skip_special_tokens off).
     max_tokens       None: to the end of the context. min_tokens: no end before that many, be it a token or
                      a stop string.
     logprobs         None: none; k >= 0: of the chosen token and of the k likeliest at each step.
@@ -174,6 +182,7 @@ class TokenEvent:
     num_cached_tokens: int = 0
     """Prompt tokens found in the prefix cache (set on a sample's first event)."""
     error: Exception | None = None
+    """What ended the sample, if that was an error. Nobody else has the same object, so who reads it may raise it."""
     embedding: tuple[float, ...] | None = None
     """Of a request with `pooling`: the pooled hidden state, not normalised."""
     scheduled_seconds: float | None = None

@@ -53,18 +53,20 @@ class WeightFormat(Enum):
 
 
 class CacheType(StrEnum):
-    """What pages of the KV cache keep keys and values as.
+    """What pages of the KV cache keep keys and values as, in the order of `csrc/kernel_table.h`.
 
-    INT8 quantises every head of every token by itself, in groups of CACHE_GROUP values along the head (the last may be
+    F16 and BF16 take two bytes a value: F16 is the finer, BF16 holds what is beyond 65,504, which F16 cuts off. INT8
+    quantises every head of every token by itself, in groups of CACHE_GROUP values along the head (the last may be
     shorter), each with a float16 scale: value = scale * code, codes from -127 to 127.
     """
 
     F16 = "f16"
+    BF16 = "bf16"
     INT8 = "int8"
 
     def head_bytes(self, head_dim: int) -> int:
         """Bytes of one head's key, or value, of one token."""
-        if self is CacheType.F16:
+        if self is not CacheType.INT8:
             return 2 * head_dim
         return head_dim + 2 * -(-head_dim // CACHE_GROUP)
 

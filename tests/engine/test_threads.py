@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from abaci.engine.threads import ThreadPlan, cpu_quota, plan_threads
-from abaci.errors import UsageError
+from abaci.engine.threads import ThreadPlan, cpu_quota, plan_threads, starting_thread
+from abaci.errors import ThreadLimitError, UsageError
 
 
 def make_machine(root, cores, files=()):
@@ -134,3 +134,14 @@ def test_pinning_binds_the_calling_thread_only():
     thread.join()
     assert bound == [{core}]
     assert os.sched_getaffinity(0) == allowed
+
+
+def test_a_thread_that_cannot_start_says_what_it_was_for():
+    with pytest.raises(ThreadLimitError, match="for loading models") as caught, starting_thread("loading models"):
+        raise RuntimeError("can't start new thread")
+    assert "ulimit -u" in caught.value.hint
+
+
+def test_other_errors_of_starting_a_thread_stay_as_they_are():
+    with pytest.raises(RuntimeError, match="once"), starting_thread("loading models"):
+        raise RuntimeError("threads can only be started once")

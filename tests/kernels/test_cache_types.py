@@ -1,4 +1,4 @@
-"""The int8 cache: native against the reference, byte for byte on every target, and no token marks another."""
+"""The cache in bfloat16 and int8: native against the reference, the same bytes on every target, tokens kept apart."""
 
 import itertools
 from collections.abc import Sequence
@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from random_models import PLAIN, SHAPES, VOCAB_SIZE, random_model
+from random_models import PLAIN, SHAPES, VOCAB_SIZE, RandomTensors, random_model
 from step_feeding import Chunk, StepFeeder, by_token_id
 
 from abaci.kernels import native
 from abaci.kernels.footprint import footprint
 from abaci.kernels.reference import ReferenceExecutor
 from abaci.kernels.reference_math import mix_heads, round_to_int8
+from abaci.models.spec import ModelSpec
 from abaci.tensor import CACHE_GROUP, CacheType, WeightFormat
 
 TARGETS = native.targets()
@@ -29,8 +30,9 @@ def native_logprobs(
     target: str = TARGETS[0],
     chunk_sizes: Sequence[int] | None = None,
     num_threads: int = 1,
+    model: tuple[ModelSpec, RandomTensors] | None = None,
 ) -> NDArray[np.float32]:
-    spec, source = random_model(SHAPES[name])
+    spec, source = random_model(SHAPES[name]) if model is None else model
     pool = native.thread_pool(num_threads)
     executor = native.NativeExecutor(spec, source, max_step_tokens=128, pool=pool, target=target, cache_type=cache_type)
     logprobs = StepFeeder(executor, spec, 2, NUM_TOKENS).logprobs(TOKEN_IDS, chunk_sizes)
@@ -38,24 +40,26 @@ def native_logprobs(
     return logprobs
 
 
+@pytest.mark.parametrize(("cache_type", "share"), [(CacheType.BF16, 0.1), (CacheType.INT8, 0.01)])
 @pytest.mark.parametrize("name", SHAPES)
-def test_agrees_with_the_reference(name: str) -> None:
+def test_agrees_with_the_reference(name: str, cache_type: CacheType, share: float) -> None:
     spec, source = random_model(SHAPES[name])
-    reference = ReferenceExecutor(spec, source, cache_type=CacheType.INT8)
+    reference = ReferenceExecutor(spec, source, cache_type=cache_type)
     expected = StepFeeder(reference, spec, 1, NUM_TOKENS).logprobs(TOKEN_IDS)
-    actual, of_float16 = native_logprobs(name), native_logprobs(name, CacheType.F16)
-    # A code may fall on the other side of a half; that is one step of one value.
+    actual, of_float16 = native_logprobs(name, cache_type), native_logprobs(name, CacheType.F16)
+    # A value may fall on the other side of a half; that is one step of one value.
     np.testing.assert_allclose(actual, expected, atol=2e-3)
-    assert np.abs(actual - expected).mean() < 0.01 * np.abs(actual - of_float16).mean()
+    assert np.abs(actual - expected).mean() < share * np.abs(actual - of_float16).mean()
 
 
+@pytest.mark.parametrize("cache_type", [CacheType.BF16, CacheType.INT8])
 @pytest.mark.parametrize("name", SHAPES)
-def test_targets_chunks_and_threads_give_the_same_bytes(name: str) -> None:
-    whole = native_logprobs(name)
+def test_targets_chunks_and_threads_give_the_same_bytes(name: str, cache_type: CacheType) -> None:
+    whole = native_logprobs(name, cache_type)
     chunkings = [40, 35], [7] * 10 + [5], [1] * NUM_TOKENS
     for target, chunk_sizes in itertools.product(TARGETS, chunkings):
         for num_threads in (1, 2):
-            again = native_logprobs(name, target=target, chunk_sizes=chunk_sizes, num_threads=num_threads)
+            again = native_logprobs(name, cache_type, target=target, chunk_sizes=chunk_sizes, num_threads=num_threads)
             assert again.tobytes() == whole.tobytes(), (target, len(chunk_sizes), num_threads)
 
 
@@ -94,7 +98,19 @@ def test_pages_take_the_bytes_that_were_counted(name: str, cache_type: CacheType
 
 def test_a_head_takes_a_byte_for_each_value_and_two_for_each_group() -> None:
     assert [CacheType.INT8.head_bytes(head_dim) for head_dim in (16, 64, 80, 576)] == [18, 68, 86, 612]
-    assert CacheType.F16.head_bytes(80) == 160
+    assert CacheType.F16.head_bytes(80) == CacheType.BF16.head_bytes(80) == 160
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_bfloat16_holds_what_float16_cuts_off(target: str) -> None:
+    spec, source = random_model(PLAIN)
+    source.arrays["blk.0.attn_v.weight"] *= 1e6
+    exact = StepFeeder(ReferenceExecutor(spec, source, cache_type="float32"), spec, 1, NUM_TOKENS).logprobs(TOKEN_IDS)
+    off = {
+        cache_type: np.abs(native_logprobs("plain", cache_type, target=target, model=(spec, source)) - exact).max()
+        for cache_type in (CacheType.BF16, CacheType.F16)
+    }
+    assert off[CacheType.BF16] < 0.1 < off[CacheType.F16]
 
 
 def test_a_large_element_of_the_keys_costs_the_others_little() -> None:

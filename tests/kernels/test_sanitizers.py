@@ -10,7 +10,13 @@ from building import built, run
 
 import abaci
 
-KERNEL_TESTS = ("test_matmul.py", "test_elementwise.py", "test_sampling_native.py", "test_native.py")
+KERNEL_TESTS = (
+    "test_matmul.py",
+    "test_elementwise.py",
+    "test_sampling_native.py",
+    "test_native.py",
+    "test_choosing.py",
+)
 
 
 def library(name: str) -> str:

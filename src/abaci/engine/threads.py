@@ -1,13 +1,13 @@
 """How many threads this process may use, on which cores, and whether to pin them there."""
 
 import os
-from collections.abc import Set
-from contextlib import suppress
+from collections.abc import Iterator, Set
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from abaci.engine.cgroups import group_folders, read_words
-from abaci.errors import UsageError
+from abaci.errors import ThreadLimitError, UsageError
 
 _ROOT = Path("/")
 
@@ -68,6 +68,17 @@ def cpu_quota(root: Path = _ROOT) -> float | None:
             if len(words) == 2 and words[0].isdigit() and words[1].isdigit() and int(words[1]):
                 quotas.append(int(words[0]) / int(words[1]))
     return min(quotas, default=None)
+
+
+@contextmanager
+def starting_thread(purpose: str) -> Iterator[None]:
+    """Python's failure to start a thread for `purpose`, a noun, becomes a ThreadLimitError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "start new thread" not in str(error):
+            raise
+        raise ThreadLimitError(f"the system does not start a thread for {purpose}") from error
 
 
 def _split_siblings(processors: list[int], root: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -60,6 +60,17 @@ class Kernels:
     def matmul(
         self, matrix: Matrix, x: NDArray[np.float32], pool: ThreadPool, repeats: int = 1
     ) -> tuple[NDArray[np.float32], float]: ...
+    def choose_experts(
+        self,
+        logits: NDArray[np.float32],
+        pool: ThreadPool,
+        num_active: int,
+        sigmoid: bool,
+        choice_bias: NDArray[np.float32],
+        num_groups: int,
+        top_groups: int,
+        group_best: int,
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]: ...
     def exp(self, x: NDArray[np.float32]) -> NDArray[np.float32]: ...
     def rms_norm(self, x: NDArray[np.float32], weight: NDArray[np.float32], epsilon: float) -> NDArray[np.float32]: ...
     def gated(self, gate: NDArray[np.float32], up: NDArray[np.float32], kind: int) -> NDArray[np.float32]: ...

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from abaci.errors import FileFormatError, UsageError
+from abaci.errors import FileFormatError, ThreadLimitError, UsageError
 from abaci.kernels import _native
 from abaci.kernels.batch import BIAS, HISTORY, LOGIT_ROW, PAGE_TOKENS, StepBatch, StepOutput
 from abaci.kernels.emitting import Emitter
@@ -44,10 +44,27 @@ def choose_target(name: str | None = None) -> str:
     return wanted
 
 
-@cache
 def thread_pool(num_threads: int, processors: tuple[int, ...] = ()) -> ThreadPool:
-    """The process's one pool for these processors; models share it. Empty `processors`: threads are not pinned."""
-    return ThreadPool(num_threads, processors)
+    """The process's one pool for these processors; models share it. Empty `processors`: threads are not pinned.
+
+    A forked child gets a pool of its own, as none of its parent's threads live in it. Raises ThreadLimitError.
+    """
+    return _pool_of_process(os.getpid(), num_threads, processors)
+
+
+@cache
+def _pool_of_process(process_id: int, num_threads: int, processors: tuple[int, ...]) -> ThreadPool:
+    return start_pool(num_threads, processors)
+
+
+def start_pool(num_threads: int, processors: tuple[int, ...] = ()) -> ThreadPool:
+    """A pool that nobody shares. Raises ThreadLimitError where the system refuses its threads, and ResourceError."""
+    try:
+        return ThreadPool(num_threads, processors)
+    except MemoryError as error:
+        raise no_memory("the threads that compute", error) from error
+    except RuntimeError as error:  # of the system: all that is wrong with what is asked for is a ValueError
+        raise ThreadLimitError(f"the system does not start {num_threads} threads that compute: {error}") from error
 
 
 def pin_current_thread(processor: int) -> bool:

@@ -29,6 +29,7 @@ from abaci.kernels.reference_math import (
     position_factors,
     rope_frequencies,
     rotate_heads,
+    round_to_bfloat16,
     round_to_int8,
     sigmoid,
     softplus,
@@ -186,8 +187,12 @@ class _LayerCache:
     group: int
     keys: NDArray[np.floating]
     values: NDArray[np.floating]
-    is_int8: bool
-    """The arrays are float32 then, and hold what is left of the values."""
+    cache_type: CacheType | Literal["float32"]
+    """The arrays are float32 but for float16, and hold what is left of the values."""
+
+    @property
+    def is_int8(self) -> bool:
+        return self.cache_type is CacheType.INT8
 
     @classmethod
     def of_pages(
@@ -199,14 +204,19 @@ class _LayerCache:
             np.full((num_pages, PAGE_TOKENS, heads, kept.head_dim), np.nan, dtype)
             for heads in (kept.num_key_heads, kept.num_value_heads)
         )
-        return cls(group, keys, values, cache_type is CacheType.INT8)
+        return cls(group, keys, values, cache_type)
 
     def put(self, pages: NDArray[np.integer], slots: NDArray[np.integer], key: Floats, value: Floats | None) -> None:
         """Keep rows of keys, and of values where the layer has them, as pages do."""
         for array, rows in ((self.keys, key), (self.values, value)):
             if rows is not None:
                 heads = rows.reshape(len(rows), *array.shape[2:])
-                array[pages, slots] = round_to_int8(heads) if self.is_int8 else heads
+                array[pages, slots] = self._rounded(heads)
+
+    def _rounded(self, heads: Floats) -> Floats:
+        if self.cache_type is CacheType.INT8:
+            return round_to_int8(heads)
+        return round_to_bfloat16(heads) if self.cache_type is CacheType.BF16 else heads
 
 
 class _StepOps:

@@ -71,6 +71,18 @@ def round_to_int8(heads: Floats) -> Floats:
     return kept
 
 
+def round_to_bfloat16(values: Floats) -> Floats:
+    """What a bfloat16 cache keeps: the nearest, of two equally near ones the even; cut off at 2**60.
+
+    What is no number becomes that, what is too small for a normal number zero.
+    """
+    largest = np.float32(2**60)
+    finite = np.clip(np.where(np.isnan(values), largest, values), -largest, largest).astype(np.float32)
+    bits = np.where(np.abs(finite) < np.finfo(np.float32).tiny, np.float32(0), finite).view(np.uint32).astype(np.uint64)
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16
+    return rounded.astype(np.uint32).view(np.float32)
+
+
 def mix_heads(heads: Floats, head_dim: int) -> Floats:
     """The Walsh-Hadamard transform of heads one after another, in runs of the largest power of two that divides one.
 
@@ -207,25 +219,33 @@ def position_factors(scale: PositionScale, positions: NDArray[np.integer]) -> Fl
 
 
 def choose_experts(logits: Floats, bias: Floats | None, router: Router) -> tuple[NDArray[np.intp], Floats]:
-    """Experts (tokens, num_active), best first and ties by number, and their weights."""
+    """Experts (tokens, num_active), best first and ties by number, and their weights.
+
+    Scores may be any floats: what is no number counts as minus infinity.
+    """
     if router.scoring is Scoring.SIGMOID:
         scores = sigmoid(logits)
     else:
         scores = np.exp(logits - logits.max(axis=-1, keepdims=True))
         scores /= scores.sum(axis=-1, keepdims=True)
-    choosing = scores if bias is None else scores + bias
+    choosing = _ranked(scores if bias is None else scores + bias)
     if router.num_groups > 1:
         groups = choosing.reshape(len(logits), router.num_groups, -1)
         best = np.sort(groups, axis=-1)[..., ::-1][..., : router.group_best].sum(axis=-1)
+        best = _ranked(best)
         chosen = np.argsort(-best, axis=-1, kind="stable")[:, : router.top_groups]
         allowed = np.zeros(best.shape, bool)
         np.put_along_axis(allowed, chosen, True, axis=-1)
-        choosing = np.where(allowed[..., np.newaxis], groups, -np.inf).reshape(choosing.shape)
+        choosing = np.where(allowed[..., np.newaxis], groups, np.nan).reshape(choosing.shape)  # sorted last
     experts = np.argsort(-choosing, axis=-1, kind="stable")[:, : router.num_active]
     weights = np.take_along_axis(scores, experts, axis=-1)
     if router.normalise:
         weights /= weights.sum(axis=-1, keepdims=True) + np.float32(NORMALISE_EPSILON)
     return experts, weights * np.float32(router.scale)
+
+
+def _ranked(scores: Floats) -> Floats:
+    return np.where(np.isnan(scores), np.float32(-np.inf), scores)
 
 
 def convolve(inputs: Floats, kernel: Floats) -> Floats:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from abaci.engine.threads import ThreadPlan
+from abaci.engine.threads import ThreadPlan, starting_thread
 from abaci.kernels.native import ThreadPool, thread_pool
 
 T = TypeVar("T")
@@ -23,7 +23,9 @@ def on_pool(plan: ThreadPlan, work: Callable[[ThreadPool], T]) -> T:
         return work(thread_pool(plan.num_threads, plan.cores if plan.is_pinned else ()))
 
     with ThreadPoolExecutor(1) as executor:
-        return executor.submit(run).result()
+        with starting_thread("measurements"):
+            measuring = executor.submit(run)
+        return measuring.result()
 
 
 def processor_name() -> str:
