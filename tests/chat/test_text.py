@@ -58,6 +58,22 @@ def test_the_stop_string_is_kept_on_request():
     )
 
 
+@pytest.mark.parametrize(
+    ("include_stop", "skip_special", "token_id", "text"),
+    [
+        (False, True, ord("b"), "a"),
+        (True, True, ord("b"), "ab"),
+        (True, True, IM_END, "a"),
+        (True, False, IM_END, "a<|im_end|>"),
+        (False, False, IM_END, "a"),
+    ],
+)
+def test_the_token_that_ends_a_sample_is_kept_on_request(include_stop, skip_special, token_id, text):
+    assembler = TextAssembler(TOKENIZER, include_stop=include_stop, skip_special=skip_special)
+    ended = event([ord("a"), token_id], FinishReason.STOP, ended_by_token=True)
+    assert assembler.push(ended) == TextDelta(text, FinishReason.STOP)
+
+
 def test_after_a_stop_string_there_is_nothing():
     assembler = TextAssembler(TOKENIZER, ["."])
     assembler.push(event(b"a."))

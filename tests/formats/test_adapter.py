@@ -40,8 +40,8 @@ def one_pair(down: tuple[int, int] = (4, 64), up: tuple[int, int] = (64, 4), tar
         ({"general.type": None}, FileFormatError, "general.type is None"),
         ({"adapter.type": "dora"}, UnsupportedModelError, "adapter.type is 'dora'"),
         ({"general.architecture": "qwen2"}, UsageError, "architecture 'qwen2'; the model's is 'llama'"),
-        ({"adapter.lora.alpha": None}, FileFormatError, "adapter.lora.alpha is None"),
-        ({"adapter.lora.alpha": 0.0}, FileFormatError, "adapter.lora.alpha is 0.0"),
+        ({"adapter.lora.alpha": -1.0}, FileFormatError, "adapter.lora.alpha is -1.0"),
+        ({"adapter.lora.alpha": False}, FileFormatError, "adapter.lora.alpha is False"),
         ({"adapter.lora.alpha": float("nan")}, FileFormatError, "alpha is nan"),
         ({"adapter.lora.alpha": "16"}, FileFormatError, "alpha is '16'"),
         ({"adapter.alora.invocation_tokens": [1, 2]}, UnsupportedModelError, "adapter.alora.invocation_tokens"),
@@ -105,6 +105,15 @@ def test_scales(tmp_path: Path) -> None:
     assert isinstance(refusal(path, scale=float("inf")), UsageError)
     with pytest.raises(ModelNotFoundError):
         opened_with(BASE, [LoraChoice(tmp_path / "none.gguf")])
+
+
+@pytest.mark.parametrize(("alpha", "factor"), [(8.0, 6.0), (None, 3.0), (0.0, 3.0), (0, 3.0)])
+def test_without_alpha_the_rank_does_not_count(alpha: float | None, factor: float, tmp_path: Path) -> None:
+    path = one_pair().write(tmp_path / "a.gguf", **{"adapter.lora.alpha": alpha})
+    spec, checkpoint = opened_with(BASE, [LoraChoice(path, 3.0)])
+    checkpoint.close()
+    (low_rank,) = spec.low_ranks()
+    assert low_rank.scale == factor
 
 
 def test_an_adapter_is_no_model(tmp_path: Path) -> None:

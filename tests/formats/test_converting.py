@@ -44,16 +44,18 @@ def byte_level(rule: str) -> Library:
     return library
 
 
-def sentence_piece() -> Library:
+def sentence_piece(prefix: str = "always") -> Library:
     pieces = ["▁", *"abcdehinotz", "▁t", "he", "▁the", "in", "on", "aa", "aaaa"]
     names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
     merges = [("▁", "t"), ("h", "e"), ("▁t", "he"), ("i", "n"), ("o", "n"), ("a", "a"), ("aa", "aa")]
     ids = {name: i for i, name in enumerate(names)}
     library = Library(models.BPE(ids, merges, byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
-    library.pre_tokenizer = pre_tokenizers.Metaspace("▁", "always", split=False)
-    library.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
+    if prefix == "prepend":
+        library.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    else:
+        library.pre_tokenizer = pre_tokenizers.Metaspace("▁", prefix, split=False)
+    strip = [] if prefix == "never" else [decoders.Strip(" ", 1, 0)]
+    library.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
     library.add_special_tokens(["<unk>", "<s>", "</s>"])
     library.post_processor = processors.TemplateProcessing(
         single=["<s>", "$A"], pair=["<s>", "$A", "$B:1"], special_tokens=[("<s>", 1)]
@@ -244,8 +246,10 @@ def rule_of(library: Library) -> object:
     return keys["tokenizer.ggml.pre"]
 
 
-def test_sentence_piece_vocabularies_survive(tmp_path: Path) -> None:
-    check_vocabulary(sentence_piece(), tmp_path, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+@pytest.mark.parametrize("prefix", ["prepend", "always", "first", "never"])
+def test_sentence_piece_vocabularies_survive(tmp_path: Path, prefix: str) -> None:
+    library = sentence_piece(prefix)
+    check_vocabulary(library, tmp_path, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
 def check_vocabulary(library: Library, tmp_path: Path, **config: object) -> None:
@@ -265,7 +269,7 @@ def check_vocabulary(library: Library, tmp_path: Path, **config: object) -> None
         assert other.vocab_size == original.vocab_size == rows
         assert other.special_tokens == original.special_tokens
         assert other.end_token_ids == original.end_token_ids
-        for text in (*PROBES, "the on in <think>", " the", "the<|im_end|>the</s>"):
+        for text in (*PROBES, "the on in <think>", " the", "  the", "the<|im_end|>the</s>", "the</s> the"):
             ids = original.encode(text, allow_special=True)
             assert other.encode(text, allow_special=True) == ids
             assert other.decode(ids, skip_special=False) == original.decode(ids, skip_special=False)

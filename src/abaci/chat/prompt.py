@@ -1,12 +1,14 @@
 """A conversation to the token ids of its prompt, such that no text of a message becomes a special token.
 
 The chat template decides where special tokens stand, by writing their names. Text of messages may contain the same
-names, so these are masked, each by one private-use character that occurs nowhere else; the template renders; the
-result is split at the names that are now left, all of them the template's own; and each piece is unmasked and encoded
-as mere text. Where nothing looks like a special token this gives the ids of `apply_chat_template` in `transformers`.
+names, or become one when a template takes something out of it or joins it with other text. So the rendered prompt knows
+of each character whether it was given or the template's own, and is split only at names of which the template wrote
+every character; each piece is encoded as mere text. Where nothing looks like a special token this gives the ids of
+`apply_chat_template` in `transformers`.
 """
 
 import contextlib
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,9 +17,9 @@ from typing import Any, Final
 from abaci.chat.messages import Conversation, Message, parse_messages
 from abaci.errors import AbaciError, UsageError
 from abaci.formats.chat_template import CHATML, ChatTemplate
+from abaci.formats.given_text import runs
 from abaci.formats.tokenizer import Tokenizer
 
-_PRIVATE_USE: Final = range(0xF0000, 0xFFFFE)
 _RESERVED: Final = frozenset({"messages", "tools", "add_generation_prompt"})
 _JOINED_ARGUMENTS: Final = re.compile(r"""\barguments['"]?\]?\s*(?:[+~]|-?\}\})|[+~]\s*[\w.\[\]'"]*\barguments\b""")
 _READ_ARGUMENTS: Final = re.compile(r"""\barguments['"]?\]?\s*(?:\||is\b|\.items)""")
@@ -73,10 +75,17 @@ def render_chat(
         )
     options = {"tools": tools, "add_generation_prompt": add_generation_prompt, **variables}
     given = _in_parts(template, messages, given, options)
-    mask = _Mask(tokenizer, [*_texts([given, tools, variables]), template.source])
-    masked = {"tools": mask.cover(tools), "add_generation_prompt": add_generation_prompt, **mask.cover(variables)}
-    rendered = _render(template, [mask.cover_message(message) for message in given], masked)
-    return [piece if isinstance(piece, int) else mask.uncover(piece) for piece in tokenizer.split_special(rendered)]
+    return list(_pieces(_render(template, given, options), tokenizer))
+
+
+def _pieces(rendered: str, tokenizer: Tokenizer) -> Iterator[str | int]:
+    """The prompt cut at the special tokens of which the template wrote the whole name."""
+    cut = (
+        piece for text, is_given in runs(rendered) for piece in ([text] if is_given else tokenizer.split_special(text))
+    )
+    for is_text, group in itertools.groupby(cut, key=lambda piece: isinstance(piece, str)):
+        pieces = list(group)
+        yield from ["".join(map(str, pieces))] if is_text else pieces
 
 
 def _in_parts(
@@ -162,77 +171,3 @@ def _with_text_arguments(message: Mapping[str, Any]) -> dict[str, Any]:
         for call in message.get("tool_calls", ())
     ]
     return {**message, "tool_calls": calls} if calls else dict(message)
-
-
-class _Mask:
-    """Replaces what looks like a special token, or like the beginning of one at a text's end, and puts it back."""
-
-    def __init__(self, tokenizer: Tokenizer, texts: Iterable[str]) -> None:
-        self._tokenizer = tokenizer
-        taken = set().union(*texts)
-        self._free = (chr(i) for i in _PRIVATE_USE if chr(i) not in taken)
-        self._placeholders: dict[str, str] = {}
-        self._hidden: dict[int, str] = {}
-        self._first_characters = {name[0] for name in tokenizer.special_tokens}
-        self._longest = max(map(len, tokenizer.special_tokens), default=0)
-
-    def cover_message(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """Masks all but the role: it is one of ours, and templates may build special tokens from it."""
-        return {key: value if key == "role" else self.cover(value) for key, value in message.items()}
-
-    def cover(self, value: Any) -> Any:
-        """A copy of `value` with every text in it masked, keys of mappings too."""
-        if isinstance(value, str):
-            return self._cover_text(value)
-        if isinstance(value, Mapping):
-            return {self.cover(key): self.cover(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [self.cover(item) for item in value]
-        return value
-
-    def uncover(self, text: str) -> str:
-        """What `cover` was given."""
-        return text.translate(self._hidden)
-
-    def _cover_text(self, text: str) -> str:
-        begin, end = self._open_end(text)
-        pieces = self._tokenizer.split_special(text[:begin])
-        covered = [self._placeholder(self._tokenizer.token(i)) if isinstance(i, int) else i for i in pieces]
-        if begin < end:
-            covered.append(self._placeholder(text[begin:end]))
-        return "".join(covered) + text[end:]
-
-    def _open_end(self, text: str) -> tuple[int, int]:
-        """Range of a cut-off special token at the end (but for spaces), which a following text could complete."""
-        stripped = text.rstrip()  # as templates do
-        end = len(stripped)
-        for begin in range(max(0, end - self._longest + 1), end):
-            if stripped[begin] in self._first_characters and self._begins_name(stripped[begin:]):
-                return begin, end
-        return len(text), len(text)
-
-    def _begins_name(self, text: str) -> bool:
-        names = self._tokenizer.special_tokens
-        return text not in names and any(name.startswith(text) for name in names)
-
-    def _placeholder(self, hidden: str) -> str:
-        if hidden not in self._placeholders:
-            free = next(self._free, None)
-            if free is None:
-                raise UsageError("the messages use up all private-use characters", hint="Shorten the conversation.")
-            self._placeholders[hidden] = free
-            self._hidden[ord(free)] = hidden
-        return self._placeholders[hidden]
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Every text in a value of mappings and lists."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _texts(key)
-            yield from _texts(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _texts(item)

@@ -1,6 +1,5 @@
 """From sampling parameters with gaps to a request without: the model's defaults, checks, seeds."""
 
-import math
 import secrets
 import warnings
 from collections.abc import Mapping, Sequence
@@ -9,7 +8,14 @@ from typing import Self, TypeVar
 
 from abaci.errors import ContextLengthError, FileFormatError, UsageError
 from abaci.formats.checkpoint import MetadataValue
-from abaci.generation import Constraint, GenerationRequest, SamplingParams
+from abaci.generation import (
+    LARGEST_FACTOR,
+    MOST_SAMPLES,
+    SMALLEST_FACTOR,
+    Constraint,
+    GenerationRequest,
+    SamplingParams,
+)
 
 _T = TypeVar("_T")
 
@@ -119,15 +125,15 @@ class RequestRules:
 
 def check_params(params: SamplingParams) -> None:
     """Raise UsageError, naming the parameter, for values out of the ranges that SamplingParams lists."""
-    _check_number("temperature", params.temperature, 0, math.inf)
+    _check_number("temperature", params.temperature, 0, LARGEST_FACTOR)
     _check_integer("top_k", params.top_k, 1)
     _check_number("top_p", params.top_p, 0, 1, open_below=True)
     _check_number("min_p", params.min_p, 0, 1, open_above=True)
-    _check_number("repetition_penalty", params.repetition_penalty, 0, math.inf, open_below=True)
+    _check_number("repetition_penalty", params.repetition_penalty, SMALLEST_FACTOR, LARGEST_FACTOR)
     _check_number("presence_penalty", params.presence_penalty, -2, 2)
     _check_number("frequency_penalty", params.frequency_penalty, -2, 2)
     _check_integer("seed", params.seed, 0, 2**64 - 1)
-    _check_integer("n", params.n, 1)
+    _check_integer("n", params.n, 1, MOST_SAMPLES)
     _check_integer("max_tokens", params.max_tokens, 1)
     _check_integer("min_tokens", params.min_tokens, 0, params.max_tokens)
     _check_integer("logprobs", params.logprobs, 0)
@@ -174,8 +180,6 @@ def _check_integer(name: str, value: object, lowest: int, highest: int | None = 
 
 def _range(lowest: float, highest: float, open_below: bool, open_above: bool) -> str:
     above = f"more than {lowest}" if open_below else f"at least {lowest}"
-    if highest == math.inf:
-        return above
     return f"{above} and {'less than' if open_above else 'at most'} {highest}"
 
 
@@ -185,10 +189,8 @@ def _check_number(
     if value is None:
         return
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise UsageError(
-            f"{name} {value!r} is not a number", hint=f"Give a number such as {highest if highest < math.inf else 1}."
-        )
+        raise UsageError(f"{name} {value!r} is not a number", hint=f"Give a number such as {min(highest, 1)}.")
     inside = lowest < value if open_below else lowest <= value
-    inside = inside and (value < highest if open_above or highest == math.inf else value <= highest)
+    inside = inside and (value < highest if open_above else value <= highest)
     if not inside:
         raise UsageError(f"{name} is {value}", hint=f"It must be {_range(lowest, highest, open_below, open_above)}.")

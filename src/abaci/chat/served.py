@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from abaci.chat.requests import RequestRules
+from abaci.chat.reranking import YesOrNo
 from abaci.formats.chat_template import ChatTemplate
 from abaci.formats.tokenizer import Tokenizer
 from abaci.generation import Generator, Pooling
@@ -25,6 +26,8 @@ class TextModel:
     rules: RequestRules
     pooling: Pooling = Pooling.MEAN
     """How this model's embeddings are made of its hidden states."""
+    classifier: YesOrNo | None = None
+    """Of a reranker that has one."""
 
 
 class ModelState(StrEnum):

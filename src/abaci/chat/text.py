@@ -56,7 +56,9 @@ class TextAssembler:
         continuation: bool = False,
         min_tokens: int = 0,
     ) -> None:
-        """`shown_special` are special tokens that are text here, even with `skip_special`: whoever reads on needs them.
+        """With `include_stop` the text has the stop string, and the token that ended it if that one is shown.
+
+        `shown_special` are special tokens that are text here, even with `skip_special`: whoever reads on needs them.
 
         With `continuation` the text continues a prompt, so that a leading space is kept. Raises UsageError.
         """
@@ -80,7 +82,8 @@ class TextAssembler:
         """Text of the event's tokens. After a stop string, further events are empty: the generator had run ahead."""
         if self._finished:
             return TextDelta("")
-        token_ids = event.token_ids[:-1] if event.ended_by_token else event.token_ids
+        leaves_out_last = event.ended_by_token and not self._include_stop
+        token_ids = event.token_ids[:-1] if leaves_out_last else event.token_ids
         ended = event.finish_reason is not None
         num_exempt = max(0, self._min_tokens - self._num_tokens)
         self._num_tokens += len(token_ids)

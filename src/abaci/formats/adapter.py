@@ -18,9 +18,8 @@ from abaci.models.adapters import Update
 from abaci.tensor import TensorInfo
 
 _HALVES: Final = (".lora_a", ".lora_b")
-_KNOWN_KEYS: Final = frozenset(
-    {"adapter.type", "adapter.lora.alpha", "adapter.lora.task_name", "adapter.lora.prompt_prefix"}
-)
+_ALPHA_KEY: Final = "adapter.lora.alpha"
+_KNOWN_KEYS: Final = frozenset({"adapter.type", _ALPHA_KEY, "adapter.lora.task_name", "adapter.lora.prompt_prefix"})
 _ANOTHER: Final = "Use the adapter with the model that its publisher names."
 
 
@@ -85,8 +84,8 @@ def read_gguf_adapter(path: Path, base: Checkpoint) -> Adapter:
             name: AdapterTensor(info, partial(file.data, info), partial(file.release, info))
             for name, info in file.tensors.items()
         }
-        alpha = check_alpha(file.metadata.get("adapter.lora.alpha"), "adapter.lora.alpha")
-        updates = pair_up(tensors, lambda target, rank: alpha / rank)
+        alpha = _alpha(file.metadata)
+        updates = pair_up(tensors, lambda target, rank: 1.0 if alpha is None else alpha / rank)
     except AbaciError as error:
         file.close()
         raise type(error)(f"{path}: {error.message}", hint=error.hint) from None
@@ -118,6 +117,12 @@ _ANOTHER_KIND: Final = "Use a plain LoRA adapter, or the merged model."
 def _notes(path: Path, metadata: Mapping[str, MetadataValue]) -> tuple[str, ...]:
     prefix = metadata.get("adapter.lora.prompt_prefix")
     return (f"{path.name} expects prompts that begin with {prefix!r}; none is added",) if prefix else ()
+
+
+def _alpha(metadata: Mapping[str, MetadataValue]) -> float | None:
+    """None, which is a factor of 1 for any rank, where the file has none or 0: so llama.cpp reads it."""
+    alpha = metadata.get(_ALPHA_KEY, 0.0)
+    return None if alpha == 0 and alpha is not False else check_alpha(alpha, _ALPHA_KEY)
 
 
 def check_alpha(alpha: object, key: str) -> float:

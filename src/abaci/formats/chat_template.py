@@ -16,6 +16,7 @@ from jinja2 import TemplateError
 from jinja2.exceptions import SecurityError
 
 from abaci.errors import FileFormatError, UsageError
+from abaci.formats.given_text import given
 from abaci.formats.template_meter import LimitError, TemplateLimits
 from abaci.formats.template_sandbox import RefusedError, TemplateEnvironment
 
@@ -70,15 +71,19 @@ class ChatTemplate:
     ) -> str:
         """The prompt of a conversation. `variables` are further names the template may ask for.
 
+        The prompt knows which of its characters came from what is given here and which the template wrote
+        (`given_text.runs`). Roles count as the template's: they are ours, and templates build special tokens from them.
         Raises UsageError where the template refuses the messages, FileFormatError where it exceeds its limits.
         """
-        given = {"messages": messages, "tools": tools, "add_generation_prompt": add_generation_prompt}
+        marked = {name: given(value) for name, value in variables.items()} | {
+            "messages": [_marked(message) for message in messages],
+            "tools": given(tools),
+            "add_generation_prompt": add_generation_prompt,
+        }
         with self._lock:
             self._environment.meter.restart()
             try:
-                return self._environment.meter.join(
-                    "", self._template.generate({**self._variables, **variables, **given})
-                )
+                return self._environment.meter.join("", self._template.generate({**self._variables, **marked}))
             except LimitError as error:
                 raise FileFormatError(f"the chat template {error}", hint=_HINT) from None
             except RefusedError as error:
@@ -94,6 +99,10 @@ class ChatTemplate:
                     f"the chat template cannot render these messages: {type(error).__name__}: {_short(error)}",
                     hint=_HINT,
                 ) from None
+
+
+def _marked(message: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value if key == "role" else given(value) for key, value in message.items()}
 
 
 def _short(error: Exception) -> str:

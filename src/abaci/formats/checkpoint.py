@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from abaci.errors import UnsupportedModelError
 from abaci.models.families import check_is_model
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from abaci.formats.tokenizer import Tokenizer
 
 MetadataValue = str | bool | int | float | list[str] | list[bool] | list[int] | list[float]
+
+TEMPLATE_KEY: Final = "tokenizer.chat_template"
 
 
 class Checkpoint(Protocol):
@@ -57,6 +59,12 @@ class Checkpoint(Protocol):
 
     def close(self) -> None:
         """Unmap, once no view is held any more."""
+
+
+def own_template(metadata: Mapping[str, MetadataValue]) -> str | None:
+    """The chat template that a model's own files hold."""
+    template = metadata.get(TEMPLATE_KEY)
+    return template if isinstance(template, str) and template else None
 
 
 def check_is_model_file(checkpoint: Checkpoint) -> None:

@@ -8,17 +8,18 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from abaci.errors import UnsupportedModelError, UsageError
-from abaci.formats.checkpoint import Checkpoint, MetadataValue, check_is_model_file
+from abaci.formats.checkpoint import TEMPLATE_KEY, Checkpoint, MetadataValue, check_is_model_file, own_template
 from abaci.formats.destination import check_folder_of, check_new_file, check_room
 from abaci.formats.generation_config import published_sampling
 from abaci.formats.gguf import GGUF_FORMATS, TensorSource, write_gguf
-from abaci.formats.huggingface_text import TEMPLATE_KEY, TEMPLATES_KEY
+from abaci.formats.huggingface_text import TEMPLATES_KEY
 from abaci.formats.integer_blocks import as_gguf_blocks
 from abaci.formats.publishing import Dequantise, publish
 from abaci.formats.safetensors import TYPE_BYTES, NewTensor, write_safetensors
@@ -35,27 +36,28 @@ _OWN_FILES: Final = re.compile(
     r"|chat_template\.jinja|additional_chat_templates|model(?:-\d{5}-of-\d{5})?\.safetensors"
 )
 """What `convert_to_folder` writes."""
+_NOTHING: Final[Mapping[str, MetadataValue]] = MappingProxyType({})
 _FORMAT_VERSION_KEYS: Final = ("split.no", "split.count", "split.tensors.count")
 
-_FACTORS_ELSEWHERE: Final = frozenset({"gemma4", "llama", "mistral3"})
-"""Architectures of which llama.cpp reads `rope_freqs.weight`; of any other it refuses a file that has it."""
+TEMPLATE_ADDED: Final = "the model has no chat template of its own; the catalog's is written with it"
+"""To be said where `template_to_add` adds one."""
 
 
-def what_others_lack(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """What a GGUF file of this model says that other programs do not follow, a sentence each."""
-    architecture, sentences = checkpoint.metadata.get("general.architecture"), []
-    if "rope_freqs.weight" in checkpoint.tensors and architecture not in _FACTORS_ELSEWHERE:
-        sentences.append(
-            f"llama.cpp reads no rope_freqs.weight of the architecture {architecture} and refuses the file"
-        )
-    if f"{architecture}.rope.scaling.yarn_truncate" in checkpoint.metadata:
-        sentences.append(f"llama.cpp does not read {architecture}.rope.scaling.yarn_truncate; its rope may differ")
-    return tuple(sentences)
+def template_to_add(metadata: Mapping[str, MetadataValue], supplied: str | None) -> dict[str, MetadataValue]:
+    """What to write into a copy of a model so that it answers as the model does with a template from elsewhere."""
+    return {} if not supplied or own_template(metadata) else {TEMPLATE_KEY: supplied}
 
 
-def convert_to_gguf(checkpoint: Checkpoint, destination: Path, progress: Progress = lambda done, total: None) -> None:
+def convert_to_gguf(
+    checkpoint: Checkpoint,
+    destination: Path,
+    *,
+    extra_metadata: Mapping[str, MetadataValue] = _NOTHING,
+    progress: Progress = lambda done, total: None,
+) -> None:
     """Write a model as one GGUF file: whole, or not at all. Integers of other checkpoints become Q4_0 and Q8_0.
 
+    `extra_metadata` goes into the file beside, or in place of, the model's own.
     Raises UnsupportedModelError for weights or a vocabulary that GGUF cannot express; UsageError and ResourceError for
     a place where the file cannot be, or has no room.
     """
@@ -78,7 +80,7 @@ def convert_to_gguf(checkpoint: Checkpoint, destination: Path, progress: Progres
         for name, tensor in checkpoint.tensors.items()
     ]
     check_room(destination, sum(num_bytes(weight_format, shape) for _, weight_format, shape, _ in sources))
-    write_gguf(destination, metadata, sources)
+    write_gguf(destination, {**metadata, **extra_metadata}, sources)
 
 
 def _gguf_format(checkpoint: Checkpoint, tensor: TensorInfo) -> WeightFormat:
@@ -106,9 +108,11 @@ def convert_to_folder(
     *,
     wanted: WeightFormat | None = None,
     replace: bool = False,
+    extra_metadata: Mapping[str, MetadataValue] = _NOTHING,
     progress: Progress = lambda done, total: None,
 ) -> None:
-    """Write a model as a Hugging Face folder: whole, or not at all. `wanted` as in `publish`.
+    """Write a model as a Hugging Face folder: whole, or not at all. `wanted` as in `publish`, `extra_metadata` as in
+    `convert_to_gguf`.
 
     With `replace` it takes the place of a folder of that name, which may hold nothing but what is written here.
     Raises UsageError if the folder is there, or holds more; UnsupportedModelError for a model that no published type
@@ -118,7 +122,7 @@ def convert_to_folder(
     if os.path.lexists(destination):
         _check_place(destination, replace)
     check_folder_of(destination)
-    metadata = checkpoint.gguf_metadata()
+    metadata = {**checkpoint.gguf_metadata(), **extra_metadata}
     folder = publish(checkpoint, dequantise, wanted)
     text = tokenizer_files(metadata)
     check_room(destination, sum(map(_size, folder.tensors)))

@@ -6,7 +6,7 @@ Three kinds. Byte-level BPE ("gpt2") spells every byte as a printable character 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress, count
 from typing import Final, NoReturn, Self, cast
@@ -33,6 +33,22 @@ _HINT: Final = "The file's tokenizer is damaged or of an unknown kind: use a fil
 _PREFIX: Final = "tokenizer.ggml."
 
 _END_TOKEN_KEYS: Final = ("eos_token_id", "eot_token_id", "eom_token_id")
+
+
+SPACE_PREFIX_KEY: Final = "abaci_space_prefix"
+"""Behind the prefix of all keys: which texts get a space prefix. Ours alone; absent in files of others."""
+SENTENCE_PIECE: Final = "sentencepiece"
+
+_PREFIX_RULES: Final[Mapping[str, Callable[[bool, bool], bool]]] = {
+    # SentencePiece adds the prefix whatever the text begins with. It knows no whole tokens: a space behind one is the
+    # prefix, so that "[INST] x" of Mistral's template is "[INST]", "▁x", as `transformers` has it.
+    SENTENCE_PIECE: lambda at_start, begins_with_space: at_start or not begins_with_space,
+    # A tokenizer.json says in one of three ways what is done.
+    "prepend": lambda at_start, begins_with_space: True,
+    "always": lambda at_start, begins_with_space: not begins_with_space,
+    "first": lambda at_start, begins_with_space: at_start and not begins_with_space,
+}
+"""By the name of a way: whether a text gets a prefix, if nothing stands before it and if it begins with a space."""
 
 
 def read_gguf(metadata: Mapping[str, MetadataValue]) -> tuple[Vocabulary, Spelling]:
@@ -97,12 +113,15 @@ class ByteLevel:
 class SentencePiece:
     """SentencePiece BPE: spell spaces as "▁", then join, best first, whatever two pieces make a third."""
 
-    __slots__ = ("_merger", "adds_space_prefix", "whole_tokens")
+    __slots__ = ("_adds_prefix", "_merger", "adds_space_prefix", "whole_tokens")
 
-    def __init__(self, merger: Merger, whole_tokens: Mapping[str, int], adds_space_prefix: bool) -> None:
+    def __init__(
+        self, merger: Merger, whole_tokens: Mapping[str, int], adds_space_prefix: bool, way: str = SENTENCE_PIECE
+    ) -> None:
         self._merger = merger
         self.whole_tokens = whole_tokens
         self.adds_space_prefix = adds_space_prefix
+        self._adds_prefix = _PREFIX_RULES[way]
 
     @classmethod
     def with_scores(cls, keys: "_Keys", vocabulary: Vocabulary, by_type: "_ByType") -> Self:
@@ -117,7 +136,13 @@ class SentencePiece:
         ranked += sorted(pieces, key=lambda piece: -scores[pieces[piece]])
         mergeable = blanks | pieces
         merger = _falling_back(keys, vocabulary, by_type, ImpliedMerges(mergeable, ranked), mergeable)
-        return cls(merger, whole_tokens, keys.flag("add_space_prefix", default=True))
+        way = keys.text(SPACE_PREFIX_KEY, default=SENTENCE_PIECE)
+        if way not in _PREFIX_RULES:
+            raise UnsupportedModelError(
+                f"{_PREFIX}{SPACE_PREFIX_KEY} is {way!r}; known are {', '.join(_PREFIX_RULES)}",
+                hint="Use the Abaci that wrote the file, or a newer one.",
+            )
+        return cls(merger, whole_tokens, keys.flag("add_space_prefix", default=True), way)
 
     @classmethod
     def with_merges(cls, keys: "_Keys", vocabulary: Vocabulary, by_type: "_ByType") -> Self:
@@ -134,9 +159,9 @@ class SentencePiece:
         self._merger.prepare()
 
     def encode(self, text: str, *, at_start: bool) -> Sequence[int]:
-        """Ids of a text without whole tokens; behind a whole token it is spelled as at the start."""
+        """Ids of a text without whole tokens."""
         spelled = text.replace(" ", SPACE)
-        if self.adds_space_prefix and not spelled.startswith(SPACE):
+        if self.adds_space_prefix and self._adds_prefix(at_start, spelled.startswith(SPACE)):
             spelled = SPACE + spelled
         return self._merger.encode(spelled)
 

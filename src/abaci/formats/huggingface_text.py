@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from abaci.errors import FileFormatError, UnsupportedModelError
-from abaci.formats.checkpoint import MetadataValue
+from abaci.formats.checkpoint import TEMPLATE_KEY, MetadataValue
 from abaci.formats.generation_config import sampling_metadata, unfollowed_advice
 from abaci.formats.json_file import read_object, read_text
 from abaci.formats.tokenizer import Tokenizer
 from abaci.formats.tokenizer_keys import tokenizer_keys
 
-TEMPLATE_KEY: Final = "tokenizer.chat_template"
 TEMPLATES_KEY: Final = "tokenizer.chat_templates"
 
 _POOLINGS: Final = {

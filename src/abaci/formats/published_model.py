@@ -42,7 +42,7 @@ class PublishedModel:
         if not isinstance(model_type, str):
             raise FileFormatError(f"config.json: model_type = {model_type!r} is not a string")
         mapping = _mapping(model_type, own)
-        config = PublishedConfig(own)
+        config = PublishedConfig(own, mapping.defaults)
         settings: dict[str, Any] = {}
         for rule in mapping.settings:
             settings |= rule.to_gguf(config)

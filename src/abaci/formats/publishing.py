@@ -16,6 +16,7 @@ from abaci.errors import FileFormatError, UnsupportedModelError
 from abaci.formats.checkpoint import Checkpoint
 from abaci.formats.safetensors import NewTensor
 from abaci.formats.weight_arrays import Array, as_array, as_bytes, from_float32, to_float32
+from abaci.models.gguf_config import is_neutral
 from abaci.models.huggingface import mappings_of_architecture
 from abaci.models.huggingface.changes import Shape
 from abaci.models.huggingface.mapping import ModelMapping, SplitRule, TensorRule
@@ -71,9 +72,10 @@ class _Settings:
     def __init__(self, checkpoint: Checkpoint, mapping: ModelMapping) -> None:
         self._checkpoint = checkpoint
         prefix = f"{mapping.architecture}."
-        self.values = mapping.modernise(
-            {key.removeprefix(prefix): value for key, value in checkpoint.metadata.items() if key.startswith(prefix)}
-        )
+        named = {
+            key.removeprefix(prefix): value for key, value in checkpoint.metadata.items() if key.startswith(prefix)
+        }
+        self.values = mapping.modernise({key: value for key, value in named.items() if not is_neutral(key, value)})
         self._read: set[str] = set()
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -136,7 +138,7 @@ class _Publisher:
     def _check_settings(self, config: Mapping[str, Any]) -> None:
         """Read back, the settings must be those of the file."""
         again: dict[str, Any] = {}
-        published = PublishedConfig(config)
+        published = PublishedConfig(config, self._mapping.defaults)
         for rule in self._mapping.settings:
             again |= rule.to_gguf(published)
         for key, value in self._settings.values.items():

@@ -11,6 +11,8 @@ from typing import Any, Final
 
 from jinja2.utils import Namespace
 
+from abaci.formats.given_text import joined
+
 _MAX_INTEGER_BITS: Final = 4096
 _MAX_SOUGHT_CHARACTERS: Final = 256
 _BYTES_PER_COST: Final = 256
@@ -100,7 +102,7 @@ class Meter:
             length += len(part) + len(separator)
             self.check_characters(length)
             texts.append(part)
-        return separator.join(texts)
+        return joined(separator, texts)
 
     def _size_cost(self, value: object) -> int:
         """For a value, all the way down: lists that share parts count as if written out."""

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any, Final, NoReturn
 
-from jinja2 import Undefined, nodes, pass_context
+from jinja2 import TemplateAssertionError, Undefined, nodes, pass_context
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, LoopControlExtension
-from jinja2.filters import do_indent, make_attrgetter
+from jinja2.filters import do_indent, do_mark_safe, make_attrgetter
 from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -22,6 +22,7 @@ from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 from markupsafe import Markup
 
+from abaci.formats.given_text import GivenText, formatted, made_of, plain
 from abaci.formats.template_meter import LimitError, Meter, TemplateLimits, most_lines
 from abaci.formats.template_values import (
     EscapingFormatter,
@@ -40,9 +41,16 @@ _SURROUNDINGS: Final = ("_loop_vars", "_block_vars")
 
 _FILTERS: Final = (
     *("abs", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float", "groupby", "int"),
-    *("items", "last", "length", "lower", "map", "max", "min", "reject", "rejectattr", "reverse", "safe", "select"),
+    *("items", "last", "length", "lower", "map", "max", "min", "reject", "rejectattr", "reverse", "select"),
     *("selectattr", "sort", "title", "trim", "truncate", "unique", "upper"),
 )
+_MAKE_TEXT: Final = frozenset(
+    {
+        *("capitalize", "e", "escape", "format", "indent", "join", "lower", "replace", "safe", "string", "title"),
+        *("text of all", "tojson", "trim", "truncate", "upper"),
+    }
+)
+"""Filters whose result is a text of their making, where others hand on values or parts of them."""
 _TAKE_TEXT_APART: Final = frozenset({"groupby", "list", "sort", "title"})
 
 
@@ -76,6 +84,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             "join": self._join_values,
             "list": list,
             "replace": self._replace,
+            "safe": lambda value: value if isinstance(value, GivenText) else do_mark_safe(value),
             "string": self._text,
             "tojson": self._to_json,
         }
@@ -113,7 +122,8 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
                 if isinstance(text, Markup)
                 else Formatter(self, self.meter)
             )
-            return type(text)(formatter.vformat(text, args, kwargs))
+            result = formatter.marked(text, args, kwargs)
+            return result if isinstance(result, GivenText) else type(text)(result)
 
         return formatted
 
@@ -144,7 +154,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             )
         if operator == "%" and isinstance(left, str | bytes | bytearray):
             return self._format(left, *right) if isinstance(right, tuple) else self._format(left, right)
-        result = super().call_binop(context, operator, left, right)
+        result = made_of(super().call_binop(context, operator, left, right), left, right)
         self.meter.charge(result)
         return result
 
@@ -162,6 +172,8 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             if name == "trim":
                 self.meter.check_sought(args[1] if len(args) > 1 else kwargs.get("chars"))
             result = function(*args, **kwargs)
+            if name in _MAKE_TEXT:
+                result = made_of(result, args, kwargs)
             self.meter.charge(result)
             return self.meter.each(result) if isinstance(result, Iterator) else result
 
@@ -184,7 +196,8 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         if isinstance(value, Namespace):
             raise LimitError("prints a namespace")
         self.meter.charge(value)
-        return str(value)
+        text: str = made_of(str(value), value)
+        return text
 
     def _replace(self, text: Any, old: Any, new: Any, count: int | None = None) -> str:
         return replaced(self.meter, self._text(text), self._text(old), self._text(new), count)
@@ -198,14 +211,14 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         text = self._text(text)
         num_characters = width if isinstance(width, int) else len(width)
         self.meter.check_characters(len(text) + (most_lines(text) + 1) * num_characters)
-        return do_indent(text, width, first, blank)
+        return do_indent(plain(text), plain(width), first, blank)
 
     def _format(self, text: Any, /, *args: Any, **kwargs: Any) -> str:
         text = self._text(text)
         check_fields(text)
         longest = max((len(self._text(value)) for value in (*args, *kwargs.values())), default=0)
         self.meter.check_characters(len(text) + text.count("%") * longest)
-        result: str = text % (kwargs or args)
+        result = formatted(text, kwargs or args)
         self.meter.charge(result)
         return result
 
@@ -262,6 +275,10 @@ class _Metering(NodeTransformer):
             node.dyn_args = _filtered(node.dyn_args, "each turn")
         return node
 
+    def visit_EvalContextModifier(self, node: nodes.EvalContextModifier) -> nodes.Node:  # noqa: N802
+        raise TemplateAssertionError("a prompt is no HTML: autoescape is not supported", node.lineno)
+
+    visit_ScopedEvalContextModifier = visit_EvalContextModifier  # noqa: N815
     visit_Filter = visit_Test = visit_Call  # noqa: N815
 
 
@@ -292,4 +309,5 @@ def _strftime_now(layout: str) -> str:
     check_fields(layout)
     if len(layout) > _MAX_LAYOUT_CHARACTERS:
         raise SecurityError("a layout of the date that is too long")
-    return datetime.now().astimezone().strftime(layout)
+    made: str = made_of(datetime.now().astimezone().strftime(layout), layout)
+    return made

@@ -11,8 +11,9 @@ from jinja2.exceptions import SecurityError
 from jinja2.runtime import LoopContext, Macro
 from jinja2.sandbox import SandboxedEnvironment, SandboxedFormatter
 from jinja2.utils import Namespace
-from markupsafe import EscapeFormatter
+from markupsafe import EscapeFormatter, Markup
 
+from abaci.formats.given_text import GivenText, as_parted, is_given, made_of, marks_of
 from abaci.formats.template_meter import LimitError, Meter, most_lines
 
 _TEXT: Final = frozenset(
@@ -78,7 +79,9 @@ def _pieces(meter: Meter, most: int) -> int:
 def replaced(meter: Meter, text: str, old: str, new: str, count: int | None = -1) -> str:
     """`text.replace`, stopped before it is too long."""
     meter.check_characters(len(text) + text.count(old) * len(new))
-    return text.replace(old, new, -1 if count is None else count)
+    if isinstance(new, GivenText) and not isinstance(text, GivenText | Markup):
+        text = GivenText(text, marks_of(text))
+    return made_of(text.replace(old, new, -1 if count is None else count), text, new)  # type: ignore[no-any-return]
 
 
 def check_fields(text: str) -> None:
@@ -94,19 +97,34 @@ class Formatter(SandboxedFormatter):
         super().__init__(environment, **kwargs)
         self._meter = meter
         self._num_characters = 0
+        self._fields: list[str] = []
+
+    def marked(self, layout: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        """`layout` with its fields filled, which knows what of it was given."""
+        text = self.vformat(layout, args, kwargs)
+        if not is_given((layout, self._fields)):
+            return text
+        literals = list(self.parse(layout))
+        has_nested = len(self._fields) != sum(name is not None for _, name, _, _ in literals)
+        if has_nested or isinstance(layout, GivenText):
+            return GivenText(text)
+        fields = iter(self._fields)
+        parts = [part for literal, name, _, _ in literals for part in (literal, "" if name is None else next(fields))]
+        return as_parted(text, parts)
 
     def convert_field(self, value: Any, conversion: Any) -> Any:
         """`!r` and the like."""
         self._meter.charge([value])
-        return super().convert_field(value, conversion)
+        return made_of(super().convert_field(value, conversion), value)
 
     def format_field(self, value: Any, format_spec: str) -> str:
         """One field's text."""
         check_fields(format_spec)
         self._meter.charge([value])
-        text: str = super().format_field(value, format_spec)
+        text: str = made_of(super().format_field(value, format_spec), value)
         self._num_characters += len(text)
         self._meter.check_characters(self._num_characters)
+        self._fields.append(text)
         return text
 
 

@@ -103,8 +103,10 @@ class Tokenizer:
         """Token ids of `text`. `add_bos` None does what the model says, of the text's end too; else only what it says.
 
         Without `allow_special` no text yields a special id; with it, the names of special tokens stand for them.
-        Raises UsageError for text that is not valid Unicode (lone surrogates).
+        Raises UsageError for what is no text, and for text that is not valid Unicode (lone surrogates).
         """
+        if not isinstance(text, str):
+            raise UsageError(f"the text to encode is a {type(text).__name__}", hint="Give a str.")
         return self.encode_pieces(self.split_special(text) if allow_special else [text], add_bos=add_bos)
 
     def encode_pieces(self, pieces: Iterable[str | int], *, add_bos: bool | None = None) -> list[int]:

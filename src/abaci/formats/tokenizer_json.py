@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 
 from abaci.errors import UnsupportedModelError
 from abaci.formats.checkpoint import MetadataValue
-from abaci.formats.gguf_tokenizer import read_gguf
+from abaci.formats.gguf_tokenizer import SPACE_PREFIX_KEY, read_gguf
 from abaci.formats.implied_merges import implied_merges
 from abaci.formats.tokenizer import Tokenizer
 from abaci.formats.tokenizer_keys import check_alike
@@ -82,7 +82,12 @@ def _sentence_piece(
         unk_token=vocabulary.tokens[unknown] if isinstance(unknown, int) else None,
     )
     library = tokenizers.Tokenizer(model)
-    library.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, "always" if adds_space else "never", split=False)
+    spell = normalizers.Replace(" ", SPACE)
+    way = metadata.get(_PREFIX + SPACE_PREFIX_KEY)
+    if adds_space and isinstance(way, str) and way in ("always", "first"):
+        library.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, way, split=False)
+    else:
+        library.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), spell]) if adds_space else spell
     parts = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     library.decoder = decoders.Sequence([*parts, decoders.Strip(" ", 1, 0)] if adds_space else parts)
     return library

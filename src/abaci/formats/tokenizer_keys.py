@@ -14,7 +14,7 @@ import tokenizers
 
 from abaci.errors import UnsupportedModelError
 from abaci.formats.checkpoint import MetadataValue
-from abaci.formats.gguf_tokenizer import read_gguf
+from abaci.formats.gguf_tokenizer import SPACE_PREFIX_KEY, read_gguf
 from abaci.formats.huggingface_tokenizer import read_huggingface
 from abaci.formats.tokenizer import Tokenizer
 from abaci.formats.vocabulary import Vocabulary, end_tokens
@@ -119,16 +119,20 @@ class _Description:
         for merge in self._merges():
             ranks.setdefault(merge.replace(" ", "", 1), len(ranks))
         scores = [_LOWEST_SCORE if name not in ranks else -float(ranks[name]) for name in vocabulary.tokens]
-        return {"model": "llama", "pre": "default", "scores": scores, "add_space_prefix": self._adds_space()}
+        way = self._space_prefix()
+        keys = {"model": "llama", "pre": "default", "scores": scores, "add_space_prefix": way != "never"}
+        return keys if way == "never" else keys | {SPACE_PREFIX_KEY: way}
 
     def _merges(self) -> list[str]:
         """Two pieces with a space between, as older files list them; newer ones list pairs."""
         return [merge if isinstance(merge, str) else " ".join(merge) for merge in self._model.get("merges", [])]
 
-    def _adds_space(self) -> bool:
-        spaces = [part for part in self._splitters if part["type"] == "Metaspace"]
-        schemes = [part.get("prepend_scheme", "always") for part in spaces]
-        return any(part["type"] == "Prepend" for part in self._normalizers) or any(s != "never" for s in schemes)
+    def _space_prefix(self) -> str:
+        """Which texts get one."""
+        if any(part["type"] == "Prepend" for part in self._normalizers):
+            return "prepend"
+        spaces = (part for part in self._splitters if part["type"] == "Metaspace")
+        return next((str(part.get("prepend_scheme", "always")) for part in spaces), "never")
 
     def _rule_name(self) -> str:
         """The first rule that cuts every sample as the folder's own does: expressions may be written in many ways."""

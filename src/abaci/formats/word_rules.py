@@ -52,11 +52,14 @@ def _words(letters: str, digits: str) -> str:
     return rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?[{letters}]+|{digits}|{other}|{_SPACES}"
 
 
-def _cased_words(contraction: str, digits: str) -> str:
-    """The expression that began with o200k: a word changes where lower case is followed by upper case."""
+def _cased_words(contraction: str, digits: str, but: str = "", ends: str = r"\r\n/") -> str:
+    """The expression that began with o200k: a word changes where lower case is followed by upper case.
+
+    Letters are all `but` these; a run of other signs takes what it `ends` with along.
+    """
     begin = r"[^\r\n\p{L}\p{N}]?"
-    lower, upper = f"{begin}[{_UPPER}]*[{_LOWER}]+", f"{begin}[{_UPPER}]+[{_LOWER}]*"
-    return rf"{lower}{contraction}|{upper}{contraction}|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}"
+    lower, upper = f"{begin}[{_UPPER}{but}]*[{_LOWER}{but}]+", f"{begin}[{_UPPER}{but}]+[{_LOWER}{but}]*"
+    return rf"{lower}{contraction}|{upper}{contraction}|{digits}| ?[^\s\p{{L}}\p{{N}}]+[{ends}]*|{_SPACES}"
 
 
 # Letters that have case, but for some scripts; those that normalisation would change are escaped.
@@ -73,6 +76,7 @@ _QWEN2: Final = WordRule((_words(r"\p{L}", r"\p{N}"),), nfc=True)
 _LLAMA3: Final = WordRule((_CL100K,), takes_words=True, begins_text=True)
 _GLM4: Final = WordRule((_CL100K,), takes_words=True)
 _O200K: Final = WordRule((_cased_words(f"{_CONTRACTION}?", r"\p{N}{1,3}"),), takes_words=True)
+_KIMI: Final = r"\p{Han}+|" + _cased_words(f"{_CONTRACTION}?", r"\p{N}{1,3}", but=r"&&[^\p{Han}]", ends=r"\r\n")
 _SINGLE_DIGITS: Final = WordRule((r"\p{N}", GPT2_WORDS))
 _WHOLE_NUMBERS: Final = WordRule((GPT2_WORDS,))
 
@@ -114,6 +118,7 @@ WORD_RULES: Final[Mapping[str, WordRule]] = MappingProxyType(
         "llama4": _O200K,
         "kanana2": _O200K,
         "minimax-m2": _O200K,
+        "kimi-k2": WordRule((_KIMI,), takes_words=True),
         "deepseek-llm": WordRule(
             (
                 r"[\r\n]",
