@@ -135,7 +135,7 @@ def main() -> None:
     for seed, model in enumerate(MODELS):
         path = GOLDEN / f"{model.name}.gguf"
         rng = np.random.default_rng(seed)
-        tokens = _tokens(model.architecture)
+        tokens = vocabulary(model.architecture)
         write_model(path, model, rng, tokens)
         reference = load_model(path)
         arrays = {}
@@ -254,7 +254,7 @@ def _llama3_frequency_factors(model: TinyModel) -> np.ndarray:
     return (plain / stretched.numpy()).astype(np.float32)
 
 
-def _tokens(architecture: str) -> list[str]:
+def vocabulary(architecture: str) -> list[str]:
     """The vocabulary: specials, bytes, and some pieces made of them."""
     if architecture == "gemma3":
         specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]

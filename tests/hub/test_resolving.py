@@ -113,3 +113,22 @@ def test_real_weights_are_taken_from_a_file(smollm2_path: Path) -> None:
     assert resolved == hub.resolve("smollm2:135m", download=False)
     assert resolved.path != smollm2_path
     assert resolved.licence == "Apache-2.0"
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "words"),
+    [
+        ("x" * 5000, UsageError, "5,000 characters"),
+        ("x" * 300, UsageError, "no model can be called 'xxx"),
+        ("a/" + "x" * 1000, UsageError, "cannot be part of a repository's name"),
+        ("./" + "x" * 300, ModelNotFoundError, r"no file or folder \./xxx"),
+    ],
+)
+def test_a_name_too_long_for_a_file_is_that_of_no_model(name: str, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words) as raised:
+        hub.resolve(name, download=True)
+    assert len(str(raised.value)) < 500
+
+
+def test_a_path_too_long_for_a_file_is_that_of_no_own_file() -> None:
+    hub.forbid_own_file("./" + "x" * 300)

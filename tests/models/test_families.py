@@ -1,5 +1,6 @@
 """Settings and tensors of a GGUF file to a spec: what is read, and what is refused."""
 
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from abaci.errors import AbaciError, FileFormatError, UnsupportedModelError
 from abaci.formats.gguf import GgufCheckpoint
 from abaci.formats.huggingface import HuggingFaceCheckpoint
 from abaci.models.families import known_architectures, spec_from_gguf
-from abaci.models.spec import GatedMlp, RopeStyle
+from abaci.models.spec import GatedMlp, Rope, RopeStyle
 from abaci.tensor import TensorInfo, WeightFormat
 
 Description = tuple[dict[str, object], dict[str, TensorInfo]]
@@ -183,6 +184,50 @@ def test_setting_that_would_change_the_mathematics_is_refused(
         spec_from_gguf(metadata, tensors)
 
 
+NEUTRAL = (
+    ("attention.causal", True, False),
+    ("expert_shared_feed_forward_length", 0, 64),
+    ("expert_shared_count", 0, 1),
+    ("rope.scaling.yarn_ext_factor", 1.0, 0.5),
+)
+
+
+@pytest.mark.parametrize(("key", "neutral", "other"), NEUTRAL)
+def test_setting_that_says_nothing_new_is_let_pass(
+    description: Description, key: str, neutral: object, other: object
+) -> None:
+    metadata, tensors = description
+    plain = spec_from_gguf(metadata, tensors)
+    metadata[f"{metadata['general.architecture']}.{key}"] = neutral
+    assert spec_from_gguf(metadata, tensors) == plain
+    metadata[f"{metadata['general.architecture']}.{key}"] = other
+    with pytest.raises(UnsupportedModelError, match=re.escape(key)):
+        spec_from_gguf(metadata, tensors)
+
+
+@pytest.mark.parametrize("key", ["rope.scaling.factor", "rope.scale_linear"])
+def test_a_stretch_without_a_type_is_linear(key: str) -> None:
+    metadata, tensors = describe(golden_path("qwen2"))
+    metadata[f"qwen2.{key}"] = 4.0
+    assert spec_from_gguf(metadata, tensors).layers[0].mixer.rope.linear_scale == 4.0
+
+
+def test_magnitude_of_yarn() -> None:
+    metadata, tensors = describe(golden_path("qwen2"))
+    metadata |= {"qwen2.rope.scaling.type": "yarn", "qwen2.rope.scaling.factor": 8.0}
+
+    def rope() -> Rope:
+        return spec_from_gguf(metadata, tensors).layers[0].mixer.rope
+
+    usual = 1 + 0.1 * math.log(8)
+    assert rope().magnitude == usual
+    assert rope().yarn.original_context == metadata["qwen2.context_length"]
+    metadata["qwen2.rope.scaling.attn_factor"] = 1.25
+    assert rope().magnitude == usual * 1.25
+    metadata["qwen2.rope.scaling.yarn_attn_factor"] = 1.5  # as converters write the published attention_factor
+    assert rope().magnitude == 1.5
+
+
 def test_dynamic_scaling_is_none_up_to_the_original_context(description: Description) -> None:
     metadata, tensors = description
     prefix = f"{metadata['general.architecture']}.rope.scaling."
@@ -274,3 +319,16 @@ def test_a_hybrid_without_full_attention_is_refused(name: str) -> None:
     metadata[f"{architecture}.full_attention_interval"] = 1000
     with pytest.raises(UnsupportedModelError, match="attends in full"):
         spec_from_gguf(metadata, tensors)
+
+
+def test_early_conversions_of_qwen3_next_are_refused_with_a_way_out() -> None:
+    with HuggingFaceCheckpoint.open(golden_folder("qwen3_next")) as checkpoint:
+        metadata, tensors = checkpoint.metadata, dict(checkpoint.tensors)
+    name = "blk.0.ssm_in.weight"
+    tensors = {
+        key: info for key, info in tensors.items() if key not in ("blk.0.attn_gate.weight", "blk.0.attn_qkv.weight")
+    }
+    tensors[name] = TensorInfo(name, WeightFormat.F32, (192, 32), 0, 0)
+    with pytest.raises(UnsupportedModelError, match=name) as caught:
+        spec_from_gguf(metadata, tensors)
+    assert "newer GGUF" in str(caught.value.hint)

@@ -92,6 +92,7 @@ def test_the_output_or_a_tied_embedding_is_kept_well(mixture: str, label: str) -
         ("q5_k_m", 896, "Q5_1"),
         ("q6_k", 896, "Q8_0"),
         ("q2_k", 896, "IQ4_NL"),
+        ("q3_k_s", 896, "IQ4_NL"),
         ("iq4_xs", 896, "IQ4_NL"),
         ("q4_k_m", 40, "F16"),
         ("q4_0", 40, "F16"),

@@ -1,10 +1,16 @@
 """`/v1/rerank` over a scripted model: the wire, its limits, its errors. What a model is asked is tested elsewhere."""
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from scripted_server import MODEL, ScriptedServer
+
+from abaci.chat.reranking import YesOrNo
+from abaci.generation import Pooling
 
 DOCUMENTS = ["bad", "good", "fair"]
 CHANCES = {"bad": 0.1, "good": 0.9, "fair": 0.5}
@@ -47,6 +53,21 @@ def test_more_documents_than_run_at_a_time(server: ScriptedServer) -> None:
     answer = post(server, documents=documents, top_n=2).json()
     assert [result["index"] for result in answer["results"]] == [50, 51]
     assert len(server.requests) == 2 * len(documents)
+
+
+def test_a_classifier_takes_one_request_for_each_document(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert post(server).status_code == 200, "which loads it"
+    server.requests.clear()
+    (model,) = [model for model in server.services.pool.loaded() if model.status.name == MODEL]
+    classifier = YesOrNo(np.array([0.25, 9.0, -0.0625], np.float32))
+    monkeypatch.setattr(model, "text", replace(model.text, classifier=classifier))
+    answer = post(server).json()
+    expected = 1 / (1 + math.exp(-0.5))
+    assert [result["relevance_score"] for result in answer["results"]] == pytest.approx([expected] * 3)
+    assert [result["index"] for result in answer["results"]] == [0, 1, 2]
+    assert [request.pooling for request in server.requests] == [Pooling.LAST] * 3
 
 
 def test_instruction_and_standing_reach_the_model(server: ScriptedServer) -> None:

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from abaci.errors import UsageError
 
 MAX_NAME_CHARACTERS: Final = 2_000
+_SHOWN_CHARACTERS: Final = 120
 
 _PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,126}")
@@ -168,7 +169,12 @@ def parse_name(text: str) -> ModelName:
     try:
         return _parse(text)
     except ValueError as error:
-        raise UsageError(f"no model can be called {text!r}: {error}", hint=FORMS) from error
+        raise UsageError(f"no model can be called {shortened(text)!r}: {shortened(str(error))}", hint=FORMS) from error
+
+
+def shortened(text: str) -> str:
+    """For a message: of a long name its beginning and its end."""
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:60]}\N{HORIZONTAL ELLIPSIS}{text[-50:]}"
 
 
 FORMS: Final = (

@@ -1,5 +1,6 @@
 """From what a person types, a catalog name, a `.gguf` file or a folder, to the file to open."""
 
+import errno
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from abaci.errors import AbaciError, ModelNotFoundError, OfflineError, UsageErro
 from abaci.hub.catalog import load_catalog, near_names, pinned_entries, pinned_entry
 from abaci.hub.download import DownloadListener, SilentListener, fetch
 from abaci.hub.http_source import UrlSource, checked_http_url
-from abaci.hub.names import CatalogName, LocalPath, ModelName, parse_name
+from abaci.hub.names import CatalogName, LocalPath, ModelName, parse_name, shortened
 from abaci.hub.network import Network
 from abaci.hub.planning import plan
 from abaci.hub.references import StoredModel
@@ -45,7 +46,7 @@ def resolve(name: str, *, download: bool, progress: DownloadListener | None = No
     if not name.strip():
         raise UsageError("the model's name is empty", hint="Give a name or a path. What is here: abaci list")
     path = Path(name).expanduser()
-    if path.exists():
+    if _is_here(path):
         return _resolve_path(path)
     store = Store()
     stored = _stored(name, store)
@@ -100,7 +101,7 @@ def forbid_own_file(name: str) -> None:
         is_path = isinstance(parse_name(name), LocalPath)
     except UsageError:  # what it is worth is told where it is looked up
         return
-    if is_path and Path(name).expanduser().exists():
+    if is_path and _is_here(Path(name).expanduser()):
         raise ModelNotFoundError(
             f"{name} is a path, and what is fetched has a name",
             hint="A file of your own runs as it is; the names of what was fetched: abaci list",
@@ -113,6 +114,16 @@ def stored_model(name: str, store: Store) -> StoredModel:
     if stored is None:
         raise ModelNotFoundError(f"{known_name(name)} is not here", hint=f"Fetch it: abaci pull {name}")
     return stored
+
+
+def _is_here(path: Path) -> bool:
+    """A name too long for a file is that of none."""
+    try:
+        return path.exists()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
 
 
 def _stored(name: str, store: Store) -> StoredModel | None:
@@ -135,7 +146,9 @@ def known_name(name: str) -> ModelName:
     """
     parsed = parse_name(name)
     if isinstance(parsed, LocalPath):
-        raise ModelNotFoundError(f"no file or folder {name}", hint="Check the path, or see the catalog: abaci search")
+        raise ModelNotFoundError(
+            f"no file or folder {shortened(name)}", hint="Check the path, or see the catalog: abaci search"
+        )
     if isinstance(parsed, CatalogName):
         catalog = load_catalog()
         if catalog.find(parsed.text) is None:

@@ -12,6 +12,7 @@ from abaci.errors import FileFormatError, UnsupportedModelError
 from abaci.models.spec import (
     Activation,
     Attention,
+    Classifier,
     Embedding,
     ExpertLinear,
     GatedMlp,
@@ -33,6 +34,8 @@ EMBEDDING = "token_embd.weight"
 HEAD = "output.weight"
 FREQUENCY_FACTORS = "rope_freqs.weight"
 
+_CLASSIFIER = "cls.output.weight"
+
 _DESCRIPTIVE = frozenset(
     {
         "vocab_size",
@@ -44,6 +47,20 @@ _DESCRIPTIVE = frozenset(
     }
 )
 """Keys that describe the file without changing the mathematics; sections of a rotation matter to images only."""
+
+_NEUTRAL: Mapping[str, object] = {
+    "attention.causal": True,
+    "expert_shared_count": 0,
+    "expert_shared_feed_forward_length": 0,
+    "rope.scaling.yarn_ext_factor": 1.0,
+}
+"""Keys that say nothing at these values, where a family does not read them: converters write them for every family."""
+
+
+def is_neutral(key: str, value: object) -> bool:
+    """Whether the setting, named without its architecture, says no more than what any family does without it."""
+    return key in _NEUTRAL and _NEUTRAL[key] == value
+
 
 _EXPERT_SETTINGS = (
     "expert_count",
@@ -239,8 +256,8 @@ class GgufConfig:
             style=style,
             frequency_factors=FREQUENCY_FACTORS if self.has_tensor(FREQUENCY_FACTORS) else None,
         )
-        kind = self.text("rope.scaling.type", default="none")
-        factor = self.number("rope.scaling.factor", default=1.0)
+        kind = self.text("rope.scaling.type", default="linear")  # as llama.cpp reads files of before there were types
+        factor = self.number("rope.scaling.factor", default=self.number("rope.scale_linear", default=1.0))
         if kind == "linear":
             return replace(rope, linear_scale=factor)
         if kind == "yarn":
@@ -274,13 +291,18 @@ class GgufConfig:
         return dim
 
     def _stretched(self, rope: Rope, factor: float, *, truncate: bool) -> Rope:
-        """YaRN; a multiplier of the logarithm moves its magnitude from the rotation to whoever reads the multiplier."""
-        magnitude = self.number("rope.scaling.attn_factor", default=1.0)
-        if self.yarn_log_multiplier() == 0 and factor > 1:
-            magnitude *= 1 + 0.1 * math.log(factor)
+        """YaRN; a multiplier of the logarithm moves its magnitude from the rotation to whoever reads the multiplier.
+
+        `yarn_attn_factor` is all of it, the published `attention_factor`; `attn_factor` comes on top of YaRN's own.
+        """
+        magnitude = 1.0 if self.yarn_log_multiplier() or factor <= 1 else 1 + 0.1 * math.log(factor)
+        magnitude *= self.number("rope.scaling.attn_factor", default=1.0)
+        magnitude = self.number("rope.scaling.yarn_attn_factor", default=magnitude)
         yarn = Yarn(
             factor=factor,
-            original_context=self.integer("rope.scaling.original_context_length", 1, MAX_CONTEXT_TOKENS),
+            original_context=self.integer(
+                "rope.scaling.original_context_length", 1, MAX_CONTEXT_TOKENS, default=self.context_length
+            ),
             beta_fast=self.number("rope.scaling.yarn_beta_fast", default=32.0),
             beta_slow=self.number("rope.scaling.yarn_beta_slow", default=1.0),
             truncate=self.flag("rope.scaling.yarn_truncate", default=truncate),
@@ -416,6 +438,8 @@ class GgufConfig:
     def model(self, build_layer: Callable[[int], Layer], *, embedding_scale: float = 1.0) -> ModelSpec:
         """The whole decoder of the layers that `build_layer` makes."""
         embedding = self.embedding(embedding_scale)
+        classifier = self.classifier()
+        has_logits = classifier is None or self.has_tensor(HEAD)
         return ModelSpec(
             architecture=self.architecture,
             embedding=embedding,
@@ -423,8 +447,25 @@ class GgufConfig:
             norm=self.norm("output_norm"),
             head=self.head(embedding),
             context_length=self.context_length,
-            has_head=self.flag("has_head", default=True),
+            has_head=self.flag("has_head", default=True) and has_logits,
+            classifier=classifier,
         )
+
+    def classifier(self) -> Classifier | None:
+        """That of a reranker, which answers yes or no; a file that has one need not have a head."""
+        if not self.has_tensor(_CLASSIFIER):
+            return None
+        labels = self._read("classifier.output_labels", [])
+        if labels not in (["yes", "no"], ["no", "yes"]):
+            raise UnsupportedModelError(
+                f"{_CLASSIFIER} with the labels {labels!r:.60} is not supported",
+                hint="Rerankers whose labels are yes and no are.",
+            )
+        assert isinstance(labels, list)
+        if tuple(self._shape(_CLASSIFIER)) != (2, self.hidden_size):
+            raise FileFormatError(f"{_CLASSIFIER} has not a row of {self.hidden_size} values for each of {labels}")
+        self.leave(_CLASSIFIER)
+        return Classifier(_CLASSIFIER, labels.index("yes"), labels.index("no"))
 
     def head(self, embedding: Embedding) -> Linear:
         """The output matrix: its own, or the embedding's where the file has none."""
@@ -434,8 +475,11 @@ class GgufConfig:
     def refuse_unread_keys(self) -> None:
         """Raise UnsupportedModelError for a setting of this architecture nobody read: it could change the output."""
         prefix = f"{self.architecture}."
-        keys = {name.removeprefix(prefix) for name in self._metadata if name.startswith(prefix)}
-        if unknown := sorted(keys - self._keys_read - _DESCRIPTIVE):
+        settings = {
+            name.removeprefix(prefix): value for name, value in self._metadata.items() if name.startswith(prefix)
+        }
+        unread = settings.keys() - self._keys_read - _DESCRIPTIVE
+        if unknown := sorted(key for key in unread if not is_neutral(key, settings[key])):
             raise UnsupportedModelError(
                 f"the file's settings {', '.join(prefix + key for key in unknown)} are not known to this version",
                 hint="Running without them could change the model's output; a newer version may support them.",

@@ -1,8 +1,8 @@
 """Which format each tensor of a model gets under a named mixture such as Q4_K_M.
 
 The choices are those of llama.cpp, so that a name means the same everywhere: what hurts most when it is rounded (value
-and down projections of the first and last layers, the output) gets more bits. Tables and rules only: must not read or
-write any file.
+and down projections of the first and last layers, the output) gets more bits. Where its versions differ, at what stands
+in for Q2_K and Q3_K, it is the better of the two. Tables and rules only: must not read or write any file.
 """
 
 import re
@@ -106,7 +106,10 @@ _FALLBACKS: Final = MappingProxyType(
         _F.Q6_K: _F.Q8_0,
     }
 )
-"""For rows that are not whole blocks of 256; what then is not whole blocks of 32 either becomes F16."""
+"""For rows that are not whole blocks of 256; what then is not whole blocks of 32 either becomes F16.
+
+For Q2_K and Q3_K newer versions of llama.cpp take Q4_0, earlier ones IQ4_NL, which is as large and loses less.
+"""
 
 _KEPT: Final = (
     "_norm.weight",

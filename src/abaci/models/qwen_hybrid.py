@@ -69,6 +69,12 @@ def delta_net(config: GgufConfig, layer: int) -> DeltaNet:
     """The linear attention of one layer. Qwen3-Next stores beta and alpha together, by key head; later models apart,
     with the value heads in another order."""
     block, hidden = f"blk.{layer}.", config.hidden_size
+    if config.has_tensor(f"{block}ssm_in.weight"):
+        raise UnsupportedModelError(
+            f"{block}ssm_in.weight: queries, keys, values and gates in one matrix, head by head, are not supported",
+            hint="The file is an early conversion: fetch a newer GGUF file of the model, or its folder, and use "
+            "`abaci convert` on that.",
+        )
     key_dim = config.integer("ssm.state_size", 1, 1024)
     num_key_heads = config.integer("ssm.group_count", 1, MAX_WIDTH)
     num_value_heads = config.integer("ssm.time_step_rank", 1, MAX_WIDTH)

@@ -574,6 +574,18 @@ class CacheGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class Classifier:
+    """The small head of a reranker: `weight` has a row for either answer, to be multiplied with a hidden state.
+
+    No step computes it, so it is none of the spec's tensors.
+    """
+
+    weight: str
+    yes: int
+    no: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """A whole decoder. `head` may name the embedding's tensor (tied)."""
 
@@ -588,6 +600,8 @@ class ModelSpec:
     """Logits x become cap * tanh(x / cap)."""
     has_head: bool = True
     """False: the model only embeds; `head`, which names the embedding then, gives no logits that mean anything."""
+    classifier: Classifier | None = None
+    """Of the last token's normed hidden state, in a reranker."""
     notes: tuple[str, ...] = ()
     """What the user should know of how it is run."""
     parts: tuple[object, ...] = field(init=False, repr=False, compare=False)

@@ -8,7 +8,7 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from abaci.chat.reranking import Reranker, ranked, relevance
+from abaci.chat.reranking import Reranker, ranked
 from abaci.generation import TokenEvent
 from abaci.server.generating import Generation, beside_loop, generation
 from abaci.server.replies import Reply, Sender
@@ -86,10 +86,10 @@ async def rerank(request: Request, services: Services) -> Response:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Which document a request belongs to, and which of its two answers."""
+    """Which document a request belongs to, and which of its requests it is."""
 
     document: int
-    answer: int
+    number: int
 
 
 class _Call:
@@ -99,10 +99,11 @@ class _Call:
         self._running = running
         self._body = body
         self._texts = texts
-        self._reranker = Reranker(running.model.text.tokenizer, body.query, body.instruction)
+        model = running.model.text
+        self._reranker = Reranker(model.tokenizer, body.query, body.instruction, model.classifier)
         self._num_submitted = 0
         self._places: dict[str, _Place] = {}
-        self._events: list[list[TokenEvent | None]] = [[None, None] for _ in texts]
+        self._events: list[dict[int, TokenEvent]] = [{} for _ in texts]
 
     async def scores(self) -> list[float]:
         """Of each document, in the order given. Raises what submitting or a failed step raises."""
@@ -115,11 +116,10 @@ class _Call:
             if event.error is not None:
                 raise event.error
             place = self._places[event.request_id]
-            answers = self._events[place.document]
-            answers[place.answer] = event
-            yes, no = answers
-            if yes is not None and no is not None:
-                scores[place.document] = relevance(yes.prompt_logprobs, no.prompt_logprobs)
+            answered = self._events[place.document]
+            answered[place.number] = event
+            if len(answered) == self._reranker.num_requests:
+                scores[place.document] = self._reranker.relevance([event for _, event in sorted(answered.items())])
                 await self._submit_next()
         return scores
 
@@ -130,8 +130,9 @@ class _Call:
         self._num_submitted += 1
         text = self._texts[document]
         first = self._running.new_id()
-        requests = await beside_loop(len(text), lambda: self._reranker.requests(text, (first, f"{first}-no")))
-        for answer, request in enumerate(requests):
-            self._places[request.request_id] = _Place(document, answer)
+        ids = [first, *(f"{first}-{number}" for number in range(1, self._reranker.num_requests))]
+        requests = await beside_loop(len(text), lambda: self._reranker.requests(text, ids))
+        for number, request in enumerate(requests):
+            self._places[request.request_id] = _Place(document, number)
             asked = replace(request, priority=self._body.priority, cache_salt=self._body.cache_salt or "")
             await self._running.submit(asked)

@@ -11,7 +11,9 @@ def spec_from_config(config: GgufConfig) -> ModelSpec:
     rope = config.rope(RopeStyle.INTERLEAVED)
     beta = config.factor("attention.temperature_scale", default=0.0)
     window = config.window()
-    period = config.integer("rope.scaling.original_context_length", 1, MAX_CONTEXT_TOKENS, default=MAX_CONTEXT_TOKENS)
+    period = MAX_CONTEXT_TOKENS
+    for key in ("rope.scaling.original_context_length", "attention.temperature_length"):
+        period = config.integer(key, 1, MAX_CONTEXT_TOKENS, default=period)
     query_scale = PositionScale(beta, period) if beta else None
 
     def build_layer(layer: int) -> Layer:

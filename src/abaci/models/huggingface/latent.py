@@ -58,31 +58,28 @@ def _sizes(settings: Settings) -> tuple[int, int, int]:
 
 @dataclass(frozen=True, slots=True)
 class LatentSizes:
-    """Ranks and sizes; the arguments are what `config.json` may leave out."""
+    """Ranks and sizes; the arguments are what `config.json` may leave out. Null as the rank of queries: no latent."""
 
-    query_rank: int | None
+    query_rank: int
     latent: int
     rope: int
     nope: int
     value: int
 
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
-        latent, rope = config.integer("kv_lora_rank", self.latent), config.integer("qk_rope_head_dim", self.rope)
+        latent, rope = config.integer("kv_lora_rank"), config.integer("qk_rope_head_dim")
         heads = config.integer("num_attention_heads")
         if config.integer("num_key_value_heads", heads) != heads:
             raise config.unsupported("num_key_value_heads", "is not the number of heads, as in latent attention")
-        query_rank = None if config.names("q_lora_rank") and not config.has("q_lora_rank") else self.query_rank
-        if config.has("q_lora_rank"):
-            query_rank = config.integer("q_lora_rank")
-        config.value("q_lora_rank")
+        query_rank = config.integer("q_lora_rank", 0)
         ranks = {"attention.kv_lora_rank": latent} | ({"attention.q_lora_rank": query_rank} if query_rank else {})
         return {
             **ranks,
             "attention.head_count_kv": 1,
             "attention.key_length": latent + rope,
             "attention.value_length": latent,
-            "attention.key_length_mla": config.integer("qk_nope_head_dim", self.nope) + rope,
-            "attention.value_length_mla": config.integer("v_head_dim", self.value),
+            "attention.key_length_mla": config.integer("qk_nope_head_dim") + rope,
+            "attention.value_length_mla": config.integer("v_head_dim"),
             "rope.dimension_count": rope,
         }
 
@@ -97,6 +94,16 @@ class LatentSizes:
             "qk_rope_head_dim": rope,
             "qk_nope_head_dim": settings.get("attention.key_length_mla") - rope,
             "v_head_dim": settings.get("attention.value_length_mla"),
+        }
+
+    @property
+    def defaults(self) -> Mapping[str, Value]:
+        return {
+            "q_lora_rank": self.query_rank,
+            "kv_lora_rank": self.latent,
+            "qk_rope_head_dim": self.rope,
+            "qk_nope_head_dim": self.nope,
+            "v_head_dim": self.value,
         }
 
 
@@ -122,9 +129,6 @@ _ROPE = Rope(log_multiplier=0.1)
 class LatentRope:
     """The rope of the part that rotates: all of its values. YaRN's multiplier stands in GGUF by a tenth."""
 
-    size: int = 64
-    """Of that part, where `config.json` does not say."""
-
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
         return RopeReader(config, _ROPE.theta).turning(_ROPE)
 
@@ -136,7 +140,7 @@ class LatentRope:
         """The table of `llama3`."""
 
         def factors(config: PublishedConfig) -> NDArray[np.float32] | None:
-            return RopeReader(config, _ROPE.theta).frequency_factors(config.integer("qk_rope_head_dim", self.size))
+            return RopeReader(config, _ROPE.theta).frequency_factors(config.integer("qk_rope_head_dim"))
 
         return (ComputedTensor(FREQUENCY_FACTORS, factors),)
 

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from enum import Enum
 
 from abaci.models.gguf_config import MAX_LAYERS
-from abaci.models.huggingface.mapping import Gguf, Value
+from abaci.models.huggingface.mapping import Gguf, Value, default_of
 from abaci.models.huggingface.published_config import PublishedConfig
 
 FULL = "full_attention"
 SLIDING = "sliding_attention"
 
 
-def layer_count(config: PublishedConfig, default: int) -> int:
+def layer_count(config: PublishedConfig) -> int:
     """How many layers there are, for lists of what each is. Raises FileFormatError."""
-    num_layers = config.integer("num_hidden_layers", default)
+    num_layers = config.integer("num_hidden_layers")
     if not 1 <= num_layers <= MAX_LAYERS:
         raise config.invalid("num_hidden_layers", f"is not between 1 and {MAX_LAYERS}")
     return num_layers
@@ -31,7 +31,7 @@ class FullAttentionOnly:
             config.value(key)
         if config.has("layer_types"):
             uses_window = set(config.items("layer_types")) != {FULL}
-        elif first_layer >= config.integer("num_hidden_layers", 0):
+        elif first_layer >= config.integer("num_hidden_layers"):
             uses_window = False
         if uses_window:
             raise config.unsupported("use_sliding_window", "asks for a sliding window, which this type has nowhere")
@@ -49,17 +49,18 @@ class Window:
     none: int | None = None
 
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
-        config.value("sliding_window")
         if config.has("layer_types") and set(config.items("layer_types")) > {FULL}:
             raise config.unsupported("layer_types", "gives layers of this type different windows")
-        if config.has("sliding_window"):
+        if config.value("sliding_window") is not None:
             return {"attention.sliding_window": config.integer("sliding_window")}
-        default = None if config.names("sliding_window") else self.default
-        window = self.none if default is None else default
-        return {} if window is None else {"attention.sliding_window": window}
+        return {} if self.none is None else {"attention.sliding_window": self.none}
 
     def to_published(self, settings: Gguf) -> Mapping[str, Value]:
         return {"sliding_window": settings.get("attention.sliding_window") or None}
+
+    @property
+    def defaults(self) -> Mapping[str, Value]:
+        return default_of("sliding_window", self.default)
 
 
 class Pattern(Enum):
@@ -79,11 +80,10 @@ class WindowedLayers:
 
     default_window: int
     default_period: int
-    default_layers: int
     pattern: Pattern
 
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
-        window = {"attention.sliding_window": config.integer("sliding_window", self.default_window)}
+        window = {"attention.sliding_window": config.integer("sliding_window")}
         types, period = self._types(config)
         is_periodic = types == _types(len(types), period)
         if self.pattern is Pattern.IMPLIED and is_periodic and period == self.default_period:
@@ -98,6 +98,10 @@ class WindowedLayers:
         types = _types(num_layers, named) if isinstance(named, int) else [SLIDING if has else FULL for has in named]
         return {"sliding_window": settings.get("attention.sliding_window"), "layer_types": types}
 
+    @property
+    def defaults(self) -> Mapping[str, Value]:
+        return {"sliding_window": self.default_window}
+
     def _types(self, config: PublishedConfig) -> tuple[list[object], int]:
         """Of every layer, and the period if they have one."""
         period = self.default_period
@@ -105,7 +109,7 @@ class WindowedLayers:
             period = config.integer(key, period)
             if period < 1:
                 raise config.invalid(key, "is no period of layers")
-        num_layers = layer_count(config, self.default_layers)
+        num_layers = layer_count(config)
         types = config.items("layer_types", _types(num_layers, period))
         if len(types) != num_layers or any(kind not in (FULL, SLIDING) for kind in types):
             raise config.unsupported("layer_types", f"is not {FULL} or {SLIDING} for each layer")

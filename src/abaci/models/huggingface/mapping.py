@@ -41,6 +41,20 @@ class SettingRule(Protocol):
         """Keys of `config.json`."""
 
 
+@runtime_checkable
+class DefaultingRule(Protocol):
+    """A `SettingRule` some of whose keys `config.json` may leave out, and what they are then for every rule."""
+
+    @property
+    def defaults(self) -> Mapping[str, Value]:
+        """By published key."""
+
+
+def default_of(key: str, default: Value) -> Mapping[str, Value]:
+    """As `DefaultingRule` has it; None for no default."""
+    return {} if default is None else {key: default}
+
+
 @dataclass(frozen=True, slots=True)
 class Whole:
     """A whole number under both names; without a default it must be there. `older` is another published name."""
@@ -51,25 +65,26 @@ class Whole:
     older: str | None = None
 
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
-        default = self.default
-        if self.older is not None and not config.has(self.published):
-            default = config.integer(self.older, default)
-        return {self.gguf: config.integer(self.published, default)}
+        is_older = self.older is not None and config.has(self.older) and not config.has(self.published)
+        return {self.gguf: config.integer(self.older if self.older and is_older else self.published)}
 
     def to_published(self, settings: Gguf) -> Mapping[str, Value]:
         return {self.published: settings.get(self.gguf)}
 
+    @property
+    def defaults(self) -> Mapping[str, Value]:
+        return default_of(self.published, self.default)
+
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """A whole number that GGUF has under a second name; the other rule restores it."""
+    """A whole number that GGUF has under a second name; the other rule restores it, and has its default."""
 
     published: str
     gguf: str
-    default: int
 
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
-        return {self.gguf: config.integer(self.published, self.default)}
+        return {self.gguf: config.integer(self.published)}
 
     def to_published(self, settings: Gguf) -> Mapping[str, Value]:
         settings.get(self.gguf)
@@ -85,10 +100,14 @@ class Number:
     default: float | None = None
 
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
-        return {self.gguf: rounded(config.number(self.published, self.default))}
+        return {self.gguf: rounded(config.number(self.published))}
 
     def to_published(self, settings: Gguf) -> Mapping[str, Value]:
         return {self.published: shortest(settings.get(self.gguf))}
+
+    @property
+    def defaults(self) -> Mapping[str, Value]:
+        return default_of(self.published, self.default)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +119,14 @@ class Flag:
     default: bool | None = None
 
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
-        return {self.gguf: config.flag(self.published, self.default)}
+        return {self.gguf: config.flag(self.published)}
 
     def to_published(self, settings: Gguf) -> Mapping[str, Value]:
         return {self.published: settings.get(self.gguf)}
+
+    @property
+    def defaults(self) -> Mapping[str, Value]:
+        return default_of(self.published, self.default)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +180,22 @@ class Unused:
 
 
 @dataclass(frozen=True, slots=True)
+class Idle:
+    """A key of the published files that says nothing with this value, and that nothing follows with another."""
+
+    published: str
+    value: Value
+
+    def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
+        if config.value(self.published, self.value) != self.value:
+            config.pass_over(self.published)
+        return {}
+
+    def to_published(self, settings: Gguf) -> Mapping[str, Value]:
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
 class Present:
     """A flag that says whether some tensor is there, which in GGUF the tensor itself does."""
 
@@ -178,10 +217,7 @@ class HeadSizes:
     default: int | None = None
 
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
-        default = self.default
-        if default is None and not config.has("head_dim"):
-            default = config.integer("hidden_size") // max(1, config.integer("num_attention_heads"))
-        head_dim = config.integer("head_dim", default)
+        head_dim = head_dim_of(config)
         return {"attention.key_length": head_dim, "attention.value_length": head_dim}
 
     def to_published(self, settings: Gguf) -> Mapping[str, Value]:
@@ -192,20 +228,28 @@ class HeadSizes:
             raise UnsupportedModelError("keys and values of different sizes have no name in this type of config.json")
         return {"head_dim": key}
 
+    @property
+    def defaults(self) -> Mapping[str, Value]:
+        return default_of("head_dim", self.default)
+
 
 @dataclass(frozen=True, slots=True)
 class KeyValueHeads:
-    """`num_key_value_heads`, by default as many as there are heads."""
+    """`num_key_value_heads`, by default as many as there are heads unless `default` says otherwise."""
 
     default: int | None = None
 
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
-        default = self.default if self.default is not None else config.integer("num_attention_heads")
-        return {"attention.head_count_kv": config.integer("num_key_value_heads", default)}
+        heads = config.integer("num_attention_heads")
+        return {"attention.head_count_kv": config.integer("num_key_value_heads", heads)}
 
     def to_published(self, settings: Gguf) -> Mapping[str, Value]:
         heads = settings.get("attention.head_count")
         return {"num_key_value_heads": settings.get("attention.head_count_kv", heads)}
+
+    @property
+    def defaults(self) -> Mapping[str, Value]:
+        return default_of("num_key_value_heads", self.default)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,9 +310,22 @@ class ModelMapping:
     """Of `config.json`, where such layers are counted on after the last: how many, 1 where it is not there."""
 
     @property
+    def defaults(self) -> Mapping[str, Value]:
+        """What keys that `config.json` leaves out are in this type of model."""
+        rules = (rule for rule in self.settings if isinstance(rule, DefaultingRule))
+        return {key: value for rule in rules for key, value in rule.defaults.items()}
+
+    @property
     def computed(self) -> tuple[ComputedTensor, ...]:
         """Tensors that GGUF has beside the settings they follow from."""
         return tuple(tensor for rule in self.settings if isinstance(rule, ComputingRule) for tensor in rule.computed)
+
+
+def head_dim_of(config: PublishedConfig) -> int:
+    """The values of one head."""
+    if config.value("head_dim") is None:
+        return config.integer("hidden_size") // max(1, config.integer("num_attention_heads"))
+    return config.integer("head_dim")
 
 
 def rounded(value: float) -> float:

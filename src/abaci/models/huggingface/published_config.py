@@ -31,6 +31,7 @@ _BOOKKEEPING = frozenset(
         "is_encoder_decoder",
         "label2id",
         "model_type",
+        "num_labels",
         "output_attentions",
         "output_hidden_states",
         "pad_token_id",
@@ -57,25 +58,29 @@ _LARGEST = 3.4e38
 
 
 class PublishedConfig:
-    """The settings of one model as published; dotted keys reach into nested objects."""
+    """The settings of one model as published; dotted keys reach into nested objects.
 
-    def __init__(self, values: Mapping[str, object]) -> None:
+    What the file leaves out is what its type of model has in `defaults`. Null says that there is none, also where the
+    type has a default, save for objects, which it leaves out.
+    """
+
+    def __init__(self, values: Mapping[str, object], defaults: Mapping[str, object] | None = None) -> None:
         self._values = values
+        self._defaults = defaults or {}
         self._keys_read: set[str] = set()
         self._keys_passed_over: set[str] = set()
 
     def has(self, key: str) -> bool:
-        """Whether the key is there and not null."""
+        """Whether the file has the key, and not as null."""
         return self._find(key) not in (None, _MISSING)
 
-    def names(self, key: str) -> bool:
-        """Whether the key is there, perhaps as null."""
-        return self._find(key) is not _MISSING
-
     def value(self, key: str, default: object = None) -> object:
-        """Whatever stands under the key; null counts as absent."""
-        self._keys_read.add(key.partition(".")[0])
+        """Whatever the file has, or the type of model by default; `default` where neither has anything."""
+        outer = key.partition(".")[0]
+        self._keys_read.add(outer)
         found = self._find(key)
+        if found is _MISSING and self._values.get(outer) is None:
+            found = _reach(self._defaults, key)
         return default if found is None or found is _MISSING else found
 
     def integer(self, key: str, default: int | None = None) -> int:
@@ -117,7 +122,7 @@ class PublishedConfig:
     def keys(self, key: str) -> set[str]:
         """Names inside a nested object; none if it is absent."""
         found = self.value(key, {})
-        if not isinstance(found, dict):
+        if not isinstance(found, Mapping):
             raise self.invalid(key, "is not an object")
         return set(found)
 
@@ -138,7 +143,7 @@ class PublishedConfig:
         return UnsupportedModelError(f"{key} = {self._shown(key)} {complaint}")
 
     def _shown(self, key: str) -> str:
-        shown = repr(self._find(key, None))
+        shown = repr(self.value(key))
         return shown if len(shown) <= 60 else shown[:57] + "..."
 
     def _required(self, key: str, default: object) -> object:
@@ -147,10 +152,14 @@ class PublishedConfig:
             raise FileFormatError(f"the setting {key} is missing")
         return found
 
-    def _find(self, key: str, default: object = _MISSING) -> object:
-        found: object = self._values
-        for part in key.split("."):
-            if not isinstance(found, Mapping) or part not in found:
-                return default
-            found = found[part]
-        return found
+    def _find(self, key: str) -> object:
+        return _reach(self._values, key)
+
+
+def _reach(values: Mapping[str, object], key: str) -> object:
+    found: object = values
+    for part in key.split("."):
+        if not isinstance(found, Mapping) or part not in found:
+            return _MISSING
+        found = found[part]
+    return found

@@ -28,7 +28,7 @@ class InnerSize:
     """All values of a delta net together."""
 
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
-        heads = config.integer("linear_num_value_heads", 32)
+        heads = config.integer("linear_num_value_heads")
         return {"ssm.inner_size": heads * config.integer("linear_value_head_dim", 128)}
 
     def to_published(self, settings: Gguf) -> Mapping[str, Value]:

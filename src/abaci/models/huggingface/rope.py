@@ -6,7 +6,7 @@ Older files have `rope_theta` and `rope_scaling`, newer ones `rope_parameters` t
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from abaci.errors import UnsupportedModelError
 from abaci.models.huggingface.layers import FULL
 from abaci.models.huggingface.llama3_stretch import FREQUENCY_FACTORS, Llama3Stretch
-from abaci.models.huggingface.mapping import ComputedTensor, Gguf, Value, rounded, shortest
+from abaci.models.huggingface.mapping import ComputedTensor, Gguf, Value, head_dim_of, rounded, shortest
 from abaci.models.huggingface.published_config import PublishedConfig
 
+_PARAMETERS = "rope_parameters"
+_OLDER = "rope_scaling"
 _CONTEXT = "max_position_embeddings"
 _SHARE = "partial_rotary_factor"
 _TRUNCATE = "rope.scaling.yarn_truncate"
@@ -39,19 +41,21 @@ class Rope:
     log_multiplier           of YaRN's `mscale_all_dim`, to make GGUF's `yarn_log_multiplier`; 0 where the scores of
                              the type do not grow by it.
     truncates                whether YaRN rounds the ends of its ramp to whole dimensions in GGUF's architecture.
+    default                  the parameters where the file has none at all.
     """
 
     theta: float = 10000.0
     partial: float | None = None
     log_multiplier: float = 0.0
     truncates: bool = True
+    default: Mapping[str, Value] = field(default_factory=dict)
 
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
         rope = RopeReader(config, self.theta)
         return {"rope.dimension_count": rope.dimensions(self.partial), **rope.turning(self)}
 
     def to_published(self, settings: Gguf) -> Mapping[str, Value]:
-        return {"rope_parameters": self.parameters(settings) | self._share(settings)}
+        return {_PARAMETERS: self.parameters(settings) | self._share(settings)}
 
     def parameters(self, settings: Gguf) -> dict[str, Value]:
         """What stands inside of `rope_parameters`, without how much of a head turns."""
@@ -59,6 +63,10 @@ class Rope:
         factors = settings.tensor(FREQUENCY_FACTORS)
         scaling = self._scaling(settings) if factors is None else Llama3Stretch.of(factors, theta).to_published()
         return {"rope_theta": theta} | scaling
+
+    @property
+    def defaults(self) -> Mapping[str, Value]:
+        return {_PARAMETERS: self.default}
 
     @property
     def computed(self) -> tuple[ComputedTensor, ...]:
@@ -81,10 +89,10 @@ class Rope:
         return {_SHARE: dim / head_dim}
 
     def _scaling(self, settings: Gguf) -> dict[str, Value]:
-        kind = settings.get("rope.scaling.type", "none")
-        if kind == "none":
+        kind = settings.get("rope.scaling.type", "linear")
+        factor = shortest(settings.get("rope.scaling.factor", settings.get("rope.scale_linear", 1.0)))
+        if kind == "none" or (kind == "linear" and factor == 1):
             return {"rope_type": "default"}
-        factor = shortest(settings.get("rope.scaling.factor"))
         if kind == "yarn":
             return {"rope_type": kind, "factor": factor} | self._yarn(settings, factor)
         if kind == "linear":
@@ -101,11 +109,14 @@ class Rope:
         if not settings.get(_TRUNCATE, self.truncates):
             parameters["truncate"] = False
         multiplier = settings.get("rope.scaling.yarn_log_multiplier", 0.0)
-        magnitude = settings.get("rope.scaling.attn_factor", 1.0)
+        usual = _growth(factor)
         if multiplier and self.log_multiplier:
             all_dim = shortest(multiplier / self.log_multiplier)
-            return parameters | {"mscale": all_dim, "mscale_all_dim": all_dim} | _explicit(magnitude)
-        return parameters | ({} if magnitude == 1 else _explicit(magnitude * _growth(factor)))
+            parameters |= {"mscale": all_dim, "mscale_all_dim": all_dim}
+            usual = 1.0
+        magnitude = usual * settings.get("rope.scaling.attn_factor", 1.0)
+        magnitude = settings.get("rope.scaling.yarn_attn_factor", magnitude)
+        return parameters if magnitude == usual else parameters | {"attention_factor": shortest(magnitude)}
 
 
 class RopeReader:
@@ -114,7 +125,10 @@ class RopeReader:
     def __init__(self, config: PublishedConfig, default_theta: float, within: str | None = None) -> None:
         """`within` is the object that holds the parameters, where layers of different kinds have their own."""
         self._config = config
-        self._place = within or ("rope_parameters" if config.has("rope_parameters") else "rope_scaling")
+        has_older = config.has(_OLDER) and not config.has(_PARAMETERS)
+        self._place = within or (_OLDER if has_older else _PARAMETERS)
+        if not config.has(_OLDER):
+            config.keys(_OLDER)
         self._known = {"rope_theta", "rope_type", "type", _SHARE, *_HARMLESS}
         config.keys(self._place)
         self.theta = config.number(f"{self._place}.rope_theta", config.number("rope_theta", default_theta))
@@ -131,13 +145,11 @@ class RopeReader:
         return self._config.numbers(f"{self._place}.{key}")
 
     def has(self, key: str) -> bool:
-        return self._config.has(f"{self._place}.{key}")
+        return self._config.value(f"{self._place}.{key}") is not None
 
     def dimensions(self, partial: float | None = None) -> int:
         """How many values of each head turn: `partial` of them where the file does not say; None is as in `Rope`."""
-        head_dim = self._config.value("head_dim")
-        if not isinstance(head_dim, int):
-            head_dim = self._config.integer("hidden_size") // max(1, self._config.integer("num_attention_heads"))
+        head_dim = head_dim_of(self._config)
         if partial is None:
             self._check_whole()
             return head_dim
@@ -242,14 +254,10 @@ class RopeReader:
 
 def full_rope(config: PublishedConfig, default_theta: float) -> RopeReader:
     """Of the layers that attend in full: their own where layers of different kinds have theirs, else the one of all."""
-    within = f"rope_parameters.{FULL}"
+    within = f"{_PARAMETERS}.{FULL}"
     return RopeReader(config, default_theta, within if config.has(within) else None)
 
 
 def _growth(factor: float, multiplier: float = 1.0) -> float:
     """YaRN's growth of the rotation with the stretch."""
     return 1 + 0.1 * multiplier * math.log(factor) if factor > 1 else 1.0
-
-
-def _explicit(magnitude: float) -> dict[str, Value]:
-    return {} if magnitude == 1 else {"attention_factor": shortest(magnitude)}

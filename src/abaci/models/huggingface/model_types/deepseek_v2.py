@@ -38,7 +38,7 @@ MAPPING = ModelMapping(
     architecture="deepseek2",
     settings=(
         *decoder_settings(hidden_size=4096, mlp_size=11008, num_layers=32, num_heads=32, context=2048),
-        LatentSizes(query_rank=None, latent=512, rope=64, nope=128, value=128),
+        LatentSizes(query_rank=1536, latent=512, rope=64, nope=128, value=128),
         LatentRope(),
         Whole("first_k_dense_replace", "leading_dense_block_count", 0),
         *expert_settings(count="n_routed_experts", num_experts=64, num_active=None, size=1407, normalises=None),

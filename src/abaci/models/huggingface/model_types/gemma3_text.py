@@ -21,6 +21,7 @@ from abaci.models.huggingface.mapping import (
     TensorRule,
     Unused,
     Value,
+    head_dim_of,
     rounded,
     shortest,
 )
@@ -29,7 +30,6 @@ from abaci.models.huggingface.rope import Rope, RopeReader, full_rope
 
 _THETA = 1000000.0
 _LOCAL_THETA = 10000.0
-_HEAD_DIM = 256
 _NUM_LAYERS_27B = 62
 
 
@@ -61,16 +61,16 @@ class _Ropes:
 
 
 def _frequency_factors(config: PublishedConfig) -> NDArray[np.float32] | None:
-    return full_rope(config, _THETA).frequency_factors(config.integer("head_dim", _HEAD_DIM))
+    return full_rope(config, _THETA).frequency_factors(head_dim_of(config))
 
 
 class _ScoreScale:
     """`query_pre_attn_scalar`: GGUF has no name for it, but the 27B model's differs from the head size."""
 
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
-        expected = config.integer("head_dim", _HEAD_DIM)
-        if config.integer("num_hidden_layers", 26) == _NUM_LAYERS_27B:
-            expected = config.integer("hidden_size") // config.integer("num_attention_heads", 8)
+        expected = head_dim_of(config)
+        if config.integer("num_hidden_layers") == _NUM_LAYERS_27B:
+            expected = config.integer("hidden_size") // config.integer("num_attention_heads")
         if config.number("query_pre_attn_scalar", 256) != expected:
             raise config.unsupported("query_pre_attn_scalar", f"is not {expected}, which GGUF takes for granted")
         return {}
@@ -95,10 +95,10 @@ MAPPING = ModelMapping(
     settings=(
         *decoder_settings(hidden_size=2304, mlp_size=9216, num_layers=26, num_heads=8, context=131072),
         KeyValueHeads(4),
-        HeadSizes(_HEAD_DIM),
+        HeadSizes(256),
         _Ropes(),
         _ScoreScale(),
-        WindowedLayers(default_window=4096, default_period=6, default_layers=26, pattern=Pattern.PERIOD),
+        WindowedLayers(default_window=4096, default_period=6, pattern=Pattern.PERIOD),
         Only("hidden_activation", "gelu_pytorch_tanh"),
         Present("attention_bias", "blk.0.attn_q.bias"),
         Only("attn_logit_softcapping", None),

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from abaci.errors import UnsupportedModelError
 from abaci.models.huggingface.changes import AsFloats
 from abaci.models.huggingface.dense import ENDS, GATED_MLP, HEAD_NORMS, PROJECTIONS, decoder_settings
-from abaci.models.huggingface.layers import FULL, SLIDING
+from abaci.models.huggingface.layers import FULL, SLIDING, layer_count
 from abaci.models.huggingface.llama3_stretch import FREQUENCY_FACTORS
 from abaci.models.huggingface.mapping import (
     ComputedTensor,
@@ -24,7 +24,6 @@ from abaci.models.huggingface.mapping import (
 from abaci.models.huggingface.published_config import PublishedConfig
 from abaci.models.huggingface.rope import MAX_HEAD_DIM, RopeReader
 
-_NUM_LAYERS = 30
 _PERIOD = 6
 _THETA = 1000000.0
 _LOCAL_THETA = 10000.0
@@ -35,7 +34,7 @@ _NEVER_TURNS = 1e30
 
 def _types(config: PublishedConfig) -> list[object]:
     """The kind of every layer; the last always attends in full."""
-    num_layers = config.integer("num_hidden_layers", _NUM_LAYERS)
+    num_layers = layer_count(config)
     usual: list[object] = [FULL if (layer + 1) % _PERIOD == 0 else SLIDING for layer in range(num_layers)]
     types = config.items("layer_types", usual)
     if len(types) != num_layers or not set(types) <= {FULL, SLIDING}:
@@ -48,13 +47,17 @@ class _Windows:
 
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
         return {
-            "attention.sliding_window": config.integer("sliding_window", 512),
+            "attention.sliding_window": config.integer("sliding_window"),
             "attention.sliding_window_pattern": [kind == SLIDING for kind in _types(config)],
         }
 
     def to_published(self, settings: Gguf) -> Mapping[str, Value]:
         types = [SLIDING if has_window else FULL for has_window in settings.get("attention.sliding_window_pattern")]
         return {"sliding_window": settings.get("attention.sliding_window"), "layer_types": types}
+
+    @property
+    def defaults(self) -> Mapping[str, Value]:
+        return {"sliding_window": 512}
 
 
 class _Heads:
@@ -68,7 +71,7 @@ class _Heads:
         size_of = dict(zip(types, sizes, strict=True))
         if any(size_of[kind] != size for kind, size in zip(types, sizes, strict=True)):
             raise config.unsupported("per_layer_config", "gives layers of one kind heads of different sizes")
-        local = size_of.get(SLIDING, config.integer("head_dim", 256))
+        local = size_of.get(SLIDING, config.integer("head_dim"))
         return {
             "attention.head_count_kv": kv_heads[0] if len(set(kv_heads)) == 1 else kv_heads,
             "attention.key_length": size_of[FULL],
@@ -79,10 +82,14 @@ class _Heads:
             "rope.dimension_count_swa": local,
         }
 
+    @property
+    def defaults(self) -> Mapping[str, Value]:
+        return {"head_dim": 256, "global_head_dim": 512, "num_key_value_heads": 4}
+
     def _by_kind(self, config: PublishedConfig, types: list[object]) -> tuple[list[int], list[int]]:
-        size, heads = config.integer("head_dim", 256), config.integer("num_key_value_heads", 4)
+        size, heads = config.integer("head_dim"), config.integer("num_key_value_heads")
         full_size, full_heads = (
-            config.integer("global_head_dim", 512),
+            config.integer("global_head_dim"),
             config.integer("num_global_key_value_heads", heads),
         )
         if not config.flag("attention_k_eq_v", False):
@@ -91,10 +98,14 @@ class _Heads:
         return sizes, [full_heads if kind == FULL else heads for kind in types]
 
     def _by_layer(self, config: PublishedConfig, types: list[object]) -> tuple[list[int], list[int]]:
-        size, heads = config.integer("head_dim", 256), config.integer("num_key_value_heads", 4)
+        size, heads = config.integer("head_dim"), config.integer("num_key_value_heads")
         for key in ("attention_k_eq_v", "global_head_dim", "num_global_key_value_heads"):
             config.value(key)
-        places = [f"per_layer_config.{layer}" for layer in range(len(types))]
+        # Numbers are padded with zeros to one width: "05".
+        names = {name.lstrip("0") or "0": name for name in config.keys("per_layer_config")}
+        places = [f"per_layer_config.{names.pop(str(layer), layer)}" for layer in range(len(types))]
+        if names:
+            raise config.invalid("per_layer_config", f"has layers beyond the {len(types)} there are")
         for place in places:
             if unknown := config.keys(place) - {"head_dim", "num_key_value_heads"}:
                 raise UnsupportedModelError(f"{place} has the unknown keys {', '.join(sorted(unknown))}")
@@ -127,10 +138,10 @@ class _Mlps:
     """Of layers without keys of their own the dense MLP may be twice as wide."""
 
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
-        size, num_shared = config.integer("intermediate_size", 9216), config.integer("num_kv_shared_layers", 0)
+        size, num_shared = config.integer("intermediate_size"), config.integer("num_kv_shared_layers", 0)
         sizes: Value = size
         if config.flag("use_double_wide_mlp", False):
-            num_own = config.integer("num_hidden_layers", _NUM_LAYERS) - num_shared
+            num_own = layer_count(config) - num_shared
             sizes = [size] * num_own + [2 * size] * num_shared
         return {"feed_forward_length": sizes, "attention.shared_kv_layers": num_shared}
 
@@ -142,6 +153,10 @@ class _Mlps:
             "use_double_wide_mlp": is_list and sizes[-1] == 2 * sizes[0],
             "num_kv_shared_layers": settings.get("attention.shared_kv_layers", 0),
         }
+
+    @property
+    def defaults(self) -> Mapping[str, Value]:
+        return {"intermediate_size": 9216}
 
 
 class _Experts:
@@ -173,11 +188,14 @@ class _SideInputs:
     """Values that every layer gets of each token; null or 0 for none."""
 
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
-        default = 0 if config.names("hidden_size_per_layer_input") else 256
-        return {"embedding_length_per_layer_input": config.integer("hidden_size_per_layer_input", default)}
+        return {"embedding_length_per_layer_input": config.integer("hidden_size_per_layer_input", 0)}
 
     def to_published(self, settings: Gguf) -> Mapping[str, Value]:
         return {"hidden_size_per_layer_input": settings.get("embedding_length_per_layer_input", 0)}
+
+    @property
+    def defaults(self) -> Mapping[str, Value]:
+        return {"hidden_size_per_layer_input": 256}
 
 
 class _SoftCap:
@@ -253,7 +271,7 @@ MAPPING = ModelMapping(
     class_name="Gemma4ForCausalLM",
     architecture="gemma4",
     settings=(
-        *decoder_settings(hidden_size=2304, mlp_size=None, num_layers=_NUM_LAYERS, num_heads=8, context=131072),
+        *decoder_settings(hidden_size=2304, mlp_size=None, num_layers=30, num_heads=8, context=131072),
         _Heads(),
         _Windows(),
         _Ropes(),

@@ -23,19 +23,28 @@ from abaci.models.huggingface.rope import Rope
 _EXPERTS = "model.layers.{layer}.mlp.experts"
 _GATE_AND_UP = ("blk.{layer}.ffn_gate_exps.weight", "blk.{layer}.ffn_up_exps.weight")
 
+_STRETCHED = {
+    "rope_type": "yarn",
+    "factor": 32.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": False,
+    "original_max_position_embeddings": 4096,
+}
+
 MAPPING = ModelMapping(
     model_type="gpt_oss",
     class_name="GptOssForCausalLM",
     architecture="gpt-oss",
     settings=(
         *decoder_settings(hidden_size=2880, mlp_size=2880, num_layers=36, num_heads=64, context=131072, epsilon=1e-5),
-        Copied("intermediate_size", "expert_feed_forward_length", 2880),
+        Copied("intermediate_size", "expert_feed_forward_length"),
         KeyValueHeads(8),
         HeadSizes(64),
-        Rope(theta=150000.0, truncates=False),
+        Rope(theta=150000.0, truncates=False, default=_STRETCHED),
         Whole("num_local_experts", "expert_count", 128),
         Whole("num_experts_per_tok", "expert_used_count", 4),
-        WindowedLayers(default_window=128, default_period=2, default_layers=36, pattern=Pattern.IMPLIED),
+        WindowedLayers(default_window=128, default_period=2, pattern=Pattern.IMPLIED),
         Only("hidden_act", "silu"),
         Only("attention_bias", True),
         Only("swiglu_limit", 7.0),

@@ -15,17 +15,30 @@ from abaci.models.huggingface.mapping import (
     shortest,
 )
 from abaci.models.huggingface.published_config import PublishedConfig
-from abaci.models.huggingface.rope import Rope
+from abaci.models.huggingface.rope import Rope, RopeReader
+
+_STRETCHED = {
+    "rope_type": "yarn",
+    "rope_theta": 1000000.0,
+    "factor": 16.0,
+    "original_max_position_embeddings": 16384,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
 
 
 class _GrowingRope:
     """YaRN, beside `llama_4_scaling_beta`: by how much queries grow."""
 
-    rope = Rope(theta=1000000.0, log_multiplier=1.0)
+    rope = Rope(theta=1000000.0, log_multiplier=1.0, default=_STRETCHED)
     computed = rope.computed
+    defaults = rope.defaults
 
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
-        beta = config.number("rope_parameters.llama_4_scaling_beta", 0.0)
+        beta = RopeReader(config, self.rope.theta).number("llama_4_scaling_beta", 0.0)
         return {**self.rope.to_gguf(config), "attention.temperature_scale": rounded(beta)}
 
     def to_published(self, settings: Gguf) -> Mapping[str, Value]:

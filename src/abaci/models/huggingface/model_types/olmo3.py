@@ -61,7 +61,7 @@ MAPPING = ModelMapping(
         KeyValueHeads(),
         HeadSizes(),
         _Ropes(),
-        WindowedLayers(default_window=4096, default_period=4, default_layers=32, pattern=Pattern.LIST),
+        WindowedLayers(default_window=4096, default_period=4, pattern=Pattern.LIST),
         Only("hidden_act", "silu"),
         Only("attention_bias", False),
     ),

@@ -81,14 +81,14 @@ class _LongRope:
 
 
 def _original_context(config: PublishedConfig, rope: RopeReader) -> int:
-    original = config.integer("original_max_position_embeddings", config.integer("max_position_embeddings", _CONTEXT))
+    original = config.integer("original_max_position_embeddings", config.integer("max_position_embeddings"))
     return int(rope.number("original_max_position_embeddings", original))
 
 
 def _magnitude(config: PublishedConfig, rope: RopeReader) -> float:
     """What queries and keys are multiplied with: the root of one plus the logarithm of the stretch, to base context."""
     original = _original_context(config, rope)
-    stretch = rope.number("factor", config.integer("max_position_embeddings", _CONTEXT) / original)
+    stretch = rope.number("factor", config.integer("max_position_embeddings") / original)
     usual = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0
     return rope.number("attention_factor", usual)
 

@@ -2,7 +2,7 @@
 
 from abaci.models.huggingface.dense import ENDS, GATED_MLP, NORMS, PROJECTIONS, decoder_settings
 from abaci.models.huggingface.layers import FullAttentionOnly
-from abaci.models.huggingface.mapping import HeadSizes, KeyValueHeads, ModelMapping, Only
+from abaci.models.huggingface.mapping import HeadSizes, Idle, KeyValueHeads, ModelMapping, Only
 from abaci.models.huggingface.rope import Rope
 
 MAPPING = ModelMapping(
@@ -16,6 +16,7 @@ MAPPING = ModelMapping(
         Rope(),
         Only("hidden_act", "silu"),
         FullAttentionOnly(),
+        Idle("use_mrope", False),
     ),
     tensors=(*ENDS, *PROJECTIONS, *NORMS, *GATED_MLP),
 )

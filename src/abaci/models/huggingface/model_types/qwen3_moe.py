@@ -10,7 +10,7 @@ from abaci.models.huggingface.experts import (
     expert_settings,
 )
 from abaci.models.huggingface.layers import FullAttentionOnly
-from abaci.models.huggingface.mapping import HeadSizes, KeyValueHeads, ModelMapping, Only, Present, Unused
+from abaci.models.huggingface.mapping import HeadSizes, Idle, KeyValueHeads, ModelMapping, Only, Present, Unused
 from abaci.models.huggingface.rope import Rope
 
 MAPPING = ModelMapping(
@@ -34,6 +34,9 @@ MAPPING = ModelMapping(
         Only("hidden_act", "silu"),
         Present("attention_bias", "blk.0.attn_q.bias"),
         DenseLayers(),
+        Idle("use_qk_norm", True),
+        Idle("qkv_bias", False),
+        Idle("shared_expert_intermediate_size", 0),
         Unused(ROUTER_TRAINING),
     ),
     tensors=(*ENDS, *PROJECTIONS, *HEAD_NORMS, *NORMS, *GATED_MLP, ROUTER, *EXPERTS, *STACKED_EXPERTS),

@@ -10,7 +10,7 @@ from abaci.models.huggingface.experts import (
     DenseLayers,
     expert_settings,
 )
-from abaci.models.huggingface.mapping import HeadSizes, KeyValueHeads, ModelMapping, Only, Unused, Whole
+from abaci.models.huggingface.mapping import HeadSizes, Idle, KeyValueHeads, ModelMapping, Only, Unused, Whole
 from abaci.models.huggingface.qwen_hybrid import COMMON, DELTA_NET, DELTA_SETTINGS, HybridLayers, InnerSize
 from abaci.models.huggingface.rope import Rope
 
@@ -29,6 +29,7 @@ MAPPING = ModelMapping(
         *expert_settings(count="num_experts", num_experts=512, num_active=10, size=512, normalises=True),
         Whole("shared_expert_intermediate_size", "expert_shared_feed_forward_length", 512),
         DenseLayers(),
+        Idle("use_sliding_window", False),
         Only("hidden_act", "silu"),
         Only("attention_bias", False),
         Unused(ROUTER_TRAINING),

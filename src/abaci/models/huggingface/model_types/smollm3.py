@@ -15,7 +15,7 @@ class _UnrotatedLayers:
     """GGUF takes every fourth for granted."""
 
     def to_gguf(self, config: PublishedConfig) -> Mapping[str, Value]:
-        usual = self._usual(layer_count(config, 36))
+        usual = self._usual(layer_count(config))
         period = config.integer("no_rope_layer_interval", _PERIOD)
         if config.items("no_rope_layers", usual) != usual or (period != _PERIOD and not config.has("no_rope_layers")):
             raise config.unsupported("no_rope_layers", "is not every fourth layer, which GGUF takes for granted")
