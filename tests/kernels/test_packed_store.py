@@ -11,7 +11,7 @@ from step_feeding import Chunk, StepFeeder
 from waiting import wait_until
 
 from abaci.errors import UsageError
-from abaci.kernels import native
+from abaci.kernels import native, packing
 from abaci.kernels.packed_store import SIZE_VARIABLE, KeptWeights, PackedKey, PackedStore, packed_store
 
 MODEL = "qwen2"
@@ -51,6 +51,17 @@ def test_another_source_is_packed_anew(store: PackedStore) -> None:
     answer(KeptWeights(store, "source"))
     only_file(store)
     answer(KeptWeights(store, "source, changed"))
+    wait_until(lambda: len(files(store)) == 2)
+
+
+@pytest.mark.parametrize("name", ["__version__", "CONTENT_VERSION"])
+def test_what_another_version_packed_is_packed_anew(
+    store: PackedStore, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    answer(KeptWeights(store, "source"))
+    only_file(store)
+    monkeypatch.setattr(packing, name, "another")
+    answer(KeptWeights(store, "source"))
     wait_until(lambda: len(files(store)) == 2)
 
 
@@ -165,6 +176,34 @@ def test_the_least_recently_used_make_room(tmp_path: Path) -> None:
         key("oldest", 4096).name,
         key("large", 3 * 4096).name,
     }
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "0123456789abcdef0123456789abcdef01234567"])
+def test_files_of_others_neither_go_nor_count(tmp_path: Path, name: str) -> None:
+    store = PackedStore(tmp_path, limit_bytes=4 * 8192, smallest_bytes=0)
+    own = tmp_path / name
+    own.write_bytes(bytes(5 * 8192))
+    os.utime(own, ns=(0, 0))
+    sealed = tmp_path / "a packed file, renamed"
+    keep(store, key("moved", 4096))
+    (tmp_path / key("moved", 4096).name).rename(sealed)
+    os.utime(sealed, ns=(0, 0))
+    for number in range(5):
+        keep(store, key(str(number), 4096))
+        moment = number * 10**9
+        os.utime(tmp_path / key(str(number), 4096).name, ns=(moment, moment))
+    kept = {key(str(number), 4096).name for number in range(1, 5)}
+    assert {path.name for path in files(store)} == {name, sealed.name, *kept}
+
+
+def test_files_of_other_versions_make_room_too(tmp_path: Path) -> None:
+    store = PackedStore(tmp_path, limit_bytes=8192, smallest_bytes=0)
+    keep(store, key("old", 4096))
+    with (tmp_path / key("old", 4096).name).open("r+b") as file:
+        file.seek(4096 + len(b"abacipk"))
+        file.write(b"0")
+    keep(store, key("new", 4096))
+    assert [path.name for path in files(store)] == [key("new", 4096).name]
 
 
 def test_what_is_larger_than_the_limit_pushes_nothing_out(tmp_path: Path) -> None:

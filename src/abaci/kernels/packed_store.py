@@ -9,12 +9,13 @@ is looked for is not read. Nothing in it is parsed: the seal that it must bear i
 themselves are not hashed again, which would take about as long as packing them: a disk is trusted to give back what it
 was given.
 
-A file becomes visible by name when all of it is on the disk; one that is never finished never had a name. Must not know
-what is in an arena.
+A file becomes visible by name when all of it is on the disk; one that is never finished never had a name. Whatever else
+lies in the folder is somebody's own: it neither counts nor goes. Must not know what is in an arena.
 """
 
 import hashlib
 import os
+import re
 import stat
 import struct
 import threading
@@ -29,13 +30,17 @@ from abaci.errors import UsageError
 SIZE_VARIABLE: Final = "ABACI_PACKED_CACHE_GB"
 """Environment variable that limits all kept files together; 0 keeps none."""
 
-_MAGIC: Final = b"abacipk1"
+_NAME: Final = re.compile("[0-9a-f]{40}")
+_MAGIC_OF_ALL: Final = b"abacipk"
+"""That seals of all versions begin with."""
+_MAGIC: Final = _MAGIC_OF_ALL + b"1"
 _SEAL_BYTES: Final = 4096
 _DEFAULT_LIMIT_BYTES: Final = 32 << 30
 _SHARE_OF_DISK: Final = 0.25
 """Of what is free, that the kept files may take where no limit is given."""
 _SPARE_BYTES: Final = 1 << 30
 """That stay free on the disk."""
+_OPEN_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _SMALLEST_BYTES: Final = 16 << 20
 """Smaller arenas are packed sooner than a file is opened."""
 
@@ -50,7 +55,7 @@ class PackedKey:
     @property
     def name(self) -> str:
         """Of its file."""
-        return self._digest().hex()[:40]
+        return self._digest().hex()[:40]  # as _NAME has it
 
     def seal(self) -> bytes:
         """The last page of its file."""
@@ -96,7 +101,7 @@ class PackedStore:
     def _open(self, key: PackedKey) -> int | None:
         path = self.folder / key.name
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = os.open(path, _OPEN_FLAGS)
         except OSError:
             return None
         try:
@@ -128,11 +133,11 @@ class PackedStore:
         return True
 
     def _files(self) -> Iterator[tuple[int, int, Path]]:
-        """When last used, bytes, path."""
+        """When last used, bytes, path; of those that a store wrote."""
         with os.scandir(self.folder) as entries:
             for entry in entries:
-                with suppress(FileNotFoundError):
-                    if entry.is_file(follow_symlinks=False):
+                with suppress(OSError):
+                    if _NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False) and _is_sealed(entry.path):
                         status = entry.stat(follow_symlinks=False)
                         yield status.st_mtime_ns, status.st_size, Path(entry.path)
 
@@ -163,7 +168,8 @@ class PackedDraft:
 
     def publish(self) -> None:
         """In the background: wait until the file is on the disk, then name it. If that fails there is no file."""
-        threading.Thread(target=self._publish, name="abaci-packed", daemon=True).start()
+        with suppress(RuntimeError):  # the system starts no more threads
+            threading.Thread(target=self._publish, name="abaci-packed", daemon=True).start()
 
     def __del__(self) -> None:
         os.close(self.descriptor)
@@ -207,6 +213,16 @@ def _limit_bytes(text: str | None) -> int | None:
     except ValueError:
         pass
     raise UsageError(f"{SIZE_VARIABLE} is {text!r}", hint="Give a number of gigabytes, or 0 to keep nothing.")
+
+
+def _is_sealed(path: str) -> bool:
+    """Whether a file ends as a store of any version ends it."""
+    descriptor = os.open(path, _OPEN_FLAGS)
+    try:
+        seal_begin = os.fstat(descriptor).st_size - _SEAL_BYTES
+        return seal_begin >= 0 and os.pread(descriptor, len(_MAGIC_OF_ALL), seal_begin) == _MAGIC_OF_ALL
+    finally:
+        os.close(descriptor)
 
 
 def _is_whole(descriptor: int, key: PackedKey) -> bool:

@@ -17,6 +17,7 @@ from abaci.kernels.packed_store import KeptWeights, PackedDraft, PackedKey
 from abaci.kernels.weights import RawTensor, TensorSource
 from abaci.models.spec import ExpertLinear, HeadLinear, ModelSpec, Rows
 from abaci.tensor import WeightFormat
+from abaci.version import __version__
 
 ThreadPool = _native.ThreadPool
 
@@ -24,6 +25,10 @@ FORMAT_NUMBERS = {weight_format: number for number, weight_format in enumerate(W
 DAMAGED_HINT = (
     "The file is damaged or was converted wrongly: fetch it again. If abaci fetched it: abaci verify --repair"
 )
+
+CONTENT_VERSION = 1
+"""Of what Python makes of a checkpoint before it is packed (rows reordered, experts stacked, blocks decoded): to be
+raised whenever that changes within a version of Abaci, or the weights that an earlier load left would be used on."""
 
 _ROUND_BYTES = 32 << 20
 """Weights are packed in rounds of this size, so that little of the file is in memory beside the packed copy."""
@@ -126,7 +131,8 @@ class PackedWeights:
 
     def _key(self, kept: KeptWeights, arena: _native.WeightArena) -> PackedKey:
         tensors = [(name, tensor.format.label, *tensor.shape) for name, tensor in self._tensors.items()]
-        return PackedKey(repr((_native.LAYOUT_VERSION, kept.source, tensors)), arena.num_bytes)
+        versions = __version__, CONTENT_VERSION, _native.LAYOUT_VERSION
+        return PackedKey(repr((versions, kept.source, tensors)), arena.num_bytes)
 
 
 class _Packing:

@@ -41,15 +41,14 @@ def quantise(
         return _round_floats(values, weight_format)
     weights = None if importance is None else _weights(importance, values.shape[1])
     # Imported here, so that formats and metadata can be read where the extension was not built.
-    native = importlib.import_module("abaci.kernels._native")
-    blocks: NDArray[np.uint8] = native.quantise_weights(
-        _pool(native) if pool is None else pool, native.targets()[0], weight_format.label, values, weights
+    native = importlib.import_module("abaci.kernels.native")
+    if pool is None:
+        pool = native.start_pool(len(os.sched_getaffinity(0)))
+    extension = importlib.import_module("abaci.kernels._native")
+    blocks: NDArray[np.uint8] = extension.quantise_weights(
+        pool, native.targets()[0], weight_format.label, values, weights
     )
     return blocks
-
-
-def _pool(native: Any) -> Any:
-    return native.ThreadPool(len(os.sched_getaffinity(0)), [])
 
 
 def _weights(importance: Floats, num_columns: int) -> Floats | None:

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -61,6 +61,8 @@ class Order:
     """Mean divergence in nats per token above which no file is left."""
     is_pure: bool = False
     allow_requantize: bool = False
+    extra_metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
+    """What the file says beside what its source says."""
     num_threads: int | None = None
 
 
@@ -124,11 +126,11 @@ def make_quantised(checkpoint: Checkpoint, destination: Path, order: Order, list
     plan = planned(importance=importance)
     _tell_of_plan(plan, order, listener)
     measured: list[Quality] = []
-    metadata: dict[str, MetadataValue] = {}
+    metadata = dict(order.extra_metadata)
     with _predictions(checkpoint, destination, order, pool, listener) as predictions:
         if predictions is not None and order.text is not None:
             text = MeasuredText(order.text.name, len(predictions.token_ids), _most_common_format(checkpoint))
-            metadata = {**Quality.empty_metadata(), **text.as_metadata()}
+            metadata |= {**Quality.empty_metadata(), **text.as_metadata()}
 
         def examine(path: Path) -> Mapping[str, float]:
             if predictions is None:
