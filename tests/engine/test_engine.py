@@ -7,12 +7,13 @@ import random
 import threading
 import time
 import warnings
+import weakref
 
 import pytest
 from paged_fake import VOCAB_SIZE, PagedFake, expected_tokens
 
 from abaci.engine.engine import Engine, EngineConfig
-from abaci.errors import EngineClosedError, UsageError
+from abaci.errors import EngineClosedError, ThreadLimitError, UsageError
 from abaci.generation import FinishReason, GenerationRequest
 
 CONTEXT = 4096
@@ -228,6 +229,54 @@ def test_close_ends_what_is_pending_and_is_idempotent():
     engine.cancel("a")
 
 
+def test_cancelling_while_an_engine_closes_leaves_nobody_waiting():
+    """Clients of a server go away while its model is replaced; whoever does not, hears that the engine has closed."""
+
+    def cancel_another(event):
+        listeners[event.request_id](event)
+        if isinstance(event.error, EngineClosedError) or event.finish_reason is FinishReason.CANCELLED:
+            engine.cancel("z")
+
+    engine, fake = make_engine(GatedFake((None,)))
+    listeners = {name: Listener() for name in "abcz"}
+    for name in listeners:
+        engine.submit(a_request(name, max_tokens=4000), cancel_another)
+    fake.gate.release()
+    for listener in listeners.values():
+        listener.next()
+    engine.cancel("a")
+    engine._loop.stop()
+    engine.cancel("b")
+    fake.gate.release()
+    reasons = {name: listener.finish().reason for name, listener in listeners.items()}
+    assert reasons == {"a": FinishReason.CANCELLED} | dict.fromkeys("bcz", FinishReason.ERROR)
+    errors = [listeners[name].events[-1].error for name in "bcz"]
+    assert {type(error) for error in errors} == {EngineClosedError}
+    assert len(set(map(id, errors))) == 3
+    engine.close()
+    assert fake.is_closed
+
+
+def test_a_defect_in_the_scheduler_leaves_nobody_waiting():
+    engine, fake = make_engine(GatedFake((None,)))
+
+    def fail(*arguments):
+        raise AssertionError("a defect")
+
+    listeners = [Listener(), Listener()]
+    for name, listener in zip("ab", listeners, strict=True):
+        engine.submit(a_request(name, max_tokens=4000, num_samples=2), listener)
+    engine._loop._scheduler.commit = engine._loop._scheduler.fail_request = engine._loop._scheduler._finish = fail
+    fake.gate.release()
+    for listener in listeners:
+        listener.finish(2)
+        errors = [event.error for event in listener.events]
+        assert [type(error) for error in errors] == [EngineClosedError] * 2
+        assert "a defect" in str(errors[0]) and isinstance(errors[0].__cause__, AssertionError)
+    engine._thread.join(SECONDS)
+    assert fake.is_closed
+
+
 def test_an_engine_nobody_holds_closes_itself():
     engine, fake = make_engine()
     thread = engine._thread
@@ -266,6 +315,18 @@ def test_a_request_id_in_use_is_refused():
     fake.gate.release(100)
     listener.finish()
     engine.close()
+
+
+def test_a_thread_that_the_system_refuses_is_a_clear_error(monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    finalized = []
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    monkeypatch.setattr(weakref, "finalize", lambda *arguments: finalized.append(arguments))
+    with pytest.raises(ThreadLimitError, match="the engine"):
+        make_engine()
+    assert not finalized  # nothing waits at the end for a thread that never ran
 
 
 def test_use_after_fork_is_a_clear_error(engine):

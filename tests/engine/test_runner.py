@@ -3,8 +3,9 @@
 from paged_fake import VOCAB_SIZE, PagedFake
 
 from abaci.engine.kv_cache import KVCache
+from abaci.engine.limits import SchedulerConfig
 from abaci.engine.runner import Runner
-from abaci.engine.scheduler import Scheduler, SchedulerConfig
+from abaci.engine.scheduler import Scheduler
 from abaci.generation import GenerationRequest
 from abaci.kernels.batch import PAGE_TOKENS
 

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from paged_fake import VOCAB_SIZE, PagedFake, expected_embedding, expected_tokens, keys_of, logprob_of, top_of
 
 from abaci.engine.kv_cache import KVCache
+from abaci.engine.limits import SchedulerConfig
 from abaci.engine.runner import Runner
-from abaci.engine.scheduler import Scheduler, SchedulerConfig
-from abaci.errors import ContextLengthError, UsageError
+from abaci.engine.scheduler import Scheduler
+from abaci.errors import ContextLengthError, ResourceError, UsageError
 from abaci.generation import FinishReason, GenerationRequest, Pooling, TokenEvent
 from abaci.kernels.batch import PAGE_TOKENS
 
@@ -24,7 +25,7 @@ class Bench:
     """The parts of an engine without its thread; checks integrity after every step."""
 
     def __init__(self, windows=FULL, num_pages=64, max_sequences=8, max_step_tokens=64, num_states=0):
-        pools = (num_pages,) * len(windows)
+        pools = (num_pages,) * len(windows) if isinstance(num_pages, int) else num_pages
         self.windows = windows
         self.executor = PagedFake(windows)
         self.executor.allocate_cache(pools, num_states)
@@ -191,6 +192,53 @@ def test_a_window_hit_needs_its_window_resident():
         bench.finish()
     bench.assert_as_expected(first, other, again)
     assert bench.first("c").num_cached_tokens < 5 * PAGE_TOKENS
+
+
+LONG = [7 * t + 3 for t in range(250)]
+
+
+def test_a_long_prompt_leaves_other_conversations_their_states():
+    bench = Bench(num_pages=40, max_step_tokens=PAGE_TOKENS, num_states=6)
+    conversations = [a_request(name, range(begin, begin + 70)) for begin, name in enumerate("ab")]
+    again = [
+        replace(one, request_id=one.request_id + "2", prompt_token_ids=(*one.prompt_token_ids, 1, 2))
+        for one in conversations
+    ]
+    for request in (*conversations, a_request("long", LONG), *again):
+        bench.submit(request)
+        bench.finish().assert_as_expected(request)
+    assert [bench.first(request.request_id).num_cached_tokens for request in again] == [64, 64]
+
+
+@pytest.mark.parametrize("windows", [MIXED, WINDOWED])
+def test_a_long_prompt_leaves_other_conversations_their_windows(windows):
+    bench = Bench(windows, num_pages=(40, 8)[-len(windows) :])
+    first, again = a_request("a", range(100)), a_request("a2", [*range(100), 1, 2])
+    for request in (first, a_request("long", LONG), again):
+        bench.submit(request)
+        bench.finish().assert_as_expected(request)
+    assert bench.first("a2").num_cached_tokens == 96
+
+
+def test_a_prompt_whose_thought_is_left_out_is_found_again():
+    bench = Bench(MIXED, num_pages=(40, 6), max_sequences=1)
+    prompt = range(70)
+    bench.submit(a_request("thought", prompt, max_tokens=180))
+    bench.finish().submit(a_request("next", [*prompt, 1, 2, 3]))
+    assert bench.finish().first("next").num_cached_tokens == 64
+
+
+def test_the_last_question_may_be_asked_in_other_words():
+    bench = Bench(MIXED, num_pages=(40, 9))
+    for request in (
+        a_request("turn", range(100)),
+        a_request("question", [*range(100), 1, 2, 3, *range(60)]),
+        a_request("long", LONG),
+        a_request("other", [*range(100), 9, 9, 9]),
+    ):
+        bench.submit(request)
+        bench.finish().assert_as_expected(request)
+    assert bench.first("other").num_cached_tokens == 96
 
 
 def test_a_newcomer_joins_the_next_step_and_is_answered_first():
@@ -373,6 +421,40 @@ def test_cancelling_one_sample_leaves_the_others(num_steps, sample_index):
         assert bench.tokens("a", other) == expected_tokens(request, other, FULL)
 
 
+@pytest.mark.parametrize("sample_index", [0, 1, 2])
+def test_cancelling_one_sample_of_a_request_that_waits_for_anothers_prompt_leaves_the_others(sample_index):
+    bench = Bench(max_step_tokens=16)
+    leader = a_request("leader", range(90))
+    waiting = a_request("waiting", range(90), num_samples=3, temperature=1.0)
+    bench.submit(leader)
+    bench.submit(waiting)
+    bench.step()
+    assert (bench.scheduler.num_running, bench.scheduler.num_waiting) == (1, 3)
+    bench.cancel("waiting", sample_index)
+    bench.finish()
+    assert bench.last("waiting", sample_index).finish_reason is FinishReason.CANCELLED
+    bench.assert_as_expected(leader)
+    for other in {0, 1, 2} - {sample_index}:
+        assert bench.tokens("waiting", other) == expected_tokens(waiting, other, FULL)
+
+
+def test_each_request_that_fails_has_an_error_of_its_own():
+    """Raising an error makes its traceback longer: of one that thousands raise, nobody could print it."""
+    bench = Bench()
+    for request_id in "ab":
+        bench.submit(a_request(request_id, num_samples=2))
+    bench.step()
+    try:
+        raise ResourceError("no memory", hint="Close something.") from OSError("cause")
+    except ResourceError as error:
+        events = bench.scheduler.fail(bench.plans[-1], error)
+    errors = [event.error for event in events]
+    assert len({id(error) for error in errors}) == len(errors) == 4
+    for error in errors:
+        assert (type(error), error.message, error.hint) == (ResourceError, "no memory", "Close something.")
+        assert repr(error.__cause__) == "OSError('cause')"
+
+
 @pytest.mark.parametrize(
     ("request_", "error", "words"),
     [
@@ -383,6 +465,9 @@ def test_cancelling_one_sample_leaves_the_others(num_steps, sample_index):
         (a_request(temperature=float("nan")), UsageError, "temperature"),
         (a_request(top_p=0.0), UsageError, "top_p"),
         (a_request(max_tokens=0, num_samples=2), UsageError, "num_samples"),
+        (a_request(num_samples=16_385), UsageError, "num_samples"),
+        (a_request(temperature=1e31), UsageError, "temperature"),
+        (a_request(repetition_penalty=1e-31), UsageError, "repetition_penalty"),
         (a_request(max_tokens=1, pooling=Pooling.MEAN), UsageError, "pooling"),
         (a_request(logit_bias=((5, 101.0),)), UsageError, "logit_bias"),
     ],
@@ -401,7 +486,7 @@ def test_what_just_fits_the_pool_runs():
 
 @st.composite
 def some_requests(draw):
-    """Requests that share prefixes, with arrival and, for some, cancellation times in steps."""
+    """Requests that share prefixes: the step each arrives in, the steps and samples of its cancellations."""
     trunk = draw(st.lists(st.integers(0, VOCAB_SIZE - 1), min_size=80, max_size=80))
     requests = []
     for index in range(draw(st.integers(1, 7))):
@@ -431,8 +516,29 @@ def some_requests(draw):
             is_background=draw(st.sampled_from([False, False, True])),
             cache_salt=draw(st.sampled_from(["", "", "x"])),
         )
-        requests.append((draw(st.integers(0, 60)), draw(st.none() | st.none() | st.integers(0, 100)), request))
+        arrival = draw(st.integers(0, 60))
+        requests.append((arrival, draw(some_cancellations(request, arrival, arrival + 40)), request))
     return requests
+
+
+def some_cancellations(request, first_step, last_step):
+    """Steps, and which sample goes in each; None: all of them."""
+    sample_index = st.none() | st.integers(0, request.num_samples - 1)
+    return st.lists(st.tuples(st.integers(first_step, last_step), sample_index), max_size=2)
+
+
+@st.composite
+def some_that_wait_for_one(draw):
+    """A long prompt, and requests that begin with it, arrive while it is computed and may be cancelled meanwhile."""
+    prompt = tuple(range(90))
+    timeline = [(0, [], GenerationRequest("leader", prompt, 3))]
+    for index in range(draw(st.integers(1, 4))):
+        tail = tuple(draw(st.lists(st.integers(0, 5), max_size=8)))
+        num_samples = draw(st.integers(1, 4))
+        request = GenerationRequest(f"r{index}", prompt + tail, 3, num_samples=num_samples, temperature=1.0)
+        arrival = draw(st.integers(1, 6))
+        timeline.append((arrival, draw(some_cancellations(request, arrival, arrival + 8)), request))
+    return timeline
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
@@ -447,32 +553,45 @@ def some_requests(draw):
 def test_every_request_gets_what_it_gets_alone(
     timeline, windows, num_pages, max_sequences, max_step_tokens, num_states
 ):
-    bench = Bench(windows, num_pages, max_sequences, max_step_tokens, num_states)
+    assert_all_get_what_they_get_alone(Bench(windows, num_pages, max_sequences, max_step_tokens, num_states), timeline)
+
+
+@settings(max_examples=100, deadline=None)
+@given(timeline=some_that_wait_for_one(), max_sequences=st.integers(1, 6))
+def test_those_who_wait_for_anothers_prompt_are_let_go_whoever_is_cancelled(timeline, max_sequences):
+    assert_all_get_what_they_get_alone(Bench(FULL, 14, max_sequences, max_step_tokens=8), timeline)
+
+
+def assert_all_get_what_they_get_alone(bench, timeline):
+    """Run requests that come and are cancelled as the timeline says."""
     pending = sorted(timeline, key=lambda entry: entry[0])
     cancelled = set()
     for now in range(10_000):
         for arrival, _, request in pending:
             if arrival == now:
                 bench.submit(request)
-        for _, cancellation, request in pending:
-            if cancellation == now:
-                bench.cancel(request.request_id)
-                cancelled.add(request.request_id)
+        for _, cancellations, request in pending:
+            for cancellation, sample_index in cancellations:
+                if cancellation == now:
+                    bench.cancel(request.request_id, sample_index)
+                    indices = range(request.num_samples) if sample_index is None else [sample_index]
+                    cancelled.update((request.request_id, index) for index in indices)
         if bench.scheduler.has_work:
             bench.step()
         elif now > 100:
             break
     for _, _, request in timeline:
         for index in range(request.num_samples):
-            expected = expected_tokens(request, index, windows)
+            expected = expected_tokens(request, index, bench.windows)
             actual = bench.tokens(request.request_id, index)
-            if request.request_id in cancelled:
+            if (request.request_id, index) in cancelled:
+                assert bench.last(request.request_id, index).finish_reason is not None
                 assert actual == expected[: len(actual)]
             else:
                 assert actual == expected
                 assert bench.last(request.request_id, index).finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
-                assert_logprobs(bench, request, index, windows)
-                embedding = None if request.pooling is None else expected_embedding(request, windows)
+                assert_logprobs(bench, request, index, bench.windows)
+                embedding = None if request.pooling is None else expected_embedding(request, bench.windows)
                 assert bench.last(request.request_id, index).embedding == embedding
     assert_nothing_is_held(bench)
 

@@ -23,6 +23,7 @@ from abaci.errors import AbaciError, ContextLengthError, EngineClosedError, File
 from abaci.formats.gguf import GgufCheckpoint, write_gguf
 from abaci.generation import FinishReason
 from abaci.models.families import spec_from_gguf
+from abaci.tensor import WeightFormat
 
 CONTEXT = 256
 IM_START, IM_END = 256, 257
@@ -197,13 +198,13 @@ def test_embeddings(llm, pooling):
     assert asyncio.run(llm.aembed(long, pooling)) == several[0]
 
 
-def rewritten(path, new_path, changes):
-    """A copy of a model with other metadata."""
+def rewritten(path, new_path, changes, more=()):
+    """A copy of a model with other metadata, and more tensors."""
     with GgufCheckpoint.open(path) as checkpoint:
         tensors = [
             (name, info.format, info.shape, bytes(checkpoint.data(info))) for name, info in checkpoint.tensors.items()
         ]
-        write_gguf(new_path, {**checkpoint.metadata, **changes}, tensors)
+        write_gguf(new_path, {**checkpoint.metadata, **changes}, [*tensors, *more])
     return new_path
 
 
@@ -253,6 +254,81 @@ def test_reranking_asks_for_yes_and_no(reranker):
         llm.rerank("which?", ["x" * 1000])
 
 
+def test_numbers_at_the_ends_of_their_ranges_give_an_answer(llm):
+    ends = [
+        {"top_k": 10**12},
+        {"temperature": 1e30},
+        {"temperature": 1e-30},
+        {"repetition_penalty": 1e30},
+        {"repetition_penalty": 1e-30},
+        {"min_p": 1e-300},
+        {"top_p": 1e-300},
+        {"logprobs": 260},
+        {"n": 100},
+    ]
+    results = llm.generate(["a"] * len(ends), [SamplingParams(max_tokens=3, ignore_eos=True, **end) for end in ends])
+    assert [result.error for result in results] == [None] * len(ends)
+    assert len(results[-1].outputs) == 100
+
+
+HEAD_ROWS = np.random.default_rng(1).normal(size=(2, 32)).astype(np.float32)
+RANKING = {
+    "llama.context_length": 1024,
+    "llama.pooling_type": 4,
+    "llama.classifier.output_labels": ["yes", "no"],
+}
+
+
+def classifier(weight_format=WeightFormat.F32, rows=HEAD_ROWS):
+    values = rows.astype(np.float16) if weight_format is WeightFormat.F16 else rows
+    if weight_format is WeightFormat.BF16:
+        values = (rows.view(np.uint32) >> 16).astype(np.uint16)
+    return "cls.output.weight", weight_format, rows.shape, values.tobytes()
+
+
+@pytest.mark.parametrize("weight_format", [WeightFormat.F32, WeightFormat.F16, WeightFormat.BF16])
+@pytest.mark.parametrize("labels", [["yes", "no"], ["no", "yes"]])
+def test_a_reranker_s_classifier_judges_the_last_token_s_state(tiny_model, tmp_path, weight_format, labels):
+    changes = RANKING | {"llama.classifier.output_labels": labels}
+    path = rewritten(tiny_model, tmp_path / "rank.gguf", changes, [classifier(weight_format)])
+    documents = ["one", "two", "three"]
+    with LLM(path, threads=2, max_step_tokens=64) as llm:
+        found = llm.rerank("which?", documents)
+        assert asyncio.run(llm.arerank("which?", documents)) == found
+        assert [document.score for document in found] == sorted((d.score for d in found), reverse=True)
+        for document in found:
+            yes, _ = Reranker(llm.tokenizer, "which?").requests(documents[document.index], ("a", "b"))
+            state = llm.embed(yes.prompt_token_ids[: yes.prompt_logprobs_begin], "last")
+            yes_logit, no_logit = HEAD_ROWS @ state if labels[0] == "yes" else HEAD_ROWS[::-1] @ state
+            assert document.score == pytest.approx(1 / (1 + np.exp(no_logit - yes_logit)), rel=0.05, abs=1e-3)
+        assert "no head" in str(llm.generate("hello").error), "two rows of the head are all that is left of it"
+
+
+def test_a_classifier_beside_a_head_leaves_the_model_its_answers(tiny_model, tmp_path, llm):
+    with GgufCheckpoint.open(tiny_model) as checkpoint:
+        info = checkpoint.tensors["token_embd.weight"]
+        head = ("output.weight", info.format, info.shape, bytes(checkpoint.data(info)))
+    path = rewritten(tiny_model, tmp_path / "both.gguf", RANKING, [head, classifier()])
+    with LLM(path, threads=2, max_step_tokens=64) as both:
+        assert both.generate("hello", GREEDY).token_ids == llm.generate("hello", GREEDY).token_ids
+        assert len(both.rerank("which?", ["one", "two"])) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows", "complaint"),
+    [
+        ({"llama.classifier.output_labels": ["good", "bad"]}, HEAD_ROWS, "labels"),
+        ({"llama.classifier.output_labels": 3}, HEAD_ROWS, "labels"),
+        ({}, HEAD_ROWS[:, :16], "row of 32"),
+        ({}, np.full((2, 32), np.inf, np.float32), "not finite"),
+    ],
+)
+def test_classifiers_that_cannot_be_used_are_refused(tiny_model, tmp_path, changes, rows, complaint):
+    path = rewritten(tiny_model, tmp_path / "bad.gguf", RANKING | changes, [classifier(rows=rows)])
+    with pytest.raises(AbaciError, match=complaint):
+        LLM(path, threads=2)
+
+
 def test_embeddings_that_cannot_be_had_are_refused(llm):
     with pytest.raises(UsageError, match="pooling 'max'"):
         llm.embed("hello", "max")
@@ -295,6 +371,19 @@ def test_stream_raises_what_cannot_run(llm):
         llm.stream("x" * 300)
     with pytest.raises(UsageError, match="99999"):
         list(llm.stream([99999], GREEDY))
+
+
+def test_a_stream_tells_its_usage_also_when_it_is_closed_early(llm):
+    events = llm.stream("usage", SamplingParams(max_tokens=200, ignore_eos=True))
+    assert (events.usage.prompt_tokens, events.usage.completion_tokens) == (0, 0)
+    next(events)
+    next(events)
+    events.close()
+    assert events.usage.prompt_tokens == len(llm.tokenizer.encode("usage", allow_special=True))
+    assert events.usage.completion_tokens == 2
+    assert events.usage.prefill_seconds > 0
+    with pytest.raises(StopIteration):
+        next(events)
 
 
 def test_closing_a_stream_cancels_its_request(llm):

@@ -8,17 +8,20 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from time import perf_counter
 
 from abaci.engine.grammar import GrammarCompiler, Vocabulary
 from abaci.engine.guide import check_guidance
 from abaci.engine.kv_cache import KVCache
+from abaci.engine.limits import SchedulerConfig
 from abaci.engine.runner import Runner
-from abaci.engine.scheduler import Scheduler, SchedulerConfig
+from abaci.engine.scheduler import Scheduler
 from abaci.engine.step import StepPlan
-from abaci.errors import EngineClosedError, UsageError
-from abaci.generation import Constraint, GenerationRequest, TokenEvent, TokenSink
+from abaci.engine.threads import starting_thread
+from abaci.errors import EngineClosedError, UsageError, copy_of
+from abaci.generation import Constraint, FinishReason, GenerationRequest, TokenEvent, TokenSink
 from abaci.kernels.batch import PAGE_TOKENS, Executor
 
 
@@ -74,6 +77,7 @@ class Engine:
 
     `on_thread_start` runs first on the engine's thread, for example to pin it. An engine that nobody refers to any more
     closes itself. `vocabulary` is called when the first request with a constraint comes; without it they are refused.
+    Raises ThreadLimitError where its thread cannot be started; the executor is then the caller's to close.
     """
 
     def __init__(
@@ -88,8 +92,9 @@ class Engine:
         self._thread = threading.Thread(
             target=self._loop.run, args=(on_thread_start,), name="abaci-engine", daemon=True
         )
+        with starting_thread("the engine"):
+            self._thread.start()
         self._finalizer = weakref.finalize(self, _shut_down, self._loop, self._thread)
-        self._thread.start()
 
     def submit(self, request: GenerationRequest, sink: TokenSink) -> None:
         """Queue a request. Raises as `Generator.submit` says, and UsageError for a request id in use."""
@@ -122,11 +127,12 @@ def _shut_down(loop: "_Loop", thread: threading.Thread) -> None:
 
 
 class _Subscription:
-    __slots__ = ("num_pending", "sink")
+    __slots__ = ("pending", "sink")
 
-    def __init__(self, sink: TokenSink, num_pending: int) -> None:
+    def __init__(self, sink: TokenSink, num_samples: int) -> None:
         self.sink = sink
-        self.num_pending = num_pending
+        self.pending = set(range(num_samples))
+        """Indices of the samples that have not ended."""
 
 
 class _Loop:
@@ -198,7 +204,7 @@ class _Loop:
         self._grammars.compile(constraint)
 
     def cancel(self, request_id: str, sample_index: int | None) -> None:
-        if self.is_own_process():
+        if self.is_own_process() and not self._is_closed:
             self._inbox.append(lambda: self._publish(self._scheduler.cancel(request_id, sample_index)))
             self._wake.set()
 
@@ -244,18 +250,22 @@ class _Loop:
                 hint="This is a defect: load the model again, and report what led here.",
             )
             failure.__cause__ = error
-        self._end(failure)
+        finally:
+            self._end(failure)
 
     def _take(self) -> bool:
         """Wait for something to do and read the inbox; False when it is time to end."""
         while not self._is_closed:
-            while self._inbox:
-                self._inbox.popleft()()
+            self._read_inbox()
             if self._scheduler.has_work:
                 return True
             self._wake.wait()
             self._wake.clear()
         return False
+
+    def _read_inbox(self) -> None:
+        while self._inbox:
+            self._inbox.popleft()()
 
     def _step(self) -> None:
         begin = perf_counter()
@@ -288,8 +298,8 @@ class _Loop:
             if subscription is None:
                 continue
             if event.finish_reason is not None:
-                subscription.num_pending -= 1
-                if subscription.num_pending == 0:
+                subscription.pending.discard(event.sample_index)
+                if not subscription.pending:
                     del self._subscriptions[event.request_id]
             try:
                 subscription.sink(event)
@@ -301,8 +311,17 @@ class _Loop:
     def _end(self, failure: Exception) -> None:
         with self._lock:
             self._is_closed = True
-        for take in self._inbox:
-            take()
-        self._inbox.clear()
-        self._publish(self._scheduler.fail_all(failure))
-        self._executor.close()
+        with closing(self._executor):
+            try:
+                self._read_inbox()  # who cancelled just now is told of that
+            finally:
+                self._fail_pending(failure)
+
+    def _fail_pending(self, failure: Exception) -> None:
+        """End all that anybody waits for, whatever state the scheduler was left in."""
+        while self._subscriptions:
+            request_id, subscription = self._subscriptions.popitem()
+            for index in sorted(subscription.pending):
+                error = copy_of(failure)
+                with suppress(Exception):  # as in `_publish`
+                    subscription.sink(TokenEvent(request_id, index, (), finish_reason=FinishReason.ERROR, error=error))

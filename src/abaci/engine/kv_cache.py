@@ -13,7 +13,8 @@ least-recently-used and safe.
 
 In a group with a sliding window a sequence lets go of pages wholly before the window as it advances. Such a page stays
 with its node until another sequence needs the room; a prefix hit then has to check that the pages its window reaches
-are still there.
+are still there. Pages that were passed on the way give way first, before those at the ends of prompts and of sequences
+and where others went on: there somebody may go on again.
 
     window 5, pages of 4, next position 9 sees 5..9      page   0        1        2
                                                                 0 1 2 3  4 5 6 7  8 9
@@ -26,6 +27,7 @@ Models whose layers keep a recurrent state beside pages continue a prefix only w
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from abaci.engine.eviction import EvictionOrder
 from abaci.engine.state_pool import NO_STATE, StatePool
 
 STATE_INTERVAL_TOKENS = 1024
@@ -73,14 +75,17 @@ class PageTable:
         "first_page",
         "next_boundary",
         "num_hit_tokens",
+        "num_prompt_pages",
         "pages",
         "state_read",
         "state_write",
         "version",
     )
 
-    def __init__(self, path: list[_Node], num_groups: int, page_tokens: int) -> None:
+    def __init__(self, path: list[_Node], num_groups: int, page_tokens: int, num_prompt_pages: int) -> None:
         num_pages = len(path) - 1
+        self.num_prompt_pages = num_prompt_pages
+        """Full ones of the tokens known at the beginning."""
         self._nodes = path
         self.pages: list[list[int]] = [[node.pages[group] for node in path[1:]] for group in range(num_groups)]
         self.first_page = [0] * num_groups
@@ -120,7 +125,7 @@ class KVCache:
         self._roots: dict[str, _Node] = {}
         self._tables: set[PageTable] = set()
         self._unheld: OrderedDict[_Node, None] = OrderedDict()
-        self._idle: tuple[OrderedDict[_Node, None], ...] = tuple(OrderedDict() for _ in windows)
+        self._idle: tuple[EvictionOrder[_Node], ...] = tuple(EvictionOrder() for _ in windows)
 
     def num_available(self, group: int) -> int:
         """Pages that can be had at once: free ones, and cached ones that no sequence holds."""
@@ -155,11 +160,14 @@ class KVCache:
             root = self._roots[salt] = _Node(None, salt, [])
         root.num_holders += 1
         path, num_known = self._longest_hit(root, token_ids, max_hit_tokens)
-        table = PageTable([root, *path], len(self._windows), self.page_tokens)
+        table = PageTable([root, *path], len(self._windows), self.page_tokens, len(token_ids) // self.page_tokens)
         for group, window in self._windowed:
             first = self._first_visible_page(table.num_hit_tokens, window)
             table.first_page[group] = first
             table.pages[group][:first] = [NO_PAGE] * first
+            for node in path[:first]:
+                if len(node.children) == 1:
+                    self._idle[group].demote(node)
         for index, node in enumerate(table._nodes[1:]):
             self._hold(node)
             for group, _ in self._windowed:
@@ -188,29 +196,46 @@ class KVCache:
         if self._states is None:
             return num_known
         interval = (start // STATE_INTERVAL_TOKENS + 1) * STATE_INTERVAL_TOKENS
-        last = (num_known - 1) // self.page_tokens * self.page_tokens
-        return min(stop for stop in (interval, last, table.branch_tokens, num_known) if stop > start)
+        stops = (interval, self._last_boundary(num_known), table.branch_tokens, num_known)
+        return min(stop for stop in stops if stop > start)
 
-    def advance_state(self, table: PageTable, num_computed: int, *, is_stream: bool) -> None:
-        """A step has brought the state to `num_computed` tokens; at the end of a page that is kept, if there is room.
+    def _last_boundary(self, num_known: int) -> int:
+        """Where a prompt's last whole page ends, and a token is left to compute."""
+        return (num_known - 1) // self.page_tokens * self.page_tokens
 
-        After `advance`. Of a stream only the latest snapshot is worth keeping.
+    def advance_state(self, table: PageTable, num_computed: int, num_known: int, *, is_stream: bool) -> None:
+        """A step has brought the state to `num_computed` of `num_known` tokens; where `next_stop` says, and at the end
+        of a stream's page, it is kept, if there is room.
+
+        After `advance`. Of a stream only the latest snapshot is worth keeping. Those on a prompt's way take no room
+        from ends, and where a prompt ends, those before on its path are on the way, but for the one it went on from:
+        its last part may be asked again in other words.
         """
         if self._states is None:
             return
         self._stop_reading(table)
         table.state_read = table.state_write
         node = table._nodes[-1]
-        is_whole = num_computed % self.page_tokens == 0 and node.parent is not None
-        if not is_whole or node.state != NO_STATE or self._states.num_available == 0:
+        if num_computed % self.page_tokens or node.parent is None or node.state != NO_STATE:
+            return
+        ends_prompt = not is_stream and num_computed == self._last_boundary(num_known)
+        is_end = is_stream or ends_prompt or num_computed == table.branch_tokens
+        if not is_end and num_computed % STATE_INTERVAL_TOKENS:
+            return
+        if (self._states.num_available if is_end else self._states.num_spare) == 0:
             return
         slot = self._states.take()
-        self._states.keep(node, table.state_write)
+        self._states.keep(node, table.state_write, is_end=is_end)
         self._read_snapshot(table, node)
         table.state_write = slot
         if is_stream and table._last_snapshot is not None:
             self._states.drop(table._last_snapshot)
         table._last_snapshot = node if is_stream else None
+        if ends_prompt:
+            num_hit_pages = table.num_hit_tokens // self.page_tokens
+            for num_pages, passed in enumerate(table._nodes[:-1]):
+                if len(passed.children) == 1 and num_pages != num_hit_pages:
+                    self._states.demote(passed)
 
     def _read_snapshot(self, table: PageTable, node: _Node) -> None:
         assert self._states is not None
@@ -251,7 +276,8 @@ class KVCache:
         for group, window in self._windowed:
             first = self._first_visible_page(num_computed, window)
             for index in range(table.first_page[group], first):
-                self._release_page(table._nodes[index + 1], group)
+                is_end = self._is_end(table, index, window)
+                self._release_page(table._nodes[index + 1], group, is_end=is_end)
                 table.pages[group][index] = NO_PAGE
                 table.first_page[group] = index + 1
                 table.version += 1
@@ -271,7 +297,7 @@ class KVCache:
             node = table._nodes[index + 1]
             for group, _ in self._windowed:
                 if index >= table.first_page[group]:
-                    self._release_page(node, group)
+                    self._release_page(node, group, is_end=True)
             node.num_holders -= 1
             if node.num_holders == 0:
                 self._unheld[node] = None
@@ -282,6 +308,12 @@ class KVCache:
 
     def _first_visible_page(self, position: int, window: int) -> int:
         return max(0, position - window + 1) // self.page_tokens
+
+    def _is_end(self, table: PageTable, index: int, window: int) -> bool:
+        """Whether a page that `table` has passed is seen by who goes on where its prompt ended, or one page before, or
+        where it went on itself."""
+        ends = (table.num_prompt_pages, table.num_prompt_pages - 1, table.num_hit_tokens // self.page_tokens)
+        return any(self._first_visible_page(end * self.page_tokens, window) <= index < end for end in ends)
 
     def _longest_hit(self, root: _Node, token_ids: Sequence[int], max_hit_tokens: int) -> tuple[list[_Node], int]:
         """The nodes of the longest prefix that can be continued, and how many would do if their state had been kept."""
@@ -343,13 +375,13 @@ class KVCache:
 
     def _hold_page(self, node: _Node, group: int) -> None:
         if node.page_holders[group] == 0:
-            del self._idle[group][node]
+            self._idle[group].discard(node)
         node.page_holders[group] += 1
 
-    def _release_page(self, node: _Node, group: int) -> None:
+    def _release_page(self, node: _Node, group: int, *, is_end: bool) -> None:
         node.page_holders[group] -= 1
         if node.page_holders[group] == 0:
-            self._idle[group][node] = None
+            self._idle[group].push(node, is_end=is_end)
 
     def _take_page(self, group: int) -> int:
         free = self._free[group]
@@ -357,11 +389,11 @@ class KVCache:
             if self._windows[group] is None:
                 self._remove(next(iter(self._unheld)))
             else:
-                self._drop_page(next(iter(self._idle[group])), group)
+                self._drop_page(self._idle[group].first(), group)
         return free.pop()
 
     def _drop_page(self, node: _Node, group: int) -> None:
-        del self._idle[group][node]
+        self._idle[group].discard(node)
         self._free[group].append(node.pages[group])
         node.pages[group] = NO_PAGE
         self._prune(node)
@@ -376,7 +408,7 @@ class KVCache:
         for group, page in enumerate(node.pages):
             if page != NO_PAGE:
                 self._free[group].append(page)
-                self._idle[group].pop(node, None)
+                self._idle[group].discard(node)
         parent = node.parent
         del parent.children[node.key]  # type: ignore[arg-type]  # only a root's key is a string
         if parent.parent is None:

@@ -14,6 +14,8 @@ REQUESTED_SHARE = 0.75
 """Of the memory available, for a context that was asked for."""
 NUM_FULL_CONTEXTS = 2
 MIN_CACHE_TOKENS = 32768
+MIN_WINDOWS = 4
+"""For which a group with a window has room: one sequence runs, and of others the ends are kept."""
 
 _ROOT = Path("/")
 _UNLIMITED_BYTES = 1 << 60
@@ -144,7 +146,8 @@ def window_pages(window: int | None, page_tokens: int, max_sequences: int, max_s
     """Most pages that a cache group is given; None where it has no window, and takes what there is."""
     if window is None:
         return None
-    return max_sequences * (-(-window // page_tokens) + 1) + -(-max_step_tokens // page_tokens)
+    num_windows = max(max_sequences, MIN_WINDOWS)
+    return num_windows * (-(-window // page_tokens) + 1) + -(-max_step_tokens // page_tokens)
 
 
 def _left_in_group(folder: Path) -> int:

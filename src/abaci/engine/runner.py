@@ -23,6 +23,9 @@ NOTHING_DRAWN = 0
 AFTER_PROMPT = -1
 """Token id of the entry of prompt log-probabilities that holds only what is likely to follow the prompt."""
 
+_TOP_K_OF_ALL = int(np.iinfo(np.int32).max)
+"""More than any vocabulary has; a row has no room for more."""
+
 
 class _SampleState:
     """What the runner knows of a sequence: its logit row but for the moving parts, its biases, history and guide."""
@@ -364,7 +367,7 @@ def _logit_row(request: GenerationRequest, sample_index: int) -> np.void:
     row["repetition_penalty"] = request.repetition_penalty
     row["presence_penalty"] = request.presence_penalty
     row["frequency_penalty"] = request.frequency_penalty
-    row["top_k"] = request.top_k
+    row["top_k"] = min(request.top_k, _TOP_K_OF_ALL)
     row["num_top"] = -1 if request.num_logprobs is None else request.num_logprobs
     row["mask_row"] = -1
     return row

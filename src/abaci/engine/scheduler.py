@@ -27,8 +27,9 @@ from time import perf_counter
 from abaci.engine.grammar import Grammar
 from abaci.engine.kv_cache import KVCache, PageTable
 from abaci.engine.lane import Lane, Tenant
+from abaci.engine.limits import SchedulerConfig, check_request
 from abaci.engine.step import Sequence, StepPlan, StepResult
-from abaci.errors import AbaciError, ContextLengthError, UsageError
+from abaci.errors import AbaciError, copy_of
 from abaci.generation import FinishReason, GenerationRequest, Pooling, TokenEvent, TokenLogprob
 
 PROMPT_TOKENS = 16
@@ -45,28 +46,6 @@ QUIET_BACKGROUND_TOKENS = 32
 QUIET_SECONDS = 30.0
 BACKGROUND_PART = 64
 """Beside other work, background gets a token for each so many."""
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulerConfig:
-    """Limits of one engine, in tokens and sequences."""
-
-    context_length: int
-    vocab_size: int
-    max_sequences: int = 64
-    """That run at a time; more wait."""
-    max_step_tokens: int = 512
-    doubling_position: int | None = None
-    """Where in a prompt a token takes twice what it takes at the beginning; None: nowhere."""
-    has_head: bool = True
-    """False: the model has no logits, only embeddings."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.max_sequences <= self.max_step_tokens:
-            raise UsageError(
-                f"max_sequences {self.max_sequences} must be between 1 and max_step_tokens {self.max_step_tokens}",
-                hint="Every running sequence needs one token of a step.",
-            )
 
 
 @dataclass(slots=True)
@@ -117,37 +96,7 @@ class Scheduler:
 
     def check(self, request: GenerationRequest) -> None:
         """Raise UsageError if the request can never run, ContextLengthError if it is too long. Reads constants only."""
-        if request.pooling is None and not self._config.has_head:
-            raise UsageError(
-                "the model has no head (lm_head.weight) and cannot generate, score or rerank",
-                hint="Ask it for embeddings. If it is one that generates, its folder is incomplete: fetch it again.",
-            )
-        prompt, total = len(request.prompt_token_ids), len(request.prompt_token_ids) + request.max_tokens
-        if prompt == 0:
-            raise UsageError("the prompt has no tokens", hint="Give at least one token, for example the model's BOS.")
-        vocab_size = self._config.vocab_size
-        for token_id in request.prompt_token_ids:
-            if not 0 <= token_id < vocab_size:
-                raise UsageError(
-                    f"the prompt has the token {token_id}, which the model does not have",
-                    hint=f"Its tokens are 0 to {vocab_size - 1}; encode texts with its own tokenizer.",
-                )
-        _check_parameters(request, vocab_size)
-        if total > self._config.context_length:
-            raise ContextLengthError(
-                f"{prompt} prompt tokens and max_tokens {request.max_tokens} make {total}, "
-                f"but the context holds {self._config.context_length}",
-                hint="Shorten the prompt, ask for fewer tokens, or load the model with a larger context.",
-            )
-        num_positions = max(prompt, total - 1)  # the last token is drawn, but never computed
-        for group, num_pages in enumerate(self._cache.num_pages):
-            needed = self._cache.pages_needed(num_positions, group)
-            if needed > num_pages:
-                raise ContextLengthError(
-                    f"{prompt} prompt tokens and max_tokens {request.max_tokens} need {needed} pages of "
-                    f"{self._cache.page_tokens} tokens, but the KV cache has {num_pages}",
-                    hint="Shorten the prompt, ask for fewer tokens, or give the KV cache more memory.",
-                )
+        check_request(request, self._config, self._cache)
 
     def submit(self, request: GenerationRequest, grammar: Grammar | None = None) -> None:
         """Queue a request that `check` has passed."""
@@ -174,10 +123,6 @@ class Scheduler:
         """End every request that took part in a step that failed."""
         request_ids = dict.fromkeys(sequence.request.request_id for sequence in plan.sequences)
         return [event for request_id in request_ids for event in self.fail_request(request_id, error)]
-
-    def fail_all(self, error: Exception) -> list[TokenEvent]:
-        """End everything."""
-        return [event for request_id in tuple(self._requests) for event in self.fail_request(request_id, error)]
 
     def fail_request(self, request_id: str, error: Exception) -> list[TokenEvent]:
         """End one request with an error."""
@@ -212,7 +157,9 @@ class Scheduler:
             if num_computed >= table.next_boundary:
                 self._cache.advance(table, sequence.token_ids, num_computed)
                 self._is_blocked = False
-            self._cache.advance_state(table, num_computed, is_stream=plan.counts[index] == 1)
+            num_known = len(sequence.token_ids)
+            is_stream = plan.counts[index] == 1 and num_computed == num_known
+            self._cache.advance_state(table, num_computed, num_known, is_stream=is_stream)
             if sequence.dependants:
                 self._release_dependants(sequence, num_computed)
             if sequence.prompt_logprobs is not None and result.prompt_logprobs:
@@ -236,11 +183,16 @@ class Scheduler:
         lanes = (self._interactive, self._background)
         running = [sequence for lane in lanes for sequence in lane.running]
         waiting = [sequence for lane in lanes for sequence in lane.check_integrity()]
-        leaders = [*running, *waiting]
-        parked = [other for sequence in leaders for _, other in sequence.dependants if not other.is_finished]
+        sequences = [*running, *waiting]
+        num_leaders = len(sequences)
         live = {id(sequence) for samples in self._requests.values() for sequence in samples}
-        assert live == set(map(id, [*leaders, *parked])) and len(live) == len(leaders) + len(parked)
-        assert [s for s in (*leaders, *parked) if s.is_parked] == parked and len(parked) == self._num_parked
+        for sequence in sequences:  # and those parked with it, who may have others parked with them
+            sequences.extend(other for _, other in sequence.dependants if not other.is_finished)
+            assert len(sequences) <= len(live)
+        assert live == set(map(id, sequences)) and len(live) == len(sequences)
+        leaders, parked = sequences[:num_leaders], sequences[num_leaders:]
+        assert not any(s.is_parked for s in leaders) and all(s.is_parked for s in parked)
+        assert len(parked) == self._num_parked
         assert len(running) <= self._config.max_sequences
         for sequence in running:
             assert sequence.table is not None
@@ -563,12 +515,13 @@ class Scheduler:
         lane = sequence.tenant.lane
         if sequence.table is not None:
             self._stop(sequence)
-        elif sequence.is_parked:
-            sequence.is_parked = False
-            self._num_parked -= 1
         else:
-            lane.discard(sequence)
-            self._is_blocked = False
+            if sequence.is_parked:
+                sequence.is_parked = False
+                self._num_parked -= 1
+            else:
+                lane.discard(sequence)
+                self._is_blocked = False
             self._release_dependants(sequence)
         lane.leave(sequence.tenant)
         if lane is self._interactive:
@@ -584,7 +537,14 @@ class Scheduler:
         for sequence in reversed(dropped):  # so that no sample starts in place of one that goes as well
             self._finish(sequence)
         return [
-            TokenEvent(s.request.request_id, s.sample_index, (), finish_reason=reason, error=error) for s in dropped
+            TokenEvent(
+                sequence.request.request_id,
+                sequence.sample_index,
+                (),
+                finish_reason=reason,
+                error=None if error is None else copy_of(error),
+            )
+            for sequence in dropped
         ]
 
 
@@ -621,46 +581,3 @@ def _nothing_to_draw(sequence: Sequence) -> AbaciError:
         f"no token can be drawn at position {len(sequence.token_ids)}: all are banned, or their logits are not numbers",
         hint="Loosen logit_bias or min_tokens; if neither is set, verify the model file.",
     )
-
-
-def _check_parameters(request: GenerationRequest, vocab_size: int) -> None:
-    prompt_tokens = len(request.prompt_token_ids)
-    tokens = f"tokens of the model, 0 to {vocab_size - 1}"
-    ranges = (
-        ("max_tokens", request.max_tokens >= 0, "at least 0"),
-        ("min_tokens", 0 <= request.min_tokens <= request.max_tokens, f"0 to max_tokens, here {request.max_tokens}"),
-        (
-            "pooling",
-            request.pooling is None or (request.max_tokens == 0 and request.num_prompt_logprobs is None),
-            "None where tokens or log-probabilities are asked for",
-        ),
-        (
-            "num_samples",
-            request.num_samples >= 1 and (request.max_tokens > 0 or request.num_samples == 1),
-            "at least 1, and 1 where no token is asked for",
-        ),
-        ("temperature", 0 <= request.temperature < float("inf"), "at least 0"),
-        ("top_k", request.top_k >= 0, "at least 0"),
-        ("top_p", 0 < request.top_p <= 1, "more than 0 and at most 1"),
-        ("min_p", 0 <= request.min_p < 1, "at least 0 and less than 1"),
-        ("repetition_penalty", 0 < request.repetition_penalty < float("inf"), "more than 0"),
-        ("presence_penalty", -2 <= request.presence_penalty <= 2, "-2 to 2"),
-        ("frequency_penalty", -2 <= request.frequency_penalty <= 2, "-2 to 2"),
-        ("seed", 0 <= request.seed < 2**64, "0 to 2**64 - 1"),
-        (
-            "prompt_logprobs_begin",
-            1 <= request.prompt_logprobs_begin <= max(1, prompt_tokens),
-            f"1 to the length of the prompt, {prompt_tokens}",
-        ),
-        ("num_logprobs", 0 <= (request.num_logprobs or 0) <= vocab_size, f"0 to {vocab_size}"),
-        ("num_prompt_logprobs", 0 <= (request.num_prompt_logprobs or 0) <= vocab_size, f"0 to {vocab_size}"),
-        (
-            "logit_bias",
-            all(0 <= t < vocab_size and -100 <= bias <= 100 for t, bias in request.logit_bias),
-            f"{tokens}, each with a bias of -100 to 100",
-        ),
-        ("end_token_ids", all(0 <= t < vocab_size for t in request.end_token_ids), tokens),
-    )
-    for name, is_valid, wanted in ranges:
-        if not is_valid:
-            raise UsageError(f"{name} is {getattr(request, name)!r}", hint=f"It must be {wanted}.")

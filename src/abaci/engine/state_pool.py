@@ -9,11 +9,12 @@ a prefix later, the state at its end must have been kept. Every slot is in exact
 
 A sequence reads one slot and writes another, or the same. Taking a snapshot therefore moves nothing: the slot just
 written becomes the node's, and the sequence goes on reading it while it writes a new one. Snapshots that nobody reads
-give way to whoever needs a slot, the least recently used first.
+give way to whoever needs a slot: first those on a prompt's way, then those at ends, the least recently used first.
 """
 
-from collections import OrderedDict
 from typing import Protocol
+
+from abaci.engine.eviction import EvictionOrder
 
 NO_STATE = -1
 
@@ -32,44 +33,53 @@ class StatePool:
     def __init__(self, num_states: int) -> None:
         self.num_states = num_states
         self._free = list(range(num_states - 1, -1, -1))
-        self._idle: OrderedDict[SnapshotOwner, None] = OrderedDict()
+        self._idle: EvictionOrder[SnapshotOwner] = EvictionOrder()
 
     @property
     def num_available(self) -> int:
         """Slots that can be had at once: free ones, and snapshots that nobody reads."""
         return len(self._free) + len(self._idle)
 
+    @property
+    def num_spare(self) -> int:
+        """Slots that can be had without giving up where something ended."""
+        return len(self._free) + self._idle.num_passed
+
     def take(self) -> int:
         """A slot to write; from a snapshot if none is free. There must be one available."""
         if not self._free:
-            self.drop(next(iter(self._idle)))
+            self.drop(self._idle.first())
         return self._free.pop()
 
     def give_back(self, slot: int) -> None:
         """A slot that nobody writes any more."""
         self._free.append(slot)
 
-    def keep(self, owner: SnapshotOwner, slot: int) -> None:
-        """What was written to `slot` is the owner's snapshot from now on."""
+    def keep(self, owner: SnapshotOwner, slot: int, *, is_end: bool) -> None:
+        """What was written to `slot` is the owner's snapshot from now on: of an end, or of a place on the way."""
         assert owner.state == NO_STATE
         owner.state = slot
-        self._idle[owner] = None
+        self._idle.push(owner, is_end=is_end)
+
+    def demote(self, owner: SnapshotOwner) -> None:
+        """The owner's snapshot is one on the way now; if it has none, or it is being read, nothing happens."""
+        self._idle.demote(owner)
 
     def hold(self, owner: SnapshotOwner) -> None:
         """Somebody is going to read the owner's snapshot."""
-        self._idle.pop(owner, None)
+        self._idle.discard(owner)
         owner.num_state_readers += 1
 
     def release(self, owner: SnapshotOwner) -> None:
-        """A reader has read it."""
+        """A reader has read it: who is read is wanted, wherever it stands."""
         owner.num_state_readers -= 1
         if owner.num_state_readers == 0:
-            self._idle[owner] = None
+            self._idle.push(owner, is_end=True)
 
     def drop(self, owner: SnapshotOwner) -> None:
         """Forget the owner's snapshot, which nobody reads; if it has none nothing happens."""
         if owner.state != NO_STATE and owner.num_state_readers == 0:
-            del self._idle[owner]
+            self._idle.discard(owner)
             self._free.append(owner.state)
             owner.state = NO_STATE
 
@@ -77,5 +87,5 @@ class StatePool:
         """Recount: free + own + snapshots = all, each once. For tests."""
         kept = [owner.state for owner in owners if owner.state != NO_STATE]
         assert sorted([*self._free, *own, *kept]) == list(range(self.num_states)), "every slot in one place"
-        idle = {id(owner) for owner in owners if owner.state != NO_STATE and not owner.num_state_readers}
-        assert idle == set(map(id, self._idle)), "snapshots that nobody reads are exactly the queued ones"
+        idle = [owner for owner in owners if owner.state != NO_STATE and not owner.num_state_readers]
+        assert len(idle) == len(self._idle) and all(owner in self._idle for owner in idle), "who is not read is queued"

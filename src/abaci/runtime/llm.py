@@ -5,7 +5,7 @@ import itertools
 import queue
 import warnings
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Self, overload
 
@@ -44,6 +44,7 @@ from abaci.runtime.results import (
     relevances,
     score_of,
 )
+from abaci.runtime.streaming import AnswerStream
 from abaci.tensor import CacheType
 
 Prompt = str | Sequence[int]
@@ -59,7 +60,7 @@ class LLM:
     threads          None: the physical cores this process may use.
     max_sequences    that run at a time; more wait.
     max_step_tokens  most tokens computed together; longer prompts are computed in pieces.
-    kv_type          what the KV cache keeps keys and values as: "f16", or "int8" in about half the memory.
+    kv_type          what the KV cache keeps keys and values as: "f16", "bf16", or "int8" in about half the memory.
     chat_template    Jinja source to use instead of the model's.
     quantize         a mixture such as "q4_k_m" that float weights are quantised to as they are loaded.
     lora             adapters, all in force: GGUF files or PEFT folders, as paths or as pairs of path and scale.
@@ -146,12 +147,12 @@ class LLM:
             return self._run(self._batch([conversations], params, self._encode_conversation))[0]
         return self._run(self._batch(conversations, params, self._encode_conversation))
 
-    def stream(self, prompt: Prompt | Conversation, params: SamplingParams | None = None) -> Iterator[StreamEvent]:
+    def stream(self, prompt: Prompt | Conversation, params: SamplingParams | None = None) -> AnswerStream:
         """Answer one prompt or conversation, event by event. Closing the iterator, or Ctrl-C, cancels the request.
 
         Raises UsageError before the first event for what cannot run, and at the end the error that stopped a request.
         """
-        return self._stream(self._stream_batch(prompt, params))
+        return AnswerStream(self._stream_batch(prompt, params), self._end)
 
     @overload
     def score(self, token_ids: Sequence[int], top_k: int = 0) -> Score: ...
@@ -197,7 +198,8 @@ class LLM:
         format is another.
         """
         top_n = None if top_n is None else whole_number("top_n", top_n, 0)
-        return ranked(relevances(self._run(self._rerank_batch(query, documents, instruction))), top_n)
+        reranker, batch = self._rerank_batch(query, documents, instruction)
+        return ranked(relevances(reranker, self._run(batch)), top_n)
 
     @overload
     async def agenerate(  # type: ignore[overload-overlap]
@@ -279,7 +281,8 @@ class LLM:
     ) -> list[Ranked]:
         """`rerank` for an event loop."""
         top_n = None if top_n is None else whole_number("top_n", top_n, 0)
-        return ranked(relevances(await self._arun(self._rerank_batch(query, documents, instruction))), top_n)
+        reranker, batch = self._rerank_batch(query, documents, instruction)
+        return ranked(relevances(reranker, await self._arun(batch)), top_n)
 
     def close(self) -> None:
         """Stop and release everything; requests under way end with EngineClosedError. Idempotent."""
@@ -351,20 +354,21 @@ class LLM:
             requests.append(TextRequest(request, self._new_assembler))
         return Batch(self._model.generator, requests)
 
-    def _rerank_batch(self, query: str, documents: Sequence[str], instruction: str | None) -> Batch:
+    def _rerank_batch(self, query: str, documents: Sequence[str], instruction: str | None) -> tuple[Reranker, Batch]:
         documents = listed(documents, "a list of documents is wanted")
         texts = [query, *documents, *(() if instruction is None else (instruction,))]
         if not all(isinstance(text, str) for text in texts):
             raise UsageError(
                 "the query, the instruction or a document is not text", hint="Give rerank a text and a list of texts."
             )
-        reranker = Reranker(self.tokenizer, query, instruction)
+        reranker = Reranker(self.tokenizer, query, instruction, self._model.text.classifier)
         requests = (
             request
             for document in documents
-            for request in reranker.requests(document, (self._new_id(), self._new_id()))
+            for request in reranker.requests(document, [self._new_id() for _ in range(reranker.num_requests)])
         )
-        return Batch(self._model.generator, [TextRequest(request, self._new_assembler) for request in requests])
+        text_requests = [TextRequest(request, self._new_assembler) for request in requests]
+        return reranker, Batch(self._model.generator, text_requests)
 
     def _text_request(
         self, prompt: Any, params: SamplingParams, encode: Callable[[Any], Sequence[int]]
@@ -413,18 +417,6 @@ class LLM:
             while not batch.is_done:
                 batch.push(await events.get())
             return batch.results()
-        finally:
-            self._end(batch)
-
-    def _stream(self, batch: Batch) -> Iterator[StreamEvent]:
-        events: queue.SimpleQueue[TimedEvent] = queue.SimpleQueue()
-        try:
-            batch.submit(events.put)
-            while not batch.is_done:
-                event = batch.push(events.get())
-                if event is not None:
-                    yield event
-            batch.raise_error()
         finally:
             self._end(batch)
 

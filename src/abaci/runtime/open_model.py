@@ -10,16 +10,21 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+import numpy as np
+
 from abaci import hub
 from abaci.chat.prompt import chat_template
 from abaci.chat.requests import GenerationDefaults, RequestRules
+from abaci.chat.reranking import YesOrNo
 from abaci.chat.served import EngineFigures, TextModel
 from abaci.engine.loader import LoadedModel, LoadOptions, load
+from abaci.engine.threads import starting_thread
 from abaci.errors import FileFormatError
-from abaci.formats.checkpoint import Checkpoint, MetadataValue
+from abaci.formats.checkpoint import Checkpoint, MetadataValue, own_template
 from abaci.formats.opening import open_checkpoint
 from abaci.formats.tokenizer import Tokenizer
 from abaci.generation import Generator, Pooling
+from abaci.kernels.dequantise import dequantise
 
 Loader = Callable[[Checkpoint, LoadOptions], LoadedModel]
 """How an open file becomes a running engine."""
@@ -140,13 +145,14 @@ def open_model(
     files = _opened_files(checkpoint)
     metadata = checkpoint.metadata
     with ThreadPoolExecutor(1) as background:  # the vocabulary is read while weights are packed
-        reading = background.submit(_read_tokenizer, checkpoint, prepare)
+        with starting_thread("the tokenizer"):
+            reading = background.submit(_read_tokenizer, checkpoint, prepare)
         loaded = loader(checkpoint, options)
     try:
         tokenizer = _named(reading, resolved.path)
-        in_file = metadata.get("tokenizer.chat_template")
-        source = template or (in_file if isinstance(in_file, str) else None) or resolved.chat_template
+        source = template or own_template(metadata) or resolved.chat_template
         rendered, note = chat_template(source, tokenizer)
+        classifier = _classifier(loaded)
         rules = RequestRules(
             GenerationDefaults.from_metadata(metadata),
             tokenizer.end_token_ids,
@@ -158,7 +164,7 @@ def open_model(
         raise
     return OpenModel(
         info=_describe(resolved, loaded),
-        text=TextModel(tokenizer, rendered, rules, _pooling(metadata)),
+        text=TextModel(tokenizer, rendered, rules, _pooling(metadata), classifier),
         files=files,
         notes=loaded.checkpoint.notes + loaded.spec.notes + (() if note is None else (note,)),
         loaded=loaded,
@@ -169,6 +175,17 @@ def _pooling(metadata: Mapping[str, MetadataValue]) -> Pooling:
     """What the file says of embeddings; rerankers, whose pooling makes no embedding, look at the last token too."""
     kind = metadata.get(f"{metadata.get('general.architecture')}.pooling_type")
     return _POOLINGS.get(kind, Pooling.MEAN) if isinstance(kind, int) else Pooling.MEAN
+
+
+def _classifier(loaded: LoadedModel) -> YesOrNo | None:
+    classifier = loaded.spec.classifier
+    if classifier is None:
+        return None
+    tensor = loaded.checkpoint.tensors[classifier.weight]
+    rows = dequantise(tensor.format, tensor.shape, loaded.checkpoint.data(tensor))
+    if not np.isfinite(rows).all():
+        raise FileFormatError(f"{loaded.checkpoint.paths[0]}: {classifier.weight} has values that are not finite")
+    return YesOrNo(rows[classifier.yes] - rows[classifier.no])
 
 
 def _named(reading: Future[Tokenizer], path: Path) -> Tokenizer:

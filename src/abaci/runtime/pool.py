@@ -20,6 +20,7 @@ from abaci import hub
 from abaci.chat.served import EngineFigures, ModelState, ModelStatus, TextModel
 from abaci.engine.loader import LoadOptions, load
 from abaci.engine.memory import available_memory_bytes
+from abaci.engine.threads import starting_thread
 from abaci.errors import EngineClosedError, ModelNotFoundError, ResourceError, UsageError
 from abaci.formats.adapter import LoraChoice
 from abaci.generation import Generator
@@ -374,7 +375,9 @@ class EnginePool:
             raise EngineClosedError("the server is stopping", hint="Send the request again when the server is back.")
 
     async def _on_thread(self, work: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        with starting_thread("loading models"):
+            working = asyncio.get_running_loop().run_in_executor(self._thread, work)
+        return await working
 
 
 @dataclass(frozen=True, slots=True)

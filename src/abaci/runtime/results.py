@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from abaci.chat.reranking import relevance
+from abaci.chat.reranking import Reranker
 from abaci.chat.text import TextAssembler
 from abaci.errors import AbaciError
 from abaci.generation import FinishReason, GenerationRequest, TokenEvent, TokenLogprob, Usage
@@ -233,13 +233,13 @@ def embedding_of(result: GenerationResult) -> tuple[float, ...]:
     return result.embedding
 
 
-def relevances(results: Sequence[GenerationResult]) -> list[float]:
-    """Of documents, from the results of the two requests that each had. Raises the first error in them, if any."""
+def relevances(reranker: Reranker, results: Sequence[GenerationResult]) -> list[float]:
+    """Of documents, from the results of the requests that each had. Raises the first error in them, if any."""
     for result in results:
         if result.error is not None:
             raise result.error
-    pairs = zip(results[::2], results[1::2], strict=True)
-    return [relevance(yes.prompt_logprobs, no.prompt_logprobs) for yes, no in pairs]
+    width = reranker.num_requests
+    return [reranker.relevance(results[begin : begin + width]) for begin in range(0, len(results), width)]
 
 
 def failed(error: AbaciError, prompt_token_ids: Sequence[int] = ()) -> GenerationResult:

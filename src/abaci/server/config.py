@@ -63,7 +63,7 @@ class ServerConfig(BaseModel):
     quantize: str | None = None
     """Quantise float weights to a mixture such as `q4_k_m` as they are loaded; None: keep them."""
     kv_type: CacheType = CacheType.F16
-    """What the KV cache keeps keys and values as: `f16`, or `int8` in about half the memory."""
+    """What the KV cache keeps keys and values as: `f16`, `bf16`, or `int8` in about half the memory."""
     lora: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """LoRA adapters: one of `models` -> files or folders, all in force, each as `FILE` or `FILE=SCALE`."""
     threads: int | None = Field(default=None, ge=1)
