@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from abaci.bench import comparison, tables
+from abaci.bench import comparison, kernel_suite, tables
 from abaci.bench.contender import Description
 from abaci.bench.report import (
     CeilingSample,
@@ -156,10 +156,42 @@ def test_the_engine_is_measured_where_no_suite_is_named():
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ("kernels", "--json"),
+        ("--suite", "kernels", "--json"),
+        ("--json", "--suite=kernels"),
+        ("--suite=kernels", "--json"),
+    ],
+)
+def test_a_suite_can_be_named_by_a_flag(monkeypatch, arguments):
+    asked = []
+
+    def measure(plan, **settings):
+        asked.append(plan)
+        return KernelReport(2, MACHINE, {"avx2": CEILINGS}, (), (), 0.0, 1.0)
+
+    monkeypatch.setattr(kernel_suite, "measure_kernels", measure)
+    monkeypatch.setattr(kernel_suite, "full_plan", lambda: "all")
+    assert json.loads(bench(*arguments).stdout)["num_threads"] == 2
+    assert asked == ["all"]
+
+
+def test_a_suite_named_by_a_flag_takes_a_model(monkeypatch, smollm2_path):
+    asked = []
+    monkeypatch.setattr(kernel_suite, "plan_of_file", asked.append)
+    monkeypatch.setattr(kernel_suite, "measure_kernels", lambda plan, **settings: comparison_report())
+    assert bench(str(smollm2_path), "--suite", "kernels", "--json").exit_code == 0
+    assert asked == [smollm2_path]
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("engine",), "missing argument 'MODEL'"),
         (("kernels", "--against", "llama.cpp"), "no such option"),
+        (("--suite", "kernel"), "--suite: kernel is none"),
+        (("some-model", "--suite"), "--suite: nothing is none"),
         (("engine", "some-model", "--against", "ollama"), "Choose one of: llama.cpp, ik_llama.cpp"),
         (("engine", "some-model", "--streams", "1,0"), "--streams 1,0: not numbers"),
         (("http", "some-model", "--load", "everything"), "Choose one of: streams, arrivals, prefix, turns, visits"),

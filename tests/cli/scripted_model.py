@@ -1,6 +1,6 @@
 """A model that answers from a script, as the command line sees one."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,6 @@ from abaci.generation import FinishReason, SamplingParams, Usage
 class Event:
     text: str
     finish_reason: FinishReason | None = None
-    usage: Usage | None = None
-    token_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -26,6 +24,26 @@ class Info:
 
 
 USAGE = Usage(prompt_tokens=12, completion_tokens=5, cached_tokens=2, prefill_seconds=0.1, decode_seconds=0.2)
+STOPPED_USAGE = Usage(prompt_tokens=12, completion_tokens=1, cached_tokens=2, prefill_seconds=0.1)
+
+
+@dataclass
+class ScriptedStream:
+    model: "ScriptedModel"
+    events: Generator[Event, None, None]
+
+    def __iter__(self) -> "ScriptedStream":
+        return self
+
+    def __next__(self) -> Event:
+        return next(self.events)
+
+    def close(self) -> None:
+        self.events.close()
+
+    @property
+    def usage(self) -> Usage:
+        return STOPPED_USAGE if self.model.num_cancelled else USAGE
 
 
 @dataclass
@@ -37,17 +55,19 @@ class ScriptedModel:
     asked: list[tuple[Any, SamplingParams]] = field(default_factory=list)
     num_cancelled: int = 0
 
-    def stream(self, prompt: Any, params: SamplingParams) -> Iterator[Event]:
+    def stream(self, prompt: Any, params: SamplingParams) -> "ScriptedStream":
         self.asked.append((prompt, params))
-        pieces = self.answers.pop(0)
+        return ScriptedStream(self, self._events(self.answers.pop(0)))
+
+    def _events(self, pieces: list[str | BaseException]) -> Generator[Event, None, None]:
         ended = False
         try:
             for piece in pieces:
                 if isinstance(piece, BaseException):
                     raise piece
-                yield Event(piece, token_ids=(1,))
+                yield Event(piece)
             ended = True
-            yield Event("", FinishReason.STOP, USAGE)
+            yield Event("", FinishReason.STOP)
         finally:
             self.num_cancelled += not ended
 

@@ -7,6 +7,7 @@ import pytest
 from scripted_model import ScriptedModel
 
 from abaci.cli.conversation import Conversation
+from abaci.cli.keyboard import Entry
 from abaci.cli.writers import SilentWriter
 from abaci.errors import AbaciError, ContextLengthError, UsageError
 from abaci.generation import SamplingParams
@@ -39,11 +40,11 @@ def converse(screen: Screen) -> Callable[..., Conversation]:
     return make
 
 
-def lines_of(*lines: str | BaseException) -> Callable[[], str]:
+def lines_of(*lines: str | BaseException) -> Callable[[str], str]:
     """A keyboard: the lines, then Ctrl-D."""
     left = [*lines, EOFError()]
 
-    def read_line() -> str:
+    def read_line(prompt: str) -> str:
         line = left.pop(0)
         if isinstance(line, BaseException):
             raise line
@@ -103,6 +104,8 @@ def test_set_changes_what_follows(converse: Callable[..., Conversation], screen:
         ("/set stop 'END", "is no value for stop"),
         ("/set color red", "no setting 'color'"),
         ("/nothing", "no command /nothing"),
+        ("/clear\nwhat is this?", "nothing can follow /clear"),
+        ("/exit now", "nothing can follow /exit"),
     ],
 )
 def test_a_wrong_command_is_an_error_and_changes_nothing(
@@ -110,16 +113,16 @@ def test_a_wrong_command_is_an_error_and_changes_nothing(
 ) -> None:
     conversation = converse()
     with pytest.raises(UsageError, match=part):
-        conversation.take(line)
+        conversation.take(Entry.of_line(line))
     assert conversation.params == SamplingParams()
 
 
 def test_stop_texts_are_set_and_shown_and_taken_back(converse: Callable[..., Conversation], screen: Screen) -> None:
     conversation = converse()
-    conversation.take("/set stop END 'the end'")
+    conversation.take(Entry.of_line("/set stop END 'the end'"))
     assert conversation.params == SamplingParams(stop=("END", "the end"))
     assert "stop END 'the end'" in screen.said[-1].splitlines()
-    conversation.take("/set stop none")
+    conversation.take(Entry.of_line("/set stop none"))
     assert conversation.params == SamplingParams()
     assert "stop none" in screen.said[-1].splitlines()
 
@@ -177,5 +180,29 @@ def test_stats_repeats_the_figures(converse: Callable[..., Conversation], screen
 
 def test_help_names_every_command(converse: Callable[..., Conversation], screen: Screen) -> None:
     converse().run(lines_of("/help"))
-    for command in ("/help", "/clear", "/system", "/set", "/stats", "/exit"):
+    for command in ("/help", "/clear", "/system", "/set", "/stats", "/exit", '"""'):
         assert command in screen.said[0]
+
+
+def test_a_message_that_begins_with_a_path_or_is_quoted_is_asked(converse: Callable[..., Conversation]) -> None:
+    conversation = converse(["A."], ["B."])
+    conversation.run(lines_of("/usr/bin/env: what is this?", '"""/clear', '"""'))
+    assert [prompt[-1] for prompt, _ in conversation.model.asked] == [
+        user("/usr/bin/env: what is this?"),
+        user("/clear"),
+    ]
+
+
+def test_control_c_between_quotes_forgets_the_message(converse: Callable[..., Conversation], screen: Screen) -> None:
+    conversation = converse(["A."])
+    conversation.run(lines_of('"""one', KeyboardInterrupt(), "two"))
+    assert [prompt for prompt, _ in conversation.model.asked] == [[user("two")]]
+
+
+def test_a_question_stopped_before_its_answer_is_forgotten(
+    converse: Callable[..., Conversation], screen: Screen
+) -> None:
+    conversation = converse(["A."], [KeyboardInterrupt()], ["C."])
+    conversation.run(lines_of("first", "second", "/stats", "third"))
+    assert conversation.model.asked[2][0] == [user("first"), assistant("A."), user("third")]
+    assert screen.said[2] == "figures of A."

@@ -1,6 +1,8 @@
 """`abaci convert`: both ways, and what it writes over."""
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,12 +11,16 @@ import pytest
 from golden_models import golden_path
 from typer.testing import CliRunner, Result
 
+from abaci import hub
 from abaci.cli.app import app
 from abaci.errors import ResourceError
+from abaci.formats.checkpoint import TEMPLATE_KEY
+from abaci.formats.converting import TEMPLATE_ADDED
 from abaci.formats.gguf import GgufCheckpoint, TensorSource, write_gguf
 from abaci.tensor import WeightFormat
 
 SOURCE = str(golden_path("qwen2"))
+SUPPLIED = "{% for message in messages %}<turn>{{ message.content }}{% endfor %}"
 
 
 @pytest.fixture(autouse=True)
@@ -107,3 +113,49 @@ def test_a_type_that_the_destination_cannot_have(arguments: list[str], hint: str
     result = abaci("convert", SOURCE, *arguments)
     assert result.exit_code == 2
     assert result.stderr.splitlines()[1] == f"hint: {hint}"
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A file without a chat template, under a name that the catalog has one for."""
+    path = tmp_path / "bare.gguf"
+    with GgufCheckpoint.open(SOURCE) as checkpoint:
+        metadata = {key: value for key, value in checkpoint.metadata.items() if key != TEMPLATE_KEY}
+        tensors = [(name, info.format, info.shape, checkpoint.data(info)) for name, info in checkpoint.tensors.items()]
+        write_gguf(path, metadata, tensors)
+        del tensors
+    resolve = hub.resolve
+
+    def resolve_with_template(name: str, *, download: bool) -> hub.ResolvedModel:
+        found = resolve(str(path) if name == "bare:1b" else name, download=download)
+        return replace(found, chat_template=SUPPLIED) if name in ("bare:1b", SOURCE) else found
+
+    monkeypatch.setattr(hub, "resolve", resolve_with_template)
+    return "bare:1b"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["convert"], "copy.gguf"),
+        (["convert"], "folder"),
+        (["quantize", "--type", "q8_0", "--allow-requantize", "--no-measure"], "copy.gguf"),
+        (["quantize", "--type", "q8_0", "--allow-requantize"], "copy.gguf"),
+    ],
+)
+def test_a_template_of_the_catalog_goes_along(arguments: list[str], name: str, bare: str, tmp_path: Path) -> None:
+    made = abaci(*arguments, bare, str(tmp_path / name))
+    assert made.exit_code == 0, made.output
+    assert f"{TEMPLATE_ADDED}\n" in made.stderr
+    shown = json.loads(abaci("show", str(tmp_path / name), "--json").stdout)
+    assert (shown["chat_template"], shown["chat_template_from"]) == (SUPPLIED, "file")
+
+
+@pytest.mark.parametrize("name", ["copy.gguf", "folder"])
+@pytest.mark.usefixtures("bare")
+def test_a_template_of_its_own_stays(name: str, tmp_path: Path) -> None:
+    made = abaci("convert", SOURCE, str(tmp_path / name))
+    assert TEMPLATE_ADDED not in made.stderr
+    with GgufCheckpoint.open(SOURCE) as checkpoint:
+        own = checkpoint.metadata[TEMPLATE_KEY]
+    assert json.loads(abaci("show", str(tmp_path / name), "--json").stdout)["chat_template"] == own != SUPPLIED

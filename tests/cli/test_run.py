@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from abaci.cli import run as run_module
 from abaci.cli.app import app
+from abaci.cli.keyboard import line_reader
 from abaci.generation import SamplingParams
 from abaci.tensor import CacheType
 
@@ -69,6 +70,7 @@ def test_a_seed_is_drawn_and_told_even_of_a_cancelled_answer(model: ScriptedMode
     seeds = [params.seed for _, params in model.asked]
     assert [answer["seed"] for answer in told] == seeds
     assert [answer["finish_reason"] for answer in told] == ["stop", "cancelled"]
+    assert [answer["figures"]["prompt_tokens"] for answer in told] == [12, 12]
     assert None not in seeds
     assert seeds[0] != seeds[1]
 
@@ -120,12 +122,12 @@ def test_a_parameter_out_of_range_is_refused_before_anything_is_loaded(monkeypat
 def test_where_answers_go_to_a_file_the_prompt_does_not(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    read = run_module._line_reader()
+    read = line_reader()
     monkeypatch.setattr(sys, "stdin", io.StringIO("first\n"))
-    assert read() == "first"
+    assert read(">>> ") == "first"
     assert capsys.readouterr() == ("", ">>> ")
     with pytest.raises(EOFError):
-        read()
+        read(">>> ")
 
 
 @pytest.mark.parametrize("flag", ["--raw", "--json"])

@@ -10,10 +10,9 @@ from typing import Any
 from ik_llama_cpp import _ctypes_api
 
 from abaci.bench.contender import Settings
-from abaci.bench.llama_contender import LlamaContender
+from abaci.bench.llama_contender import GGML_CACHE_TYPES, LlamaContender
 from abaci.tensor import CacheType
 
-_GGML_TYPE_Q8_0 = 8
 _LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
 
@@ -44,7 +43,7 @@ class IkLlamaLibrary:
 
     def options(self, num_streams: int, cache_type: CacheType) -> dict[str, list[Any]]:
         return {
-            "flash_attention": [True, False] if cache_type is CacheType.F16 else [True],
+            "flash_attention": [True] if cache_type is CacheType.INT8 else [True, False],
             "repacked_weights": [False, True],
         }
 
@@ -59,8 +58,7 @@ class IkLlamaLibrary:
 
     def set_context_params(self, params: Any, settings: Settings, cache_type: CacheType) -> None:
         params.flash_attn = settings.get("flash_attention", True)
-        if cache_type is CacheType.INT8:
-            params.type_k = params.type_v = _GGML_TYPE_Q8_0
+        params.type_k = params.type_v = GGML_CACHE_TYPES[cache_type]
 
     def copies_cells(self, settings: Settings) -> bool:
         return False  # one cache for all streams

@@ -18,7 +18,9 @@ from abaci.tensor import CacheType
 _CACHE_STEP_TOKENS = 256
 _BATCH_TOKENS = 2048
 _UBATCH_TOKENS = (512, 256, 1024)
-_CACHE_NAMES = {CacheType.F16: "f16", CacheType.INT8: "q8_0"}
+_CACHE_NAMES = {CacheType.F16: "f16", CacheType.BF16: "bf16", CacheType.INT8: "q8_0"}
+GGML_CACHE_TYPES = {CacheType.F16: 1, CacheType.BF16: 30, CacheType.INT8: 8}
+"""As ggml numbers types."""
 
 
 class Library(Protocol):

@@ -7,7 +7,7 @@ from typing import Any
 import llama_cpp
 
 from abaci.bench.contender import Settings
-from abaci.bench.llama_contender import LlamaContender
+from abaci.bench.llama_contender import GGML_CACHE_TYPES, LlamaContender
 from abaci.tensor import CacheType
 
 
@@ -31,7 +31,8 @@ class LlamaCppLibrary:
 
     def options(self, num_streams: int, cache_type: CacheType) -> dict[str, list[Any]]:
         # Quantised values are read by its flash attention only.
-        options: dict[str, list[Any]] = {"flash_attention": [True, False] if cache_type is CacheType.F16 else [True]}
+        is_quantised = cache_type is CacheType.INT8
+        options: dict[str, list[Any]] = {"flash_attention": [True] if is_quantised else [True, False]}
         if num_streams > 1:
             options["unified_cache"] = [False, True]
         return options
@@ -48,8 +49,7 @@ class LlamaCppLibrary:
     def set_context_params(self, params: Any, settings: Settings, cache_type: CacheType) -> None:
         params.flash_attn_type = int(settings.get("flash_attention", True))
         params.kv_unified = settings.get("unified_cache", False)
-        if cache_type is CacheType.INT8:
-            params.type_k = params.type_v = llama_cpp.GGML_TYPE_Q8_0
+        params.type_k = params.type_v = GGML_CACHE_TYPES[cache_type]
 
     def copies_cells(self, settings: Settings) -> bool:
         return not settings.get("unified_cache", False)

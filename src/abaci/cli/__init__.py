@@ -6,6 +6,7 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
+from abaci.cli.streams import prepare_streams
 from abaci.version import __version__
 
 
@@ -15,10 +16,11 @@ class _Terminated(SystemExit):
 
 def main() -> None:
     """Entry point of `abaci` and `python -m abaci`."""
+    prepare_streams()
     # Answered before anything is loaded; typer knows the flag for the help.
     if sorted(sys.argv[1:]) in (["--version"], ["--json", "--version"]):
         print(f'{{"version": "{__version__}"}}' if "--json" in sys.argv else f"abaci {__version__}")  # noqa: T201
-        return
+        _leave(0)
     # Numpy's own thread pool is never used here, and starting it takes a tenth of a second.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:

@@ -1,11 +1,12 @@
 """One answer: tokens as they come, onto the screen, and the figures at its end. Knows no command-line flag."""
 
 import secrets
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
+from abaci.cli.interrupts import Interrupts
 from abaci.generation import FinishReason, SamplingParams, Usage
 
 Message = Mapping[str, str]
@@ -14,26 +15,35 @@ Prompt = str | Sequence[Message]
 
 
 class StreamEvent(Protocol):
-    """New text; the last event has the reason for the end and the usage."""
+    """New text; the last event has the reason for the end."""
 
     @property
     def text(self) -> str: ...
 
     @property
-    def token_ids(self) -> tuple[int, ...]: ...
-
-    @property
     def finish_reason(self) -> FinishReason | None: ...
 
+
+class EventStream(Protocol):
+    """The events of one answer."""
+
+    def __iter__(self) -> Iterator[StreamEvent]: ...
+
+    def __next__(self) -> StreamEvent: ...
+
+    def close(self) -> None:
+        """Cancel what is left of it."""
+
     @property
-    def usage(self) -> Usage | None: ...
+    def usage(self) -> Usage:
+        """Tokens and seconds so far."""
 
 
 class StreamingModel(Protocol):
     """What answers: the runtime's LLM, or a script in a test."""
 
-    def stream(self, prompt: Prompt, params: SamplingParams) -> Iterator[StreamEvent]:
-        """Events of one answer; closing the iterator cancels it."""
+    def stream(self, prompt: Prompt, params: SamplingParams) -> EventStream:
+        """Begin an answer."""
 
 
 class AnswerWriter(Protocol):
@@ -48,47 +58,35 @@ class AnswerWriter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of a question; `usage` is None if it was stopped before its end.
-
-    num_tokens, seconds    what was seen of the answer, and the time from its first token to the last one.
-    """
+    """What came of a question; `usage` is None if it was stopped before its prompt was read."""
 
     text: str
     finish_reason: FinishReason
     usage: Usage | None
     seed: int
-    num_tokens: int = 0
-    seconds: float = 0.0
 
 
-def stream_answer(model: StreamingModel, prompt: Prompt, params: SamplingParams, writer: AnswerWriter) -> Answer:
+def stream_answer(
+    model: StreamingModel, prompt: Prompt, params: SamplingParams, writer: AnswerWriter, interrupts: Interrupts
+) -> Answer:
     """Ask, and write the answer as it comes. Ctrl-C cancels the answer and keeps what there is of it.
 
     A seed that is not given is drawn here, so that it is known of a cancelled answer too.
     """
     seed = secrets.randbits(64) if params.seed is None else params.seed
     pieces: list[str] = []
-    finish_reason, usage = FinishReason.CANCELLED, None
-    num_tokens, times = 0, []
-    events = model.stream(prompt, replace(params, seed=seed))
+    finish_reason = FinishReason.CANCELLED
+    events: EventStream | None = None
     try:
-        for event in events:
-            times.append(time.perf_counter())
-            num_tokens += len(event.token_ids)
+        events = interrupts.during(partial(model.stream, prompt, replace(params, seed=seed)))
+        while (event := interrupts.during(partial(next, events, None))) is not None:
             pieces.append(event.text)
             writer.write(event.text)
-            if event.finish_reason is not None:
-                finish_reason, usage = event.finish_reason, event.usage
+            finish_reason = event.finish_reason or finish_reason
     except KeyboardInterrupt:
-        finish_reason = FinishReason.CANCELLED
+        pass  # said by the reason for the end
     finally:
-        _close(events)
+        if events is not None:
+            events.close()
         writer.finish()
-    seconds = times[-1] - times[0] if times else 0.0
-    return Answer("".join(pieces), finish_reason, usage, seed, num_tokens, seconds)
-
-
-def _close(events: Iterator[StreamEvent]) -> None:
-    close = getattr(events, "close", None)
-    if close is not None:
-        close()
+    return Answer("".join(pieces), finish_reason, None if events is None else events.usage, seed)

@@ -26,12 +26,27 @@ if TYPE_CHECKING:
 
 
 class _Suites(TyperGroup):
-    """`abaci bench MODEL` is `abaci bench engine MODEL`."""
+    """`abaci bench MODEL` is `abaci bench engine MODEL`, and `abaci bench --suite NAME` is `abaci bench NAME`."""
 
     def parse_args(self, context: Any, arguments: list[str]) -> list[str]:
         if arguments and arguments[0] not in (*self.commands, "--help"):
-            arguments = ["engine", *arguments]
+            suite, arguments = _suite(arguments)
+            if suite not in self.commands:
+                raise UsageError(f"--suite: {suite} is none", hint=f"Choose one of: {', '.join(self.commands)}.")
+            arguments = [suite, *arguments]
         return super().parse_args(context, arguments)
+
+
+def _suite(arguments: list[str]) -> tuple[str, list[str]]:
+    """What `--suite NAME` or `--suite=NAME` says, else the engine; and the other arguments."""
+    for place, argument in enumerate(arguments):
+        flag, equals, name = argument.partition("=")
+        if flag == "--suite":
+            rest = arguments[place + 1 :]
+            if not equals:
+                name, rest = next(iter(rest), "nothing"), rest[1:]
+            return name, [*arguments[:place], *rest]
+    return "engine", arguments
 
 
 bench = CommandLine(cls=_Suites, no_args_is_help=True, rich_markup_mode=None)
@@ -39,7 +54,10 @@ bench = CommandLine(cls=_Suites, no_args_is_help=True, rich_markup_mode=None)
 
 @bench.callback()
 def _bench() -> None:
-    """Measure speed. `abaci bench MODEL` measures the engine: see `abaci bench engine --help`."""
+    """Measure speed. `abaci bench MODEL` measures the engine: see `abaci bench engine --help`.
+
+    `--suite NAME` is another way to name what is measured.
+    """
 
 
 _Choice = TypeVar("_Choice", bound=StrEnum)

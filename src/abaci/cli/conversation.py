@@ -1,15 +1,18 @@
-"""A conversation at the terminal: lines in, answers out, a few commands that begin with a slash."""
+"""A conversation at the terminal: entries in, answers out, a few commands that begin with a slash."""
 
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from abaci.cli.answer import Answer, AnswerWriter, StreamingModel, stream_answer
+from abaci.cli.interrupts import Interrupts
+from abaci.cli.keyboard import QUOTES, Entry, LineReader, read_entry
 from abaci.errors import AbaciError, ContextLengthError, UsageError
-from abaci.generation import SamplingParams
+from abaci.generation import FinishReason, SamplingParams
 
-HELP = """\
+HELP = '''\
 /help             this list
 /clear            forget the conversation; the system message stays
 /system [TEXT]    show or set the system message; "/system none" removes it
@@ -17,7 +20,11 @@ HELP = """\
                   several texts for "stop" are parted by blanks, a text with blanks is put in quotes
 /stats            figures of the last answer
 /exit             leave (also Ctrl-D)
-Ctrl-C stops an answer."""
+"""TEXT"""        a message of several lines, or one that begins like a command
+Ctrl-C stops an answer.'''
+
+_TAKE_NOTHING = ("/help", "/?", "/clear", "/stats", "/exit")
+_AS_MESSAGE = f"A message that begins so is put between {QUOTES}."
 
 _SETTINGS: dict[str, Callable[[str], object]] = {
     "max_tokens": int,
@@ -33,7 +40,7 @@ _SETTINGS: dict[str, Callable[[str], object]] = {
 
 @dataclass(slots=True)
 class Conversation:
-    """State of a conversation and what a line does to it.
+    """State of a conversation and what an entry does to it.
 
     `new_writer` makes a place for one answer; `say` prints a remark; `describe` gives the figures of an answer.
     """
@@ -45,60 +52,71 @@ class Conversation:
     say: Callable[[str], None]
     say_error: Callable[[AbaciError], None]
     describe: Callable[[Answer], str]
+    interrupts: Interrupts = field(default_factory=Interrupts)
     _turns: list[dict[str, str]] = field(default_factory=list)
     _last: str | None = None
 
-    def run(self, read_line: Callable[[], str]) -> None:
-        """Take lines until the user leaves. `read_line` raises EOFError at the end, KeyboardInterrupt on Ctrl-C."""
-        while True:
-            try:
-                line = read_line().strip()
-            except EOFError:
-                return
-            except KeyboardInterrupt:
-                self.say("\n(/exit or Ctrl-D to leave)")
-                continue
-            except UnicodeDecodeError:
-                self.say_error(UsageError("the line is not UTF-8", hint="Type it in a terminal that is set to UTF-8."))
-                continue
-            if line == "/exit":
-                return
-            try:
-                self.take(line)
-            except AbaciError as error:
-                self.say_error(error)
+    def run(self, read_line: LineReader) -> None:
+        """Take entries until the user leaves. Ctrl-C, whenever it comes, ends an answer or an entry, and no more."""
+        with self.interrupts:
+            while self._goes_on(read_line):
+                self.interrupts.forget()
 
-    def take(self, line: str) -> None:
-        """Do what a line says. Raises UsageError for a command that is none, and whatever the model raises."""
-        if line.startswith("/"):
-            self._command(line)
-        elif line:
-            self._ask(line)
+    def take(self, entry: Entry) -> None:
+        """Do what an entry says. Raises UsageError for a command that is none, and whatever the model raises."""
+        if entry.is_command:
+            self._command(entry.text)
+        elif entry.text.strip():
+            self._ask(entry.text)
 
     def messages(self) -> list[dict[str, str]]:
         """The conversation so far, the system message first."""
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
         return [*system, *self._turns]
 
+    def _goes_on(self, read_line: LineReader) -> bool:
+        """After the next entry."""
+        try:
+            entry = self.interrupts.during(partial(read_entry, read_line))
+            if entry == Entry("/exit", is_command=True):
+                return False
+            self.take(entry)
+        except EOFError:
+            return False
+        except KeyboardInterrupt:
+            self.say("\n(/exit or Ctrl-D to leave)")
+        except UnicodeDecodeError:
+            self.say_error(UsageError("the line is not UTF-8", hint="Type it in a terminal that is set to UTF-8."))
+        except AbaciError as error:
+            self.say_error(error)
+        return True
+
     def _ask(self, question: str) -> None:
         asked = {"role": "user", "content": question}
         try:
-            answer = stream_answer(self.model, [*self.messages(), asked], self.params, self.new_writer())
+            answer = stream_answer(
+                self.model, [*self.messages(), asked], self.params, self.new_writer(), self.interrupts
+            )
         except ContextLengthError as error:
             if not self._turns:
                 raise
             raise ContextLengthError(
                 error.message, hint="/clear makes room: the whole conversation is read."
             ) from error
+        if answer.finish_reason is FinishReason.CANCELLED and not answer.text:
+            self.say("(stopped before the answer began; the question is forgotten)")
+            return
         self._turns += [asked, {"role": "assistant", "content": answer.text}]
         self._last = self.describe(answer)
         self.say(self._last)
 
     def _command(self, line: str) -> None:
-        name, _, argument = line.partition(" ")
-        argument = argument.strip()
+        name, *rest = line.split(maxsplit=1)
+        argument = rest[0] if rest else ""
+        if argument and name in _TAKE_NOTHING:
+            raise UsageError(f"nothing can follow {name}", hint=_AS_MESSAGE)
         match name:
-            case "/help":
+            case "/help" | "/?":
                 self.say(HELP)
             case "/clear":
                 self._turns.clear()
@@ -110,7 +128,9 @@ class Conversation:
             case "/stats":
                 self.say(self._last or "no answer yet")
             case _:
-                raise UsageError(f"there is no command {name}", hint="/help lists them.")
+                raise UsageError(
+                    f"there is no command {name}", hint=f"/help lists them; between {QUOTES} it is a message."
+                )
 
     def _system(self, text: str) -> None:
         if text:

@@ -33,9 +33,10 @@ def convert(
 ) -> None:
     """Convert between Hugging Face folders and GGUF. Values stay exact where the types allow."""
     from abaci import hub
-    from abaci.formats.converting import convert_to_folder, convert_to_gguf, what_others_lack
+    from abaci.formats.converting import TEMPLATE_ADDED, convert_to_folder, convert_to_gguf, template_to_add
     from abaci.formats.destination import check_new_file
     from abaci.formats.opening import open_checkpoint
+    from abaci.formats.other_programs import what_others_lack
     from abaci.kernels.dequantise import dequantise
     from abaci.tensor import WeightFormat
 
@@ -57,13 +58,18 @@ def convert(
     with closing(open_checkpoint(resolved.path)) as checkpoint:
         for note in checkpoint.notes:
             print_line(f"warning: {note}")
+        template = template_to_add(checkpoint.metadata, resolved.chat_template)
+        if template:
+            print_line(TEMPLATE_ADDED)
         if to_gguf:
             for note in what_others_lack(checkpoint):
                 print_line(f"warning: {note}")
-            convert_to_gguf(checkpoint, destination)
+            convert_to_gguf(checkpoint, destination, extra_metadata=template)
         else:
             wanted = None if type_ is None else WeightFormat[type_.upper()]
-            convert_to_folder(checkpoint, destination, dequantise, wanted=wanted, replace=force)
+            convert_to_folder(
+                checkpoint, destination, dequantise, wanted=wanted, replace=force, extra_metadata=template
+            )
     files = [destination] if to_gguf else [path for path in sorted(destination.rglob("*")) if path.is_file()]
     num_bytes = sum(path.stat().st_size for path in files)
     if as_json:

@@ -16,7 +16,7 @@ class Figures:
     load_seconds: float
     prompt_tokens: int | None
     cached_tokens: int | None
-    completion_tokens: int | None
+    completion_tokens: int
     prompt_tokens_per_second: float | None
     completion_tokens_per_second: float | None
     peak_memory_bytes: int
@@ -26,8 +26,7 @@ class Figures:
         if self.prompt_tokens is not None:
             cached = f" ({self.cached_tokens} cached)" if self.cached_tokens else ""
             parts.append(f"prompt: {_tokens(self.prompt_tokens)}{cached}{_rate(self.prompt_tokens_per_second)}")
-        if self.completion_tokens is not None:
-            parts.append(f"answer: {_tokens(self.completion_tokens)}{_rate(self.completion_tokens_per_second)}")
+        parts.append(f"answer: {_tokens(self.completion_tokens)}{_rate(self.completion_tokens_per_second)}")
         parts.append(f"memory {megabytes(self.peak_memory_bytes)}")
         return " | ".join(parts)
 
@@ -35,13 +34,12 @@ class Figures:
 def measure(answer: Answer, load_seconds: float) -> Figures:
     """Figures of an answer that has just ended in this process.
 
-    Of one that was stopped, what was seen of it counts; nothing says how long its prompt took.
+    Of one that was stopped, what was seen of it counts.
     The first token comes out of the prompt's last step, so the rate of generation counts those after it.
     """
     usage = answer.usage
     if usage is None:
-        rate = _per_second(answer.num_tokens - 1, answer.seconds)
-        return Figures(load_seconds, None, None, answer.num_tokens, None, rate, peak_memory_bytes())
+        return Figures(load_seconds, None, None, 0, None, None, peak_memory_bytes())
     return Figures(
         load_seconds=load_seconds,
         prompt_tokens=usage.prompt_tokens,

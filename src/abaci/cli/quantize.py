@@ -49,10 +49,12 @@ def quantize(
 ) -> None:
     """Make a smaller GGUF file of a model, and measure what that costs."""
     from contextlib import closing
+    from dataclasses import replace
 
     from abaci import hub
-    from abaci.formats.converting import what_others_lack
+    from abaci.formats.converting import TEMPLATE_ADDED, template_to_add
     from abaci.formats.opening import open_checkpoint
+    from abaci.formats.other_programs import what_others_lack
     from abaci.models.mixtures import mixture_named
     from abaci.quantize.making import Order, check_places, make_quantised
 
@@ -77,7 +79,10 @@ def quantize(
     with closing(open_checkpoint(source.path)) as checkpoint, StageProgress() as progress:
         for note in (*checkpoint.notes, *what_others_lack(checkpoint)):
             print_line(f"warning: {note}")
-        made = make_quantised(checkpoint, destination, order, progress)
+        template = template_to_add(checkpoint.metadata, source.chat_template)
+        if template:
+            print_line(TEMPLATE_ADDED)
+        made = make_quantised(checkpoint, destination, replace(order, extra_metadata=template), progress)
     if as_json:
         print_json(_as_json(destination, made))
     else:

@@ -3,7 +3,6 @@
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +12,8 @@ import typer
 from abaci.cli.answer import Answer, AnswerWriter, Prompt, stream_answer
 from abaci.cli.conversation import Conversation
 from abaci.cli.figures import measure
+from abaci.cli.interrupts import Interrupts
+from abaci.cli.keyboard import line_reader
 from abaci.cli.licence_gate import AcceptOption, Gate, licence_gate
 from abaci.cli.piped import question_of
 from abaci.cli.terminal import (
@@ -35,8 +36,6 @@ from abaci.tensor import CacheType
 
 if TYPE_CHECKING:
     from abaci.runtime.llm import LLM
-
-_LINE_PROMPT = ">>> "
 
 
 def run(
@@ -180,7 +179,7 @@ def _introduction(info: Any) -> str:
 def _answer_once(
     llm: "LLM", prompt: Prompt, params: SamplingParams, load_seconds: float, writer: AnswerWriter, *, as_json: bool
 ) -> None:
-    answer = stream_answer(llm, prompt, params, writer)
+    answer = stream_answer(llm, prompt, params, writer, Interrupts())
     figures = measure(answer, load_seconds)
     if as_json:
         print_json(_as_json(llm.info, answer, asdict(figures)))
@@ -215,22 +214,7 @@ def _converse(llm: "LLM", params: SamplingParams, system: str | None, load_secon
         say_error=print_error,
         describe=lambda answer: str(measure(answer, load_seconds)),
     )
-    conversation.run(_line_reader())
-
-
-def _line_reader() -> Callable[[], str]:
-    """Where standard output is a file, the answers are for it, and the prompt for whoever types."""
-    if not sys.stdout.isatty():
-        return _typed_line
-    import readline  # noqa: F401  gives input() editing and a history
-
-    return lambda: input(_LINE_PROMPT)
-
-
-def _typed_line() -> str:
-    sys.stderr.write(_LINE_PROMPT)
-    sys.stderr.flush()
-    return input()
+    conversation.run(line_reader())
 
 
 def _writer(*, plain: bool) -> AnswerWriter:

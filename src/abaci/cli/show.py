@@ -21,12 +21,13 @@ def show(model: ModelArgument, as_json: JsonOption = False) -> None:
 
 
 def _describe(resolved: Any) -> dict[str, Any]:
+    from abaci.formats.checkpoint import own_template
     from abaci.formats.opening import open_checkpoint
 
     with closing(open_checkpoint(resolved.path, sorts_columns=True)) as checkpoint:  # as it is run
         metadata, tensors = checkpoint.metadata, checkpoint.tensors
         architecture = metadata.get("general.architecture")
-        own_template = metadata.get("tokenizer.chat_template")
+        in_file = own_template(metadata)
         return {
             "name": resolved.name,
             "title": metadata.get("general.name"),
@@ -39,8 +40,8 @@ def _describe(resolved: Any) -> dict[str, Any]:
             "importance": _importance(metadata, tensors) if metadata.get("general.type") == "imatrix" else None,
             "context_length": metadata.get(f"{architecture}.context_length"),
             "licence": resolved.licence or metadata.get("general.license"),
-            "chat_template": own_template or resolved.chat_template,
-            "chat_template_from": "file" if own_template else ("catalog" if resolved.chat_template else None),
+            "chat_template": in_file or resolved.chat_template,
+            "chat_template_from": "file" if in_file else ("catalog" if resolved.chat_template else None),
             "sha256": resolved.sha256,
             "source": resolved.source,
             "quality": _quality(metadata),

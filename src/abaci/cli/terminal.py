@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from abaci.cli.streams import takes_any_text
 from abaci.errors import AbaciError
 from abaci.tensor import CacheType
 
@@ -62,7 +63,7 @@ OfflineOption = Annotated[
 
 def print_json(value: Any) -> None:
     """A result for programs: one JSON document on standard output."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=not takes_any_text(sys.stdout)) + "\n")
     sys.stdout.flush()
 
 

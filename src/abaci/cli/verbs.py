@@ -1,5 +1,6 @@
 """What all verbs have in common: what their help looks like, and how they end when something is wrong."""
 
+import errno
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -138,5 +139,7 @@ def _sentence(text: str) -> str:
 
 def _unforeseen(error: OSError) -> ResourceError:
     """What the system refused where no verb expected it, such as writing to a full disk."""
+    if error.errno == errno.EBADF:
+        return ResourceError("standard output is closed", hint="Send it to a file, or to /dev/null.")
     where = f": {error.filename}" if error.filename is not None else ""
     return ResourceError(f"{error.strerror or error}{where}", hint="Check where the command reads from and writes to.")
