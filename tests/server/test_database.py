@@ -1,6 +1,7 @@
 """The database: whole transactions, every failure in words, older layouts led forward."""
 
 import asyncio
+import gc
 import os
 import sqlite3
 import stat
@@ -188,6 +189,33 @@ async def _run_in_order(database: Database) -> None:
 def test_work_runs_in_order_in_the_databases_own_thread(database: Database) -> None:
     asyncio.run(_run_in_order(database))
     assert num_parts(database) == 5
+
+
+def test_a_failure_nobody_waits_for_is_no_fault_of_a_loop_that_ends(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    is_left = threading.Event()
+
+    def fail() -> None:
+        is_left.wait()
+        raise ZeroDivisionError
+
+    async def leave() -> None:
+        caller = asyncio.create_task(database.run(fail))
+        await asyncio.sleep(0)
+        caller.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(leave())
+    is_left.set()
+    database._executor.submit(int).result()  # by now the loop has been handed the failure
+    loop.call_soon(loop.stop)
+    loop.run_forever()  # and takes it, with no turn left to look at it
+    loop.close()
+    gc.collect()
+    assert not caplog.records
 
 
 def test_a_process_killed_in_a_transaction_leaves_nothing_of_it(tmp_path: Path) -> None:

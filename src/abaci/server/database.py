@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, Self, TypeVar
 
@@ -31,6 +32,13 @@ _POSTGRES_TROUBLE = frozenset({"08", "53", "57", "58"})
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What work raised, carried as a value: asyncio reports an exception of work whose caller left as the loop's fault."""
+
+    error: BaseException
 
 
 class Database:
@@ -94,8 +102,17 @@ class Database:
 
         Cancelling the caller does not stop it: what was handed in is done.
         """
-        loop = asyncio.get_running_loop()
-        return await asyncio.shield(loop.run_in_executor(self._executor, lambda: work(*args, **kwargs)))
+
+        def attempt() -> _T | _Failure:
+            try:
+                return work(*args, **kwargs)
+            except BaseException as error:
+                return _Failure(error)
+
+        outcome = await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._executor, attempt))
+        if isinstance(outcome, _Failure):
+            raise outcome.error
+        return outcome
 
     def try_lock(self, name: str) -> "DatabaseLock | None":
         """Become the only process with the lock of that name; None while another has it. It ends with its process."""
