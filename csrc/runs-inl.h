@@ -11,11 +11,11 @@ struct Index {
     static constexpr int value = N;
 };
 
-// Calls pass(Index<rows>, first row) over [begin, end) in runs of at most Most <= 8 rows, as even as possible; no run
-// has fewer than Least.
+// Calls pass(Index<rows>, first row) over [begin, end) in runs of at most `most` <= Most <= 8 rows, as even as
+// possible; no run has fewer than Least.
 template <int Most, int Least = 1, class Pass>
-ABACI_INLINE void for_runs(int64_t begin, int64_t end, Pass pass) {
-    const int64_t num_runs = (end - begin + Most - 1) / Most;
+ABACI_INLINE void for_runs(int64_t begin, int64_t end, Pass pass, int most = Most) {
+    const int64_t num_runs = (end - begin + most - 1) / most;
     int64_t row = begin;
     for (int64_t run = 0; run < num_runs; ++run) {
         const int64_t left = num_runs - run;

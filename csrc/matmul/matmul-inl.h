@@ -35,9 +35,12 @@ constexpr int kNearBytes = 2048;
 constexpr int kFarBytes = 16384;
 // Rows of a pass that leaves registers for factors beside sums and integer dots.
 constexpr int kRoomyRows = 6;
-// Rows of one tiled pass. With scales for half a group twice as many integer dots are alive.
+// Rows of one tiled pass. Of eight, a few sums live in memory; with scales for half a group twice as many integer dots
+// are alive.
 template <class L>
-constexpr int kTiledPassRows = L::splits && kTileRows > kRoomyRows ? kRoomyRows : kTileRows;
+ABACI_INLINE int tiled_pass_rows() {
+    return kTileRows > kRoomyRows && (L::splits || has_slow_stores()) ? kRoomyRows : kTileRows;
+}
 
 // Bytes of each of `num_parts` parts in whole cache lines; the parts may reach a little past the end.
 constexpr int64_t even_lines(int64_t num_bytes, int64_t num_parts) {
@@ -220,6 +223,15 @@ struct Accumulators {
         } else {
             resume(task.bias ? task.bias + output : no_bias, 0);
         }
+    }
+
+    // Of a wide output no line is near when it is written, and stores wait for each other.
+    ABACI_INLINE void ask_for_output(const MatmulTask& task, int64_t row, int64_t output) {
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+            for (int h = 0; h < Halves; ++h)
+                prefetch_to_write(task.output + (row + r) * task.output_stride + output + 16 * h);
     }
 
     ABACI_INLINE void end(const MatmulTask& task, int64_t row, int64_t output) {
@@ -418,6 +430,8 @@ void tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t group
     for (int first_half = 0; first_half < 2; first_half += halves) {
         const int64_t output = panel * kPanel + 16 * first_half;
         Accumulators<L, Rows, halves> sums;
+        const bool is_last = (group + count) * kGroup == task.matrix.columns;
+        if (is_last) sums.ask_for_output(task, row, output);
         kept.begin_block(sums, task, row, output, group == 0);
         for (int g = 0; g < count; ++g) {
             const int in_record = static_cast<int>((group + g) % L::groups_per_record);
@@ -448,7 +462,7 @@ void tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t group
             }
             sums.add_group(first, second, scales, block, g);
         }
-        kept.end_block(sums, task, row, output, (group + count) * kGroup == task.matrix.columns);
+        kept.end_block(sums, task, row, output, is_last);
     }
 }
 
@@ -463,7 +477,7 @@ void matmul_quantised(const MatmulTask& task) {
         return;
     }
     const int64_t num_groups = task.matrix.columns / kGroup;
-    constexpr int most = kTiledPassRows<L>;
+    const int most = tiled_pass_rows<L>();
     const int64_t num_passes = (num_rows + most - 1) / most;
     CodeTile<L> tile;
     PanelSums kept;
@@ -474,7 +488,7 @@ void matmul_quantised(const MatmulTask& task) {
             // Each pass asks for its share of the next block.
             const uint8_t* next = packed + (group + count) / L::groups_per_record * L::record_bytes;
             const int64_t share = even_lines(kBlockGroups / L::groups_per_record * L::record_bytes, num_passes);
-            for_runs<most, (most + 1) / 2>(task.row_begin, task.row_end, [&](auto rows, int64_t row) {
+            const auto pass = [&](auto rows, int64_t row) {
                 const Ahead ahead(next, share, count);
                 next += share;
                 if (row == task.row_begin) {
@@ -482,7 +496,8 @@ void matmul_quantised(const MatmulTask& task) {
                 } else {
                     tile_pass<L, decltype(rows)::value, false>(task, panel, row, group, count, tile, kept, ahead);
                 }
-            });
+            };
+            for_runs<kTileRows, (kTileRows + 1) / 2>(task.row_begin, task.row_end, pass, most);
         }
     }
 }

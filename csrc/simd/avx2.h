@@ -26,6 +26,9 @@ struct Quad {
 
 constexpr int kTileRows = 2;
 constexpr int kTileHalves = 1;
+constexpr bool has_slow_stores() {
+    return false;
+}
 // Queries that one pass of attention keeps in registers.
 constexpr int kQueryRows = 3;
 
@@ -253,6 +256,9 @@ ABACI_INLINE void prefetch(const uint8_t* p) {
 }
 ABACI_INLINE void prefetch_far(const uint8_t* p) {
     _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
+}
+ABACI_INLINE void prefetch_to_write(const float* p) {
+    _m_prefetchw(const_cast<float*>(p));
 }
 ABACI_INLINE void set_float_modes() {
     _mm_setcsr(0x9FC0);

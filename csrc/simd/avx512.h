@@ -31,6 +31,10 @@ constexpr int kTileRows = 2;  // checks multiply the code that eight would unrol
 constexpr int kTileRows = 8;
 #endif
 constexpr int kTileHalves = 2;
+// Whether a store of sixteen lanes takes as long as two products, as on AMD's processors.
+inline bool has_slow_stores() {
+    return __builtin_cpu_is("amd");
+}
 // Queries that one pass of attention keeps in registers.
 constexpr int kQueryRows = 8;
 
@@ -229,6 +233,9 @@ ABACI_INLINE void prefetch(const uint8_t* p) {
 // Into the second-level cache.
 ABACI_INLINE void prefetch_far(const uint8_t* p) {
     _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
+}
+ABACI_INLINE void prefetch_to_write(const float* p) {
+    _m_prefetchw(const_cast<float*>(p));
 }
 // Round to nearest even; denormals are zero, in and out.
 ABACI_INLINE void set_float_modes() {

@@ -30,6 +30,9 @@ struct Quad {
 
 constexpr int kTileRows = 2;
 constexpr int kTileHalves = 1;
+constexpr bool has_slow_stores() {
+    return false;
+}
 // Queries that one pass of attention keeps in registers.
 constexpr int kQueryRows = 2;
 
@@ -284,6 +287,9 @@ ABACI_INLINE void prefetch(const uint8_t* p) {
 }
 ABACI_INLINE void prefetch_far(const uint8_t* p) {
     __builtin_prefetch(p, 0, 2);
+}
+ABACI_INLINE void prefetch_to_write(const float* p) {
+    __builtin_prefetch(p, 1);
 }
 // FPCR: round to nearest even; denormals are zero, in and out.
 ABACI_INLINE void set_float_modes() {

@@ -34,6 +34,9 @@ struct Quad {
 
 constexpr int kTileRows = 1;
 constexpr int kTileHalves = 1;
+constexpr bool has_slow_stores() {
+    return false;
+}
 // Queries that one pass of attention keeps in registers.
 constexpr int kQueryRows = 1;
 
@@ -283,6 +286,7 @@ ABACI_INLINE I32x16 add_low_products(const I32x16& sum, const I32x16& a, const I
 
 ABACI_INLINE void prefetch(const uint8_t*) {}
 ABACI_INLINE void prefetch_far(const uint8_t*) {}
+ABACI_INLINE void prefetch_to_write(const float*) {}
 ABACI_INLINE void set_float_modes() {
 #if defined(__SSE__)
     _mm_setcsr(0x9FC0);
