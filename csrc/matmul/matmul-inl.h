@@ -225,15 +225,6 @@ struct Accumulators {
         }
     }
 
-    // Of a wide output no line is near when it is written, and stores wait for each other.
-    ABACI_INLINE void ask_for_output(const MatmulTask& task, int64_t row, int64_t output) {
-#pragma GCC unroll 8
-        for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 2
-            for (int h = 0; h < Halves; ++h)
-                prefetch_to_write(task.output + (row + r) * task.output_stride + output + 16 * h);
-    }
-
     ABACI_INLINE void end(const MatmulTask& task, int64_t row, int64_t output) {
         suspend(task.output + row * task.output_stride + output, task.output_stride);
     }
@@ -419,6 +410,15 @@ struct CodeTile {
     GroupScales<L> scales[kBlockGroups][2];
 };
 
+// Asks for the lines of rows [begin, end), as far as the task has them, that a pass will read or write. Of a wide
+// output, or of many rows, none is near: sums would wait for their start, and stores for each other.
+template <int Halves>
+ABACI_INLINE void ask_for_output(const MatmulTask& task, int64_t begin, int64_t end, int64_t output) {
+    for (int64_t row = begin; row < end && row < task.row_end; ++row)
+#pragma GCC unroll 2
+        for (int h = 0; h < Halves; ++h) prefetch_to_write(task.output + row * task.output_stride + output + 16 * h);
+}
+
 // One pass over `count` groups of a panel, from `group`; the first one over a block fills the tile.
 template <class L, int Rows, bool FillsTile>
 void tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t group, int count, CodeTile<L>& tile,
@@ -431,7 +431,8 @@ void tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t group
         const int64_t output = panel * kPanel + 16 * first_half;
         Accumulators<L, Rows, halves> sums;
         const bool is_last = (group + count) * kGroup == task.matrix.columns;
-        if (is_last) sums.ask_for_output(task, row, output);
+        if (group == 0 && task.accumulate) ask_for_output<halves>(task, row + Rows, row + 2 * Rows, output);
+        if (is_last) ask_for_output<halves>(task, row, row + Rows, output);
         kept.begin_block(sums, task, row, output, group == 0);
         for (int g = 0; g < count; ++g) {
             const int in_record = static_cast<int>((group + g) % L::groups_per_record);
