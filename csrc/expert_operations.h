@@ -132,12 +132,13 @@ class ChooseOperation final : public RowOperation {
 // Where each token's rows stand when rows are in order of expert, and of token within one.
 class ArrangeOperation final : public Operation {
   public:
-    ArrangeOperation(Program& program, int routing) : p_(program), routing_(routing) {}
+    ArrangeOperation(Program& program, int routing)
+        : p_(program), routing_(routing), rows_here_(program.num_rows_here()) {}
     uint32_t plan() override { return 1; }
     void run(uint32_t, int) override {
         Routing& routing = p_.routing(routing_);
         const int32_t active = routing.router.num_active;
-        const int32_t num_rows = p_.current().input.num_tokens * active;
+        const int32_t num_rows = rows_here_ * active;
         std::vector<int32_t>& begins = routing.begins;
         std::fill(begins.begin(), begins.end(), 0);
         for (int32_t i = 0; i < num_rows; ++i) ++begins[routing.experts[i] + 1];
@@ -158,6 +159,7 @@ class ArrangeOperation final : public Operation {
 
     Program& p_;
     const int routing_;
+    const int32_t& rows_here_;
 };
 
 // A copy of its token's row, as floats and as integers, for each row.

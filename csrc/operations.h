@@ -35,9 +35,9 @@ int64_t blocks_per_piece(int64_t num_blocks, int num_threads) {
 class RowOperation : public Operation {
   public:
     explicit RowOperation(Program& program, int32_t rows_per_token = 1)
-        : p_(program), rows_per_token_(rows_per_token) {}
+        : p_(program), rows_here_(program.num_rows_here()), rows_per_token_(rows_per_token) {}
     uint32_t plan() final {
-        num_rows_ = int64_t{p_.current().input.num_tokens} * rows_per_token_;
+        num_rows_ = int64_t{rows_here_} * rows_per_token_;
         rows_per_piece_ = blocks_per_piece(num_rows_, p_.num_threads());
         return divide_up(num_rows_, rows_per_piece_);
     }
@@ -52,6 +52,7 @@ class RowOperation : public Operation {
     Program& p_;
 
   private:
+    const int32_t& rows_here_;
     const int32_t rows_per_token_;
     int64_t num_rows_ = 0, rows_per_piece_ = 1;
 };
@@ -215,12 +216,13 @@ class ReorderOperation final : public RowOperation {
 class LinearOperation final : public Operation {
   public:
     LinearOperation(Program& program, Slot& in, std::vector<Program::Part> parts, std::vector<Slot*> outs)
-        : p_(program), in_(in), parts_(std::move(parts)), outs_(std::move(outs)) {
+        : p_(program), in_(in), parts_(std::move(parts)), outs_(std::move(outs)), rows_here_(program.num_rows_here()) {
         for (const Program::Part& part : parts_) total_panels_ += divide_up(part.matrix.rows, kPanel);
     }
     void set_rows(int32_t rows) { fixed_rows_ = rows; }
     uint32_t plan() override {
-        num_rows_ = fixed_rows_ >= 0 ? fixed_rows_ : p_.current().input.num_tokens;
+        num_rows_ = fixed_rows_ >= 0 ? fixed_rows_ : rows_here_;
+        if (num_rows_ == 0) return 0;
         num_blocks_ = divide_up(num_rows_, kMaxTaskRows);
         block_rows_ = divide_up(num_rows_, num_blocks_);
         const int64_t wanted = 8 * p_.num_threads();
@@ -260,6 +262,7 @@ class LinearOperation final : public Operation {
     Slot& in_;
     const std::vector<Program::Part> parts_;
     const std::vector<Slot*> outs_;
+    const int32_t& rows_here_;
     int64_t total_panels_ = 0;
     int32_t fixed_rows_ = -1;
     int64_t num_rows_ = 0, num_blocks_ = 1, block_rows_ = 0, panels_per_piece_ = 1, pieces_per_block_ = 1;
@@ -425,9 +428,10 @@ class GatedOperation final : public Operation {
           columns_(columns),
           kind_(kind),
           quantise_(quantise),
-          parts_(divide_up(columns, kGatedColumns)) {}
+          parts_(divide_up(columns, kGatedColumns)),
+          rows_here_(program.num_rows_here()) {}
     uint32_t plan() override {
-        num_blocks_ = int64_t{p_.current().input.num_tokens} * p_.slot(out_).rows_per_token * parts_;
+        num_blocks_ = int64_t{rows_here_} * p_.slot(out_).rows_per_token * parts_;
         blocks_per_piece_ = blocks_per_piece(num_blocks_, p_.num_threads());
         return divide_up(num_blocks_, blocks_per_piece_);
     }
@@ -454,7 +458,26 @@ class GatedOperation final : public Operation {
     const ActivationKind kind_;
     const bool quantise_;
     const int64_t parts_;
+    const int32_t& rows_here_;
     int64_t num_blocks_ = 0, blocks_per_piece_ = 1;
+};
+
+// In one piece: a row moves to a place from which another has already moved, or to its own.
+class KeepAskedOperation final : public Operation {
+  public:
+    KeepAskedOperation(Program& program, int slot) : p_(program), slot_(slot) {}
+    uint32_t plan() override { return p_.current().num_asked < p_.current().input.num_tokens ? 1 : 0; }
+    void run(uint32_t, int) override {
+        const Slot& slot = p_.slot(slot_);
+        const std::vector<int32_t>& asked = p_.current().asked;
+        for (size_t i = 0; i < asked.size(); ++i)
+            if (asked[i] != static_cast<int32_t>(i))
+                std::memcpy(slot.row(i), slot.row(asked[i]), slot.columns * sizeof(float));
+    }
+
+  private:
+    Program& p_;
+    const int slot_;
 };
 
 class AddOperation final : public RowOperation {
@@ -496,11 +519,11 @@ class ScaleOperation final : public RowOperation {
 class ObserveOperation final : public Operation {
   public:
     ObserveOperation(Program& program, int slot, int routing, Observation& observation)
-        : p_(program), slot_(slot), routing_(routing), observation_(observation) {}
+        : p_(program), slot_(slot), routing_(routing), observation_(observation), rows_here_(program.num_rows_here()) {}
     uint32_t plan() override { return divide_up(observation_.columns, kObservedColumns); }
     void run(uint32_t piece, int) override {
         const int64_t begin = piece * kObservedColumns, end = std::min(observation_.columns, begin + kObservedColumns);
-        if (routing_ < 0) return add_rows(0, 0, p_.current().input.num_tokens, begin, end);
+        if (routing_ < 0) return add_rows(0, 0, rows_here_, begin, end);
         const Routing& routing = p_.routing(routing_);
         for (int32_t expert = 0; expert < routing.router.num_experts; ++expert)
             add_rows(expert, routing.begins[expert], routing.begins[expert + 1], begin, end);
@@ -519,6 +542,7 @@ class ObserveOperation final : public Operation {
     Program& p_;
     const int slot_, routing_;
     Observation& observation_;
+    const int32_t& rows_here_;
 };
 
 // Hands out rows of what the head reads.
@@ -529,7 +553,7 @@ class HiddenOperation final : public Operation {
     void run(uint32_t piece, int) override {
         const StepInput& input = p_.current().input;
         const Slot& in = p_.slot(in_);
-        std::memcpy(input.hidden_out + piece * in.columns, in.row(input.hidden_rows[piece]),
+        std::memcpy(input.hidden_out + piece * in.columns, in.row(p_.final_place(input.hidden_rows[piece])),
                     in.columns * sizeof(float));
     }
 
@@ -544,7 +568,8 @@ class GatherOperation final : public Operation {
     GatherOperation(Program& program, int in, Slot& out, int32_t tile) : p_(program), in_(in), out_(out), tile_(tile) {}
     uint32_t plan() override { return std::min(kHeadTile, p_.current().input.num_logit_rows - tile_ * kHeadTile); }
     void run(uint32_t piece, int) override {
-        const float* from = p_.slot(in_).row(p_.current().input.logit_rows[tile_ * kHeadTile + piece].row);
+        const int32_t row = p_.current().input.logit_rows[tile_ * kHeadTile + piece].row;
+        const float* from = p_.slot(in_).row(p_.final_place(row));
         std::memcpy(out_.row(piece), from, out_.columns * sizeof(float));
         if (out_.values) p_.kernels().quantise(out_.row(piece), out_.columns, out_.quantised(piece));
     }

@@ -69,6 +69,7 @@ Program::Program(std::shared_ptr<ThreadPool> pool, const KernelTable* kernels, i
       sample_scratch_(pool_->num_threads()) {
     step_.positions.resize(max_tokens);
     step_.sequences.resize(max_tokens);
+    step_.places.resize(max_tokens);
 }
 
 Program::~Program() {
@@ -258,6 +259,11 @@ void Program::add(int x, int y, int out, float scale) {
     operations_.push_back(std::make_unique<AddOperation>(*this, x, y, out, scale));
 }
 
+void Program::keep_asked(int index) {
+    operations_.push_back(std::make_unique<KeepAskedOperation>(*this, index));
+    keeps_asked_ = true;
+}
+
 void Program::scale(std::vector<Scaled> scaled) {
     operations_.push_back(std::make_unique<ScaleOperation>(*this, std::move(scaled)));
 }
@@ -308,6 +314,21 @@ const std::vector<RowRun>& Program::row_runs(int32_t rows_per_run) {
     return row_runs_.back().second;
 }
 
+void Program::find_asked() {
+    const StepInput& in = step_.input;
+    constexpr int32_t is_asked = -1;
+    std::fill_n(step_.places.begin(), in.num_tokens, 0);
+    for (int32_t i = 0; i < in.num_logit_rows; ++i) step_.places[in.logit_rows[i].row] = is_asked;
+    for (int32_t i = 0; i < in.num_hidden_rows; ++i) step_.places[in.hidden_rows[i]] = is_asked;
+    step_.asked.clear();
+    for (int32_t row = 0; row < in.num_tokens; ++row) {
+        if (step_.places[row] != is_asked) continue;
+        step_.places[row] = static_cast<int32_t>(step_.asked.size());
+        step_.asked.push_back(row);
+    }
+    step_.num_asked = static_cast<int32_t>(step_.asked.size());
+}
+
 void Program::step(const StepInput& input) {
     step_.input = input;
     for (int32_t s = 0; s < input.num_sequences; ++s)
@@ -315,6 +336,7 @@ void Program::step(const StepInput& input) {
             step_.positions[row] = input.first_positions[s] + row - input.sequence_offsets[s];
             step_.sequences[row] = s;
         }
+    find_asked();
     row_runs_.clear();
     phases_.clear();
     const auto schedule = [&](Operation& operation) {

@@ -56,6 +56,9 @@ struct Step {
     StepInput input;
     std::vector<int32_t> positions;  // per row
     std::vector<int32_t> sequences;  // per row
+    int32_t num_asked;               // rows whose logits or hidden states are wanted
+    std::vector<int32_t> asked;      // which
+    std::vector<int32_t> places;     // per row of the step: where it stands once only those are kept
 };
 
 struct Slot {
@@ -214,6 +217,8 @@ class Program {
     void combine(int in, int routing, int shared, int shared_gate, int out);
     void gated(int gate, int up, int64_t up_begin, int out, int64_t columns, ActivationKind kind, bool quantise);
     void add(int x, int y, int out, float scale);
+    // Moves the asked rows to the slot's front. Operations recorded after this one have no others.
+    void keep_asked(int slot);
     struct Scaled {
         int slot;
         float factor;
@@ -237,6 +242,10 @@ class Program {
     const KernelTable& kernels() const { return *kernels_; }
     CacheType cache_type() const { return cache_type_; }
     const Step& current() const { return step_; }
+    // How many rows a value has here, at this place of the recording; read when a step is planned or runs.
+    const int32_t& num_rows_here() const { return keeps_asked_ ? step_.num_asked : step_.input.num_tokens; }
+    // Where a row of the step stands at the end.
+    int32_t final_place(int32_t row) const { return keeps_asked_ ? step_.places[row] : row; }
     Slot& slot(int i) { return *slots_[i]; }
     RopeTable& rope(int i) { return *ropes_[i]; }
     CacheLayer& cache_layer(int i) { return cache_layers_[i]; }
@@ -252,6 +261,7 @@ class Program {
     int32_t vocab_size() const { return vocab_size_; }
 
   private:
+    void find_asked();
     void want_quantised(Slot& slot);
     void* workspace(size_t num_bytes);
     std::unique_ptr<Slot> make_slot(int64_t columns, int64_t rows, int32_t rows_per_token = 1);
@@ -274,6 +284,7 @@ class Program {
     std::vector<std::unique_ptr<Operation>> head_operations_;  // per tile of logit rows: gather, linear, sample
     std::unique_ptr<Operation> hidden_operation_;              // only in steps that are asked for hidden states
     int64_t hidden_size_ = 0;
+    bool keeps_asked_ = false;
     std::deque<std::pair<int32_t, std::vector<RowRun>>> row_runs_;
     std::vector<std::vector<uint8_t>> attention_scratch_;
     size_t attention_scratch_bytes_ = 0;

@@ -127,6 +127,7 @@ NB_MODULE(_native, m) {
         .def("combine", &StepProgram::combine, "x"_a, "routing"_a, "shared"_a, "shared_gate"_a, "out"_a)
         .def("gated", &StepProgram::gated, "gate"_a, "up"_a, "up_begin"_a, "out"_a, "kind"_a, "quantise"_a)
         .def("add", &StepProgram::add, "x"_a, "y"_a, "out"_a, "scale"_a = 1.0f)
+        .def("keep_asked", &StepProgram::keep_asked, "slot"_a)
         .def("scale", &StepProgram::scale, "slots"_a, "factors"_a)
         .def("head", &StepProgram::head, "x"_a, "matrix"_a, "bias"_a.none(), "soft_cap"_a = 0.0f)
         .def("allocate_cache", &StepProgram::allocate_cache, "num_pages"_a, "num_states"_a = 0)

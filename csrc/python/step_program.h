@@ -298,6 +298,10 @@ class StepProgram {
         require(std::isfinite(scale), "a scale that is not finite");
         program_->add(x, y, out, scale);
     }
+    void keep_asked(int slot) {
+        check_slot(slot, -1);
+        program_->keep_asked(slot);
+    }
     void scale(const std::vector<int>& slots, const std::vector<float>& factors) {
         require(slots.size() == factors.size(), "one factor per slot");
         std::vector<Program::Scaled> scaled;

@@ -155,7 +155,7 @@ def test_json_has_samples_and_what_follows_from_them():
 
 def test_shares_of_the_ceilings():
     body = Product(WeightFormat.Q4_0, 900, 200)
-    head = Product(WeightFormat.Q8_0, 100, 100, is_head=True)
+    head = Product(WeightFormat.Q8_0, 100, 100, asked_only=True)
     costs = ModelCosts(file_bytes=0, products=(body, head))
     ceilings = Ceilings(read_bytes_per_second=50_000.0, int8_operations_per_second=30_000.0)
     assert costs.read_share(Decode(4, 8), 100.0, ceilings) == pytest.approx(25 * 1000 / 50_000)
@@ -176,9 +176,10 @@ def test_streams_that_meet_different_experts_read_more():
 def test_costs_of_a_real_file(smollm2_path):
     costs = costs_of_file(smollm2_path)
     assert costs.file_bytes == 98_362_432
-    assert costs.head_operations == 2 * 49152 * 576
-    assert costs.body_operations == 2 * 30 * (2 * 576 * 576 + 2 * 192 * 576 + 3 * 1536 * 576)
-    body_bytes = costs.body_operations // 2 * 20 // 32
+    mlp = 3 * 1536 * 576
+    assert costs.asked_operations == 2 * (49152 * 576 + mlp)
+    assert costs.body_operations == 2 * (30 * (2 * 576 * 576 + 2 * 192 * 576 + mlp) - mlp)
+    body_bytes = (costs.body_operations // 2 + mlp) * 20 // 32
     assert costs.step_bytes(1) == body_bytes + 49152 * 576 * 34 // 32
 
 

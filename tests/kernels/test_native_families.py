@@ -8,7 +8,7 @@ import pytest
 from golden_folders import FOLDER_NAMES, folder_sequences, golden_folder
 from golden_models import CheckpointTensors
 from numpy.typing import NDArray
-from step_feeding import StepFeeder, log_softmax
+from step_feeding import Chunk, StepFeeder, log_softmax, logit_rows
 
 from abaci.engine.quantised import QuantisedCheckpoint
 from abaci.formats.checkpoint import Checkpoint
@@ -63,3 +63,22 @@ def test_quantised_weights_agree_with_the_reference(name: str) -> None:
     # Activations that round to the other integer are seen by later tokens; a router may then choose another expert.
     np.testing.assert_allclose(found[:2], expected[:2], atol=2e-3)
     assert np.median(np.abs(found - expected)) < 0.01
+
+
+@pytest.mark.parametrize("name", FOLDER_NAMES)
+def test_rows_that_are_not_asked_for_change_nothing(name: str) -> None:
+    token_ids = folder_sequences(name)[0].token_ids[:9]
+    chunk = [Chunk(0, 0, token_ids)]
+    everything = logit_rows(len(token_ids), num_top=5)
+    some = everything[[3, 7]]
+    with opened(name, "q8_0") as (spec, source):
+        executor = native.NativeExecutor(spec, source, max_step_tokens=64, pool=POOL)
+        feeder = StepFeeder(executor, spec, num_sequences=1, max_tokens=64)
+        whole = feeder.step(chunk, everything, hidden_rows=range(len(token_ids)))
+        part = feeder.step(chunk, some, hidden_rows=[5, 3])
+        nothing = feeder.step(chunk, everything[:0])
+        executor.close()
+    assert part.top_logprobs.tobytes() == whole.top_logprobs[[3, 7]].tobytes()
+    assert part.token_ids.tobytes() == whole.token_ids[[3, 7]].tobytes()
+    assert part.hidden.tobytes() == whole.hidden[[5, 3]].tobytes()
+    assert len(nothing.token_ids) == len(nothing.hidden) == 0

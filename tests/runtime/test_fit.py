@@ -24,7 +24,7 @@ MODEL = Footprint(
     state_bytes=0,
     products=(
         Product(WeightFormat.Q4_K, 300_000_000, 1_000_000_000),
-        Product(WeightFormat.Q8_0, 100_000_000, 200_000_000, is_head=True),
+        Product(WeightFormat.Q8_0, 100_000_000, 200_000_000, asked_only=True),
     ),
     attention=(LayerAttention(None, 1000, 500),) * 10,
     num_operations=100,

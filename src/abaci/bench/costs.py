@@ -27,12 +27,12 @@ class ModelCosts:
     @property
     def body_operations(self) -> int:
         """Per token; a multiplication and an addition count as two."""
-        return sum(product.operations for product in self.products if not product.is_head)
+        return sum(product.operations for product in self.products if not product.asked_only)
 
     @property
-    def head_operations(self) -> int:
-        """Per row of logits."""
-        return sum(product.operations for product in self.products if product.is_head)
+    def asked_operations(self) -> int:
+        """Per row that is asked for, of a prompt the last one."""
+        return sum(product.operations for product in self.products if product.asked_only)
 
     def read_share(self, workload: Workload, tokens_per_second: float, ceilings: Ceilings) -> float:
         """Weights read per second, as a share of what memory can deliver. Above 1 where caches hold a part of them."""
@@ -41,7 +41,7 @@ class ModelCosts:
 
     def int8_share(self, workload: Workload, tokens_per_second: float, ceilings: Ceilings) -> float:
         """Operations per second, as a share of what the processor can do in 8 bits."""
-        per_token = self.body_operations + self.head_operations / workload.step_tokens
+        per_token = self.body_operations + self.asked_operations / workload.step_tokens
         return per_token * tokens_per_second / ceilings.int8_operations_per_second
 
 

@@ -13,6 +13,7 @@ from abaci.kernels import _native
 from abaci.kernels.packing import DAMAGED_HINT, FORMAT_NUMBERS, PackedWeights
 from abaci.kernels.recording import (
     AddStep,
+    AskedStep,
     AttentionStep,
     Choice,
     ChooseStep,
@@ -138,11 +139,8 @@ class Emitter:
             case GatedStep(gate=gate, up=up, activation=activation, out=out):
                 number = _ACTIVATION_NUMBERS[activation]
                 program.gated(_slot(gate), _slot(up.value), up.begin, _slot(out), number, out.quantised)
-            case AddStep(x=x, y=y, scale=scale):
-                factor = 1.0 if scale is None else float(self._weights.vectors[scale][0])
-                program.add(_slot(x), _slot(y), _slot(step.out), factor)
-            case ScaleStep(outs=outs, factors=factors):
-                program.scale([_slot(out) for out in outs], factors)
+            case AddStep() | ScaleStep() | AskedStep():
+                self._emit_in_place(step)
             case HeadStep(x=x, head=head, soft_cap=cap):
                 program.head(_slot(x), self._matrix(head.matrix), self._bias(head), cap or 0.0)
             case HeadLinearStep() | LatentStep() | DeltaNetStep():
@@ -156,6 +154,17 @@ class Emitter:
                 self._program.quantise(_slot(x))
             case ReorderStep(x=x, order=order, out=out):
                 self._program.reorder(_slot(x), _slot(out), self._order(order), out.quantised)
+
+    def _emit_in_place(self, step: AddStep | ScaleStep | AskedStep) -> None:
+        match step:
+            case AddStep(x=x, y=y, out=out, scale=scale):
+                factor = 1.0 if scale is None else float(self._weights.vectors[scale][0])
+                self._program.add(_slot(x), _slot(y), _slot(out), factor)
+            case ScaleStep(outs=outs, factors=factors):
+                self._program.scale([_slot(out) for out in outs], factors)
+            case AskedStep(out=out):
+                if not self._observes:  # every row counts for what is observed
+                    self._program.keep_asked(_slot(out))
 
     def _emit_mixing(self, step: HeadLinearStep | LatentStep | DeltaNetStep) -> None:
         match step:

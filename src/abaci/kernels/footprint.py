@@ -15,6 +15,7 @@ from abaci.kernels.batch import PAGE_TOKENS
 from abaci.kernels.packing import whole_panels
 from abaci.kernels.recording import (
     QUANTISATION_GROUP,
+    AskedStep,
     AttentionStep,
     DispatchStep,
     ExpertLinearStep,
@@ -47,8 +48,8 @@ class Product:
     """Packed."""
     operations: int
     """For one token; a multiplication and an addition count as two."""
-    is_head: bool = False
-    """Only tokens whose logits are wanted are multiplied with it."""
+    asked_only: bool = False
+    """Only rows that are asked for are multiplied with it: the head, and what follows the last layer's mixer."""
     unmet_bytes: int = 0
     """Packed, of the experts that a single token does not meet: many tokens together meet most of them."""
 
@@ -217,11 +218,13 @@ def _layer_attention(spec: ModelSpec, layer: int, cache_type: CacheType) -> Laye
 
 
 def _products(steps: Iterable[RecordedStep], matrices: Mapping[str, _Matrix]) -> Iterable[Product]:
-    def product(name: str, met: Fraction = Fraction(1), *, is_head: bool = False) -> Product:
+    asked_only = False
+
+    def product(name: str, met: Fraction = Fraction(1)) -> Product:
         matrix = matrices[name]
         operations = 2 * matrix.rows * matrix.columns
         met_bytes = int(matrix.num_bytes * met)
-        return Product(matrix.weight_format, met_bytes, int(operations * met), is_head, matrix.num_bytes - met_bytes)
+        return Product(matrix.weight_format, met_bytes, int(operations * met), asked_only, matrix.num_bytes - met_bytes)
 
     for step in steps:
         match step:
@@ -233,7 +236,9 @@ def _products(steps: Iterable[RecordedStep], matrices: Mapping[str, _Matrix]) ->
                 met = Fraction(choice.router.num_active, choice.router.num_experts)
                 yield from (product(stack.matrix, met) for stack in stacks)
             case HeadStep(head=head):
-                yield product(head.matrix, is_head=True)
+                yield product(head.matrix)
+            case AskedStep():
+                asked_only = True
 
 
 def _values_made(step: RecordedStep) -> int:

@@ -203,6 +203,7 @@ class _Probe:
             history=np.empty(0, HISTORY),
             bias=np.empty(0, BIAS),
             masks=np.empty((0, _PROBE_VOCABULARY // 32), np.uint32),
+            hidden_rows=np.arange(num_tokens, dtype=np.int32),  # or the last layer would leave most rows out
         )
 
 

@@ -229,6 +229,14 @@ class AddStep:
 
 
 @dataclass(eq=False, slots=True)
+class AskedStep:
+    """The rows of `x` that the batch asks for, in its place."""
+
+    x: Value
+    out: Value
+
+
+@dataclass(eq=False, slots=True)
 class ScaleStep:
     """Each of `xs` times its factor, in place."""
 
@@ -261,6 +269,7 @@ RecordedStep = (
     | CombineStep
     | GatedStep
     | AddStep
+    | AskedStep
     | ScaleStep
     | HeadStep
 )
@@ -426,6 +435,12 @@ class Recorder:
                 break
             products.insert(0, step)
         return products
+
+    def asked_rows(self, x: Operand) -> Operand:
+        value = self._plain(x)
+        out = Value(value.columns, alias=value)
+        self.steps.append(AskedStep(value, out))
+        return out
 
     def logits(self, x: Operand, head: Linear, soft_cap: float | None) -> None:
         self.steps.append(HeadStep(self._plain(x), head, soft_cap))

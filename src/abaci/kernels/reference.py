@@ -232,6 +232,7 @@ class _StepOps:
         self._sequences = np.repeat(np.arange(len(batch.first_positions)), np.diff(batch.sequence_offsets))
         row_in_sequence = np.arange(len(batch.token_ids)) - batch.sequence_offsets[self._sequences]
         self._positions = batch.first_positions[self._sequences] + row_in_sequence
+        self._asked = np.union1d(batch.logit_rows["row"], batch.hidden_rows)
         self.sampled: list[SampledRow] = []
         self.hidden = np.empty((0, 0), np.float32)
 
@@ -375,9 +376,13 @@ class _StepOps:
     def add(self, x: Floats, y: Floats, scale: str | None = None) -> Floats:
         return x + y if scale is None else (x + y) * self._weights.floats(scale)
 
+    def asked_rows(self, x: Floats) -> Floats:
+        rows: Floats = x[self._asked]
+        return rows
+
     def logits(self, x: Floats, head: Linear, soft_cap: float | None) -> None:
-        self.hidden = x[self._batch.hidden_rows]
-        rows = self._batch.logit_rows["row"]
+        self.hidden = x[np.searchsorted(self._asked, self._batch.hidden_rows)]
+        rows = np.searchsorted(self._asked, self._batch.logit_rows["row"])
         for begin in range(0, len(rows), LOGIT_TILE_ROWS):
             tile = self._linear(x[rows[begin : begin + LOGIT_TILE_ROWS]], head)
             tile = tile if soft_cap is None else capped(tile, soft_cap)

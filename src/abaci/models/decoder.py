@@ -24,15 +24,21 @@ def forward(ops: Ops[V], spec: ModelSpec) -> None:
     """One step over the batch: token ids in, logits of the asked rows out."""
     x = ops.embed(spec.embedding)
     sides = None if spec.side_inputs is None else embed_sides(ops, spec.side_inputs, x)
+    last = len(spec.layers) - 1
     for index, layer in enumerate(spec.layers):
-        x = decoder_layer(ops, layer, index, x, sides)
+        x = decoder_layer(ops, layer, index, x, sides, is_last=index == last)
     ops.logits(ops.rms_norm(x, spec.norm), spec.head, spec.logit_soft_cap)
 
 
-def decoder_layer(ops: Ops[V], layer: Layer, index: int, x: V, sides: V | None = None) -> V:
-    """Mixer, then MLP, each on a normed copy and added back; then what the layer takes from the side."""
+def decoder_layer(ops: Ops[V], layer: Layer, index: int, x: V, sides: V | None, *, is_last: bool) -> V:
+    """Mixer, then MLP, each on a normed copy and added back; then what the layer takes from the side.
+
+    Behind the last mixer no token looks at another, so only the rows that are asked for go on.
+    """
     mixed = mix(ops, layer.mixer, index, normed(ops, x, layer.mixer_norm))
     x = ops.add(x, normed(ops, mixed, layer.mixer_post_norm))
+    if is_last:
+        x, sides = ops.asked_rows(x), None if sides is None else ops.asked_rows(sides)
     added = normed(ops, expand(ops, layer.mlp, normed(ops, x, layer.mlp_norm)), layer.mlp_post_norm)
     if layer.side is not None and sides is not None:
         x = ops.add(x, added)

@@ -89,5 +89,11 @@ class Ops(Protocol[V]):
         x must not be used afterwards: an executor may write the sum over it.
         """
 
+    def asked_rows(self, x: V) -> V:
+        """The rows whose logits or hidden states the batch asks for; x must not be used afterwards.
+
+        From then on every operation is given values of such rows only. What looks at other tokens comes before.
+        """
+
     def logits(self, x: V, head: Linear, soft_cap: float | None) -> None:
         """End of the step: logits of the rows the batch asks for, capped, handed to sampling."""

@@ -178,8 +178,8 @@ def decode_seconds(model: Footprint, rates: MachineRates, position: int) -> Step
 
 def prefill_seconds(model: Footprint, rates: MachineRates, num_tokens: int) -> StepSeconds:
     """For a prompt of so many tokens, in steps of STEP_TOKENS, up to its first token."""
-    heads = (product for product in model.products if product.is_head)
-    total = StepSeconds(products=sum(_reading_seconds(model, product, rates) for product in heads))
+    asked = (product for product in model.products if product.asked_only)
+    total = StepSeconds(products=sum(_reading_seconds(model, product, rates) for product in asked))
     for first_position in range(0, num_tokens, STEP_TOKENS):
         total += _chunk_seconds(model, rates, first_position, min(STEP_TOKENS, num_tokens - first_position))
     return total
@@ -193,7 +193,7 @@ def _chunk_seconds(model: Footprint, rates: MachineRates, first_position: int, n
             _reading_seconds(model, product, rates, num_tokens),
         )
         for product in model.products
-        if not product.is_head
+        if not product.asked_only
     )
     attending = sum(
         _positions_seen(first_position, num_tokens, layer.window) * layer.operations for layer in model.attention

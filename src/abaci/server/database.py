@@ -36,7 +36,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class _Failure:
-    """What work raised, carried as a value: asyncio reports an exception of work whose caller left as the loop's fault."""
+    """What work raised, carried as a value: of a caller who left, asyncio would report an exception as its own."""
 
     error: BaseException
 
