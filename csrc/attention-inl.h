@@ -160,6 +160,7 @@ AttentionScratch lay_out(uint8_t* scratch, int64_t rows, int32_t head_dim, int32
 template <CacheType Type>
 struct HalfPart {
     static constexpr bool kScaled = false;
+    static constexpr int32_t kElementBytes = kPageTokens * sizeof(uint16_t);  // of a page, for an element of a head
     const uint16_t* numbers;
     HalfPart(const uint8_t* head, int32_t) : numbers(reinterpret_cast<const uint16_t*>(head)) {}
     static ABACI_INLINE F32x16 read(const uint16_t* p) {
@@ -175,6 +176,7 @@ struct HalfPart {
 };
 struct CodePart {
     static constexpr bool kScaled = true;
+    static constexpr int32_t kElementBytes = kPageTokens + sizeof(uint16_t);
     const uint8_t* codes;
     const uint16_t* scales;
     CodePart(const uint8_t* head, int32_t head_dim)
@@ -196,10 +198,27 @@ struct FloatPart {
     ABACI_INLINE F32x16 scale(int32_t at) const { return abaci::load(scales + at); }
 };
 
+// A head's keys and values of the page that follows, asked for while the ones before are multiplied: from page to page
+// no prefetcher sees what comes, and a burst would fill the queue to memory.
 template <class Part>
+struct PageAhead {
+    const uint8_t* keys;
+    const uint8_t* values;
+    // Its share for one of the head's elements.
+    ABACI_INLINE void ask(int32_t element) const {
+        prefetch_far(keys + Part::kElementBytes * element);
+        prefetch_far(values + Part::kElementBytes * element);
+    }
+};
+struct NothingAhead {
+    ABACI_INLINE void ask(int32_t) const {}
+};
+
+template <class Part, class Ahead>
 struct Tile {
     Part keys, values;
     int32_t stride;  // from slot to slot of the values
+    Ahead ahead;
 };
 
 // Numbers of a head's groups, of which the last may be shorter, are multiplied with a scale for each slot.
@@ -212,7 +231,8 @@ void load_scales(const Part& part, int32_t dim, float* scales) {
 // A page's keys and values as floats. Values of slots at or after `used` may be anything: they become zero, so that a
 // weight of zero times them is zero.
 template <class Part>
-Tile<FloatPart<Part::kScaled>> load_tile(const AttentionTask& task, int64_t page, int used, const AttentionScratch& s) {
+Tile<FloatPart<Part::kScaled>, NothingAhead> load_tile(const AttentionTask& task, int64_t page, int used,
+                                                       const AttentionScratch& s) {
     const Part keys(task.keys + page, task.head_dim);
     for (int i = 0; i < task.head_dim * kPageTokens; i += 16) store(s.keys + i, keys.load(i));
     load_scales(keys, task.head_dim, s.key_scales);
@@ -221,7 +241,7 @@ Tile<FloatPart<Part::kScaled>> load_tile(const AttentionTask& task, int64_t page
             for (int d = 0; d < s.padded_values; ++d)
                 s.values[slot * s.padded_values + d] =
                     slot < used && d < task.value_dim ? s.keys[d * kPageTokens + slot] : 0.0f;
-        return {{s.keys, s.key_scales}, {s.values, s.key_scales}, s.padded_values};
+        return {{s.keys, s.key_scales}, {s.values, s.key_scales}, s.padded_values, {}};
     }
     const Part values(task.values + page, task.value_dim);
     load_scales(values, task.value_dim, s.value_scales);
@@ -232,14 +252,16 @@ Tile<FloatPart<Part::kScaled>> load_tile(const AttentionTask& task, int64_t page
             const F32x16 v = left >= 16 ? values.load(at) : left > 0 ? values.first(at, left) : zeros();
             store(s.values + slot * s.padded_values + d, v);
         }
-    return {{s.keys, s.key_scales}, {s.values, s.value_scales}, s.padded_values};
+    return {{s.keys, s.key_scales}, {s.values, s.value_scales}, s.padded_values, {}};
 }
 
 // sums += queries' elements [begin, end) x keys, for Rows queries and the tile's 32 positions.
-template <int Rows, class Part>
-ABACI_INLINE void add_products(const float* queries, int32_t stride, int32_t begin, int32_t end, const Part& keys,
-                               F32x16 (&sums)[Rows][2]) {
+template <int Rows, class Part, class Ahead>
+ABACI_INLINE void add_products(const float* queries, int32_t stride, int32_t begin, int32_t end,
+                               const Tile<Part, Ahead>& tile, F32x16 (&sums)[Rows][2]) {
+    const Part& keys = tile.keys;
     for (int32_t d = begin; d < end; ++d) {
+        tile.ahead.ask(d);
         const F32x16 k0 = keys.load(d * kPageTokens), k1 = keys.load(d * kPageTokens + 16);
 #pragma GCC unroll 8
         for (int r = 0; r < Rows; ++r) {
@@ -257,17 +279,18 @@ ABACI_INLINE void clear(F32x16 (&sums)[Rows][2]) {
 }
 
 // Scores of Rows queries against the tile's 32 positions. With scales, each group is summed up by itself.
-template <int Rows, class Part>
-ABACI_INLINE void score_rows(const float* queries, int32_t stride, int32_t head_dim, const Part& keys,
+template <int Rows, class Part, class Ahead>
+ABACI_INLINE void score_rows(const float* queries, int32_t stride, int32_t head_dim, const Tile<Part, Ahead>& tile,
                              F32x16 (&scores)[Rows][2]) {
+    const Part& keys = tile.keys;
     clear(scores);
     if constexpr (!Part::kScaled) {
-        add_products(queries, stride, 0, head_dim, keys, scores);
+        add_products(queries, stride, 0, head_dim, tile, scores);
     } else {
         for (int32_t begin = 0; begin < head_dim; begin += kCacheGroup) {
             F32x16 sums[Rows][2];
             clear(sums);
-            add_products(queries, stride, begin, head_dim - begin < kCacheGroup ? head_dim : begin + kCacheGroup, keys,
+            add_products(queries, stride, begin, head_dim - begin < kCacheGroup ? head_dim : begin + kCacheGroup, tile,
                          sums);
             const F32x16 s0 = keys.scale(begin), s1 = keys.scale(begin + 16);
 #pragma GCC unroll 8
@@ -280,8 +303,9 @@ ABACI_INLINE void score_rows(const float* queries, int32_t stride, int32_t head_
 }
 
 // sums += weights x values for Rows queries, a group of the values' elements at a time; its scales go to the weights.
-template <int Rows, class Part>
-ABACI_INLINE void add_values(const float* weights, const Tile<Part>& tile, int32_t stride, int num_slots, float* sums) {
+template <int Rows, class Part, class Ahead>
+ABACI_INLINE void add_values(const float* weights, const Tile<Part, Ahead>& tile, int32_t stride, int num_slots,
+                             float* sums) {
     for (int32_t d = 0; d < stride; d += kCacheGroup) {
         const float* factors = weights;
         float scaled[Part::kScaled ? Rows * kPageTokens : 1];
@@ -315,11 +339,11 @@ ABACI_INLINE void add_values(const float* weights, const Tile<Part>& tile, int32
 }
 
 // One tile for queries [first, first + Rows). Query row i belongs to token row i / heads_per_group.
-template <int Rows, class Part>
-void attend_tile(const AttentionTask& task, const AttentionScratch& s, const Tile<Part>& tile, int64_t tile_start,
-                 int64_t first) {
+template <int Rows, class Part, class Ahead>
+void attend_tile(const AttentionTask& task, const AttentionScratch& s, const Tile<Part, Ahead>& tile,
+                 int64_t tile_start, int64_t first) {
     F32x16 scores[Rows][2];
-    score_rows<Rows>(s.queries + first * s.padded_dim, s.padded_dim, task.head_dim, tile.keys, scores);
+    score_rows<Rows>(s.queries + first * s.padded_dim, s.padded_dim, task.head_dim, tile, scores);
     const F32x16 nothing = splat(-__builtin_inff());
     bool any = false;
     int num_slots = 0;
@@ -361,9 +385,9 @@ void attend_tile(const AttentionTask& task, const AttentionScratch& s, const Til
     if (any) add_values<Rows>(s.weights, tile, s.padded_values, num_slots, s.sums + first * s.padded_values);
 }
 
-template <class Part>
-void attend_tile_rows(const AttentionTask& task, const AttentionScratch& s, const Tile<Part>& tile, int64_t tile_start,
-                      int64_t num_queries) {
+template <class Part, class Ahead>
+void attend_tile_rows(const AttentionTask& task, const AttentionScratch& s, const Tile<Part, Ahead>& tile,
+                      int64_t tile_start, int64_t num_queries) {
     for_runs<kQueryRows>(0, num_queries, [&](auto rows, int64_t first) {
         attend_tile<decltype(rows)::value>(task, s, tile, tile_start, first);
     });
@@ -392,18 +416,24 @@ template <class Part>
 void attend(const AttentionTask& task) {
     const int64_t num_queries = int64_t(task.num_rows) * task.heads_per_group;
     const AttentionScratch s = lay_out(task.scratch, num_queries, task.head_dim, task.value_dim);
-    for (int64_t i = 0; i < num_queries; ++i) begin_query(task, s, i);
     const int64_t last_position = task.first_position + task.num_rows - 1;
     const int64_t oldest =
         task.window && task.first_position >= task.window ? task.first_position - task.window + 1 : 0;
-    for (int64_t tile = oldest / kPageTokens; tile <= last_position / kPageTokens; ++tile) {
-        const int64_t start = tile * kPageTokens;
+    const int64_t first_tile = oldest / kPageTokens, last_tile = last_position / kPageTokens;
+    const auto page_of = [&](int64_t tile) { return task.page_table[tile] * static_cast<int64_t>(task.page_stride); };
+    // Heads may need padding, and values that are a part of the keys are made while those are copied.
+    const bool is_in_place = num_queries <= kFewQueries && task.values && task.head_dim % 32 == 0;
+    for (int64_t i = 0; i < num_queries; ++i) begin_query(task, s, i);
+    for (int64_t tile = first_tile; tile <= last_tile; ++tile) {
+        const int64_t start = tile * kPageTokens, page = page_of(tile);
         const int64_t used = last_position - start + 1;
-        const int64_t page = task.page_table[tile] * static_cast<int64_t>(task.page_stride);
-        // A page that is not full may hold anything behind its last position, and heads may need padding.
-        if (num_queries <= kFewQueries && used >= kPageTokens && task.values && task.head_dim % 32 == 0) {
+        // A page that is not full may hold anything behind its last position.
+        if (is_in_place && used >= kPageTokens) {
             const Part keys(task.keys + page, task.head_dim), values(task.values + page, task.head_dim);
-            attend_tile_rows(task, s, Tile<Part>{keys, values, task.head_dim}, start, num_queries);
+            const int64_t next = page_of(tile < last_tile ? tile + 1 : tile);
+            const PageAhead<Part> ahead{task.keys + next, task.values + next};
+            const Tile<Part, PageAhead<Part>> in_place{keys, values, task.head_dim, ahead};
+            attend_tile_rows(task, s, in_place, start, num_queries);
         } else {
             const int num_used = static_cast<int>(used < kPageTokens ? used : kPageTokens);
             attend_tile_rows(task, s, load_tile<Part>(task, page, num_used, s), start, num_queries);
