@@ -426,15 +426,14 @@ void attend(const AttentionTask& task) {
     for (int64_t i = 0; i < num_queries; ++i) begin_query(task, s, i);
     for (int64_t tile = first_tile; tile <= last_tile; ++tile) {
         const int64_t start = tile * kPageTokens, page = page_of(tile);
-        const int64_t used = last_position - start + 1;
-        // A page that is not full may hold anything behind its last position.
-        if (is_in_place && used >= kPageTokens) {
+        if (is_in_place) {
             const Part keys(task.keys + page, task.head_dim), values(task.values + page, task.head_dim);
             const int64_t next = page_of(tile < last_tile ? tile + 1 : tile);
             const PageAhead<Part> ahead{task.keys + next, task.values + next};
             const Tile<Part, PageAhead<Part>> in_place{keys, values, task.head_dim, ahead};
             attend_tile_rows(task, s, in_place, start, num_queries);
         } else {
+            const int64_t used = last_position - start + 1;
             const int num_used = static_cast<int>(used < kPageTokens ? used : kPageTokens);
             attend_tile_rows(task, s, load_tile<Part>(task, page, num_used, s), start, num_queries);
         }

@@ -187,6 +187,9 @@ class DispatchOperation final : public RowOperation {
     const int in_, routing_, out_;
 };
 
+// Of one phase: two threads that end together on average wait half a piece for each other.
+constexpr int kPiecesPerThread = 32;
+
 // A piece is a run of panels, expert after expert, of about as much work as every other: the rows of an expert stay in
 // one core's cache, and its weights are read in order.
 class ExpertLinearOperation final : public Operation {
@@ -195,7 +198,7 @@ class ExpertLinearOperation final : public Operation {
         : p_(program), in_(in), routing_(routing), parts_(std::move(parts)) {
         for (const Program::ExpertPart& part : parts_) total_panels_ += panels_of(part);
     }
-    uint32_t plan() override { return num_pieces_ = 8 * p_.num_threads(); }
+    uint32_t plan() override { return num_pieces_ = kPiecesPerThread * p_.num_threads(); }
     void run(uint32_t piece, int) override {
         const int64_t panel_work = p_.routing(routing_).work.back(), work = total_panels_ * panel_work;
         int64_t begin = work * piece / num_pieces_, end = work * (piece + 1) / num_pieces_;
