@@ -31,7 +31,8 @@ constexpr int kTileRows = 2;  // checks multiply the code that eight would unrol
 constexpr int kTileRows = 8;
 #endif
 constexpr int kTileHalves = 2;
-// Whether a store of sixteen lanes takes as long as two products, as on AMD's processors.
+// Whether a store of sixteen lanes takes the time of more than one product, as on AMD's processors (Zen 4: one and a
+// half).
 inline bool has_slow_stores() {
     return __builtin_cpu_is("amd");
 }
