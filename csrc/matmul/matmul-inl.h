@@ -13,11 +13,14 @@
 //
 // Up to kTileRows rows ("direct"): codes are unpacked in registers.
 // More rows ("tiled"): the first pass over a block of kBlockGroups groups keeps the bytes it unpacks in the first-level
-// cache, for the passes over the other rows. Between blocks the sums wait side by side, wherever the output's rows lie.
+// cache, for the passes over the other rows. What rows bring to a block is made once for several panels, which take
+// turns, block by block; between blocks the sums wait side by side, wherever the output's rows lie.
 // Both ask for the weights that come next a few lines at a time: requests in a burst fill the queue to memory, and then
 // the products wait with them.
 #pragma once
 
+#include <cstddef>
+#include <cstring>
 #include <type_traits>
 
 #include "matmul/layout.h"
@@ -33,6 +36,10 @@ constexpr float kMagic = 12582912.0f;
 // later into the first.
 constexpr int kNearBytes = 2048;
 constexpr int kFarBytes = 16384;
+// Panels whose sums wait together in the second-level cache, 17 KB each.
+constexpr int kPanelsTogether = 8;
+// Bytes of weights that come from memory in the time in which one row is multiplied with a group of a panel.
+constexpr int kBytesPerRow = 48;
 // Rows of a pass that leaves registers for factors beside sums and integer dots.
 constexpr int kRoomyRows = 6;
 // Rows of one tiled pass. Of eight, a few sums live in memory; with scales for half a group twice as many integer dots
@@ -114,17 +121,6 @@ ABACI_INLINE GroupScales<L> read_scales(const uint8_t* record, int group, int ha
     return out;
 }
 
-// Where the integer sums of each row start, and the factor of the minimum, for a block of groups.
-template <int Rows>
-struct RowBlock {
-    alignas(64) int32_t start[Rows][kBlockGroups];         // has_zeros: minus the sum of the activations
-    alignas(64) int32_t second_start[Rows][kBlockGroups];  // of the second 16 inputs, without the magic
-    alignas(64) float offset[Rows][kBlockGroups];
-    alignas(64) float second_offset[Rows][kBlockGroups];
-    alignas(64) float scale[Rows][kBlockGroups];
-    const int8_t* values[Rows];
-};
-
 constexpr int log2_of(int x) {
     return x <= 1 ? 0 : 1 + log2_of(x / 2);
 }
@@ -135,48 +131,98 @@ constexpr int kBias = L::is_wide ? L::zero_point - kWideBias : L::zero_point;
 template <class L>
 constexpr int32_t kFirstBits = L::scales == Scales::Float ? 0 : kMagicBits;
 
+// What a row brings to each group of a block.
+template <class L>
+struct RowFactors {
+    template <class T>
+    struct alignas(64) Each {
+        T of[kBlockGroups];
+    };
+    struct Nothing {};
+    template <bool IsThere, class T>
+    using If = std::conditional_t<IsThere, Each<T>, Nothing>;
+    static constexpr bool has_starts = L::has_zeros || kBias<L> != 0;
+
+    Each<float> scale;
+    // Where integer sums start (has_zeros: minus the sum of the activations), and those of the second 16 inputs,
+    // without the magic.
+    [[no_unique_address]] If<has_starts, int32_t> start;
+    [[no_unique_address]] If<has_starts && L::splits, int32_t> second_start;
+    // Factors of the minimum.
+    [[no_unique_address]] If<L::has_minimum, float> offset;
+    [[no_unique_address]] If<L::has_minimum && L::splits, float> second_offset;
+};
+
 // Activations::sums of a row: num_groups sums of whole groups, then num_groups sums of their first 16 inputs. The
 // buffers are padded, so that reading a whole block past a row's end is harmless.
-template <class L, int Rows>
-ABACI_INLINE void prepare_rows(const Activations& in, int64_t row, int64_t group, RowBlock<Rows>& block) {
+template <class L>
+ABACI_INLINE void prepare_row(const Activations& in, int64_t row, int64_t group, RowFactors<L>& out) {
     constexpr int bias = kBias<L>;
     constexpr int shift = log2_of(bias);
     const int64_t num_groups = in.columns / kGroup;
-    for (int r = 0; r < Rows; ++r) {
-        const int32_t* sums = in.sums + (row + r) * 2 * num_groups + group;
-        const F32x16 scale = load(in.scales + (row + r) * num_groups + group);
-        store(block.scale[r], scale);
-        block.values[r] = in.values + (row + r) * in.columns + group * kGroup;
-        const I32x16 whole = load(sums);
-        if constexpr (L::has_zeros) {
-            store(block.start[r], sub(splat(0), whole));
-        } else if constexpr (L::splits) {
-            const I32x16 first = load(sums + num_groups), second = sub(whole, first);
-            if constexpr (bias != 0) {
-                store(block.start[r], sub(splat(kFirstBits<L>), shift_left<shift>(first)));
-                store(block.second_start[r], sub(splat(0), shift_left<shift>(second)));
-            }
-            if constexpr (L::has_minimum) {
-                store(block.offset[r], mul(scale, to_floats(first)));
-                store(block.second_offset[r], mul(scale, to_floats(second)));
-            }
-        } else {
-            if constexpr (bias != 0) store(block.start[r], sub(splat(kFirstBits<L>), shift_left<shift>(whole)));
-            if constexpr (L::has_minimum) store(block.offset[r], mul(scale, to_floats(whole)));
+    const int32_t* sums = in.sums + row * 2 * num_groups + group;
+    const F32x16 scale = load(in.scales + row * num_groups + group);
+    store(out.scale.of, scale);
+    const I32x16 whole = load(sums);
+    if constexpr (L::has_zeros) {
+        store(out.start.of, sub(splat(0), whole));
+    } else if constexpr (L::splits) {
+        const I32x16 first = load(sums + num_groups), second = sub(whole, first);
+        if constexpr (bias != 0) {
+            store(out.start.of, sub(splat(kFirstBits<L>), shift_left<shift>(first)));
+            store(out.second_start.of, sub(splat(0), shift_left<shift>(second)));
         }
+        if constexpr (L::has_minimum) {
+            store(out.offset.of, mul(scale, to_floats(first)));
+            store(out.second_offset.of, mul(scale, to_floats(second)));
+        }
+    } else {
+        if constexpr (bias != 0) store(out.start.of, sub(splat(kFirstBits<L>), shift_left<shift>(whole)));
+        if constexpr (L::has_minimum) store(out.offset.of, mul(scale, to_floats(whole)));
     }
     (void)shift;
 }
 
+// Rows of a pass over a block: their values from the block's first group, and their factors.
 template <class L, int Rows>
-ABACI_INLINE I32x16 start_of(const RowBlock<Rows>& block, int r, int group) {
-    return kBias<L> == 0 ? splat(kFirstBits<L>) : splat(block.start[r][group]);
-}
+struct RowBlock {
+    const RowFactors<L>* factors;
+    const int8_t* values[Rows];
 
-template <class L, int Rows>
-ABACI_INLINE I32x16 second_start_of(const RowBlock<Rows>& block, int r, int group) {
-    return kBias<L> == 0 ? splat(0) : splat(block.second_start[r][group]);
-}
+    ABACI_INLINE RowBlock(const Activations& in, int64_t row, int64_t group, const RowFactors<L>* of) : factors(of) {
+        for (int r = 0; r < Rows; ++r) values[r] = in.values + (row + r) * in.columns + group * kGroup;
+    }
+};
+
+// The factors of one group. One address serves all rows and kinds: the compiler would make one for each.
+template <class L>
+class GroupFactors {
+  public:
+    ABACI_INLINE GroupFactors(const RowFactors<L>* rows, int group)
+        : at_(opaque(reinterpret_cast<const uint8_t*>(rows) + sizeof(float) * group)) {}
+    ABACI_INLINE F32x16 scale(int r) const { return get<float>(r, offsetof(RowFactors<L>, scale)); }
+    ABACI_INLINE F32x16 offset(int r) const { return get<float>(r, offsetof(RowFactors<L>, offset)); }
+    ABACI_INLINE F32x16 second_offset(int r) const { return get<float>(r, offsetof(RowFactors<L>, second_offset)); }
+    ABACI_INLINE I32x16 minus_sum(int r) const { return get<int32_t>(r, offsetof(RowFactors<L>, start)); }
+    ABACI_INLINE I32x16 start(int r) const {
+        if constexpr (kBias<L> == 0) return splat(kFirstBits<L>);
+        return get<int32_t>(r, offsetof(RowFactors<L>, start));
+    }
+    ABACI_INLINE I32x16 second_start(int r) const {
+        if constexpr (kBias<L> == 0) return splat(0);
+        return get<int32_t>(r, offsetof(RowFactors<L>, second_start));
+    }
+
+  private:
+    template <class T>
+    ABACI_INLINE auto get(int r, size_t offset) const {
+        T value;
+        std::memcpy(&value, at_ + r * sizeof(RowFactors<L>) + offset, sizeof value);
+        return splat(value);
+    }
+
+    const uint8_t* at_;
+};
 
 template <class L>
 ABACI_INLINE I32x16 dot_codes(I32x16 sum, U8x64 codes, Quad a) {
@@ -190,7 +236,7 @@ struct Accumulators {
 
     // `scales` of each half panel.
     ABACI_INLINE void add_group(const I32x16 (&first)[Rows][Halves], const I32x16 (&second)[Rows][Halves],
-                                const GroupScales<L>* scales, const RowBlock<Rows>& block, int group) {
+                                const GroupScales<L>* scales, const GroupFactors<L>& factors) {
 #pragma GCC unroll 8
         for (int h = 0; h < Halves; ++h) {
             if constexpr (Rows > kRoomyRows && L::has_minimum) forget_memory();
@@ -201,17 +247,16 @@ struct Accumulators {
                 if constexpr (L::scales == Scales::Float) {
                     product = mul(to_floats(first[r][h]), of.scale[0]);
                 } else if constexpr (L::has_zeros) {
-                    const I32x16 dot = add_low_products(first[r][h], of.zero, splat(block.start[r][group]));
+                    const I32x16 dot = add_low_products(first[r][h], of.zero, factors.minus_sum(r));
                     product = fma(as_floats(dot), of.scale[0], of.correction);
                 } else {
                     product = fma(as_floats(first[r][h]), of.scale[0], of.correction);
                 }
                 if constexpr (L::splits) product = fma(to_floats(second[r][h]), of.scale[1], product);
-                sum[r][h] = fma(product, splat(block.scale[r][group]), sum[r][h]);
+                sum[r][h] = fma(product, factors.scale(r), sum[r][h]);
                 if constexpr (L::has_minimum) {
-                    sum[r][h] = fma(of.minimum[0], splat(block.offset[r][group]), sum[r][h]);
-                    if constexpr (L::splits)
-                        sum[r][h] = fma(of.minimum[1], splat(block.second_offset[r][group]), sum[r][h]);
+                    sum[r][h] = fma(of.minimum[0], factors.offset(r), sum[r][h]);
+                    if constexpr (L::splits) sum[r][h] = fma(of.minimum[1], factors.second_offset(r), sum[r][h]);
                 }
             }
         }
@@ -303,7 +348,7 @@ ABACI_INLINE U8x64 unpack_quad(const uint8_t* base, int half) {
 }
 
 template <class L, int QuadIndex, int Rows, int Halves>
-ABACI_INLINE void add_quad(const U8x64 (&codes)[Halves], const RowBlock<Rows>& block, int group,
+ABACI_INLINE void add_quad(const U8x64 (&codes)[Halves], const RowBlock<L, Rows>& block, int group,
                            I32x16 (&dots)[Rows][Halves]) {
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
@@ -331,12 +376,12 @@ ABACI_INLINE void last_four(Step step) {
 
 // The integer dots of one group; get(Index, half) yields codes.
 template <class L, int Rows, int Halves, class Get>
-ABACI_INLINE void dot_group(const RowBlock<Rows>& block, int group, Get get, I32x16 (&first)[Rows][Halves],
-                            I32x16 (&second)[Rows][Halves]) {
+ABACI_INLINE void dot_group(const RowBlock<L, Rows>& block, int group, Get get, const GroupFactors<L>& factors,
+                            I32x16 (&first)[Rows][Halves], I32x16 (&second)[Rows][Halves]) {
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 2
-        for (int h = 0; h < Halves; ++h) first[r][h] = start_of<L>(block, r, group);
+        for (int h = 0; h < Halves; ++h) first[r][h] = factors.start(r);
     const auto into = [&](I32x16(&dots)[Rows][Halves]) __attribute__((always_inline)) {
         return [&](auto index) __attribute__((always_inline)) {
             U8x64 codes[Halves];
@@ -350,7 +395,7 @@ ABACI_INLINE void dot_group(const RowBlock<Rows>& block, int group, Get get, I32
 #pragma GCC unroll 8
         for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 2
-            for (int h = 0; h < Halves; ++h) second[r][h] = second_start_of<L>(block, r, group);
+            for (int h = 0; h < Halves; ++h) second[r][h] = factors.second_start(r);
         last_four(into(second));
     } else {
         last_four(into(first));
@@ -366,9 +411,10 @@ void direct_pass(const MatmulTask& task, int64_t panel, int64_t row) {
         Accumulators<L, Rows, halves> sums;
         sums.begin(task, row, output);
         const uint8_t* record = task.matrix.data + panel * task.matrix.panel_bytes;
-        RowBlock<Rows> block;
+        RowFactors<L> of_rows[Rows];
         for (int64_t at = 0; at < num_groups; at += kBlockGroups) {
-            prepare_rows<L>(task.input, row, at, block);
+            for (int r = 0; r < Rows; ++r) prepare_row<L>(task.input, row + r, at, of_rows[r]);
+            const RowBlock<L, Rows> block(task.input, row, at, of_rows);
             const int count = static_cast<int>(num_groups - at < kBlockGroups ? num_groups - at : kBlockGroups);
             for (int begin = 0; begin < count; begin += L::groups_per_record, record += L::record_bytes) {
                 // Only records whose groups do not divide a block's inputs can be cut off by the end of a row.
@@ -383,17 +429,18 @@ void direct_pass(const MatmulTask& task, int64_t panel, int64_t row) {
                         prefetch(from + kNearBytes + 64 * line);
                         prefetch_far(from + kFarBytes + 64 * line);
                     }
+                    const GroupFactors<L> factors(of_rows, begin + g);
                     I32x16 first[Rows][halves], second[Rows][halves];
                     dot_group<L, Rows, halves>(
                         block, begin + g,
                         [&](auto index, int h) __attribute__((always_inline)) {
                             return unpack_quad<L, decltype(index)::value>(base, first_half + h);
                         },
-                        first, second);
+                        factors, first, second);
                     GroupScales<L> scales[halves];
 #pragma GCC unroll 2
                     for (int h = 0; h < halves; ++h) scales[h] = read_scales<L>(record, g, first_half + h);
-                    sums.add_group(first, second, scales, block, begin + g);
+                    sums.add_group(first, second, scales, factors);
                 }
             }
         }
@@ -422,11 +469,10 @@ ABACI_INLINE void ask_for_output(const MatmulTask& task, int64_t begin, int64_t 
 // One pass over `count` groups of a panel, from `group`; the first one over a block fills the tile.
 template <class L, int Rows, bool FillsTile>
 void tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t group, int count, CodeTile<L>& tile,
-               PanelSums& kept, Ahead ahead) {
+               const RowFactors<L>* of_rows, PanelSums& kept, Ahead ahead) {
     constexpr int halves = kTileHalves;
     const uint8_t* packed = task.matrix.data + panel * task.matrix.panel_bytes;
-    RowBlock<Rows> block;
-    prepare_rows<L>(task.input, row, group, block);
+    const RowBlock<L, Rows> block(task.input, row, group, of_rows);
     for (int first_half = 0; first_half < 2; first_half += halves) {
         const int64_t output = panel * kPanel + 16 * first_half;
         Accumulators<L, Rows, halves> sums;
@@ -439,6 +485,7 @@ void tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t group
             const uint8_t* record = packed + (group + g) / L::groups_per_record * L::record_bytes;
             const uint8_t* base = record + L::header_bytes + in_record * L::group_bytes;
             if (first_half == 0) ahead.fetch();
+            const GroupFactors<L> factors(of_rows, g);
             I32x16 first[Rows][halves], second[Rows][halves];
             dot_group<L, Rows, halves>(
                 block, g,
@@ -455,52 +502,65 @@ void tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t group
                         return load_bytes(tile.codes[g][quad][half]);
                     }
                 },
-                first, second);
+                factors, first, second);
             GroupScales<L>* scales = tile.scales[g] + first_half;
             if constexpr (FillsTile) {
 #pragma GCC unroll 2
                 for (int h = 0; h < halves; ++h) scales[h] = read_scales<L>(record, in_record, first_half + h);
             }
-            sums.add_group(first, second, scales, block, g);
+            sums.add_group(first, second, scales, factors);
         }
         kept.end_block(sums, task, row, output, is_last);
     }
 }
 
 template <class L>
-void matmul_quantised(const MatmulTask& task) {
+void matmul_tiled(const MatmulTask& task) {
     const int64_t num_rows = task.row_end - task.row_begin;
-    if (num_rows <= kTileRows) {
-        for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel)
-            for_runs<kTileRows>(task.row_begin, task.row_end, [&](auto rows, int64_t row) {
-                direct_pass<L, decltype(rows)::value>(task, panel, row);
-            });
-        return;
-    }
     const int64_t num_groups = task.matrix.columns / kGroup;
+    constexpr int64_t block_bytes = kBlockGroups / L::groups_per_record * L::record_bytes;
+    // Panels only take turns where there is time for that: memory is read faster in one go.
+    const int64_t together = num_rows * kBytesPerRow < block_bytes / kBlockGroups ? 1 : kPanelsTogether;
     const int most = tiled_pass_rows<L>();
-    const int64_t num_passes = (num_rows + most - 1) / most;
+    const int64_t share = even_lines(block_bytes, (num_rows + most - 1) / most);
     CodeTile<L> tile;
-    PanelSums kept;
-    for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel) {
-        const uint8_t* packed = task.matrix.data + panel * task.matrix.panel_bytes;
+    RowFactors<L> of_rows[kMaxTaskRows];
+    PanelSums kept[kPanelsTogether];
+    for (int64_t begin = task.panel_begin; begin < task.panel_end; begin += together) {
+        const int64_t end = task.panel_end - begin < together ? task.panel_end : begin + together;
         for (int64_t group = 0; group < num_groups; group += kBlockGroups) {
             const int count = static_cast<int>(num_groups - group < kBlockGroups ? num_groups - group : kBlockGroups);
-            // Each pass asks for its share of the next block.
-            const uint8_t* next = packed + (group + count) / L::groups_per_record * L::record_bytes;
-            const int64_t share = even_lines(kBlockGroups / L::groups_per_record * L::record_bytes, num_passes);
-            const auto pass = [&](auto rows, int64_t row) {
-                const Ahead ahead(next, share, count);
-                next += share;
-                if (row == task.row_begin) {
-                    tile_pass<L, decltype(rows)::value, true>(task, panel, row, group, count, tile, kept, ahead);
-                } else {
-                    tile_pass<L, decltype(rows)::value, false>(task, panel, row, group, count, tile, kept, ahead);
-                }
-            };
-            for_runs<kTileRows, (kTileRows + 1) / 2>(task.row_begin, task.row_end, pass, most);
+            for (int64_t r = 0; r < num_rows; ++r) prepare_row<L>(task.input, task.row_begin + r, group, of_rows[r]);
+            for (int64_t panel = begin; panel < end; ++panel) {
+                // Each pass asks for its share of the next block.
+                const bool is_last = panel + 1 == end;
+                const int64_t next_panel = is_last ? begin : panel + 1, next_group = is_last ? group + count : group;
+                const uint8_t* next = task.matrix.data + next_panel * task.matrix.panel_bytes +
+                                      next_group / L::groups_per_record * L::record_bytes;
+                const auto pass = [&](auto rows, int64_t row) {
+                    const Ahead ahead(next, share, count);
+                    next += share;
+                    PanelSums& sums = kept[panel - begin];
+                    if (row == task.row_begin) {
+                        tile_pass<L, decltype(rows)::value, true>(task, panel, row, group, count, tile, of_rows, sums,
+                                                                  ahead);
+                    } else {
+                        tile_pass<L, decltype(rows)::value, false>(task, panel, row, group, count, tile,
+                                                                   of_rows + (row - task.row_begin), sums, ahead);
+                    }
+                };
+                for_runs<kTileRows, (kTileRows + 1) / 2>(task.row_begin, task.row_end, pass, most);
+            }
         }
     }
+}
+
+template <class L>
+void matmul_quantised(const MatmulTask& task) {
+    if (task.row_end - task.row_begin > kTileRows) return matmul_tiled<L>(task);
+    for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel)
+        for_runs<kTileRows>(task.row_begin, task.row_end,
+                            [&](auto rows, int64_t row) { direct_pass<L, decltype(rows)::value>(task, panel, row); });
 }
 
 struct ReadF32 {

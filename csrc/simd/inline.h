@@ -13,3 +13,10 @@
 ABACI_INLINE void forget_memory() {
     asm volatile("" ::: "memory");
 }
+
+// The same address, of which the compiler forgets how it came about.
+template <class T>
+ABACI_INLINE const T* opaque(const T* p) {
+    asm("" : "+r"(p));
+    return p;
+}
