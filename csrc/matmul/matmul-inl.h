@@ -402,7 +402,7 @@ ABACI_INLINE void dot_group(const RowBlock<L, Rows>& block, int group, Get get, 
     }
 }
 
-template <class L, int Rows>
+template <class L, int Rows, bool AsksAhead>
 void direct_pass(const MatmulTask& task, int64_t panel, int64_t row) {
     constexpr int halves = kTileHalves;
     const int64_t num_groups = task.matrix.columns / kGroup;
@@ -425,7 +425,7 @@ void direct_pass(const MatmulTask& task, int64_t panel, int64_t row) {
                     constexpr int lines = (share + 63) / 64;
                     const uint8_t* from = record + g * share;
 #pragma GCC unroll 32
-                    for (int line = 0; line < lines; ++line) {
+                    for (int line = 0; AsksAhead && line < lines; ++line) {
                         prefetch(from + kNearBytes + 64 * line);
                         prefetch_far(from + kFarBytes + 64 * line);
                     }
@@ -558,9 +558,15 @@ void matmul_tiled(const MatmulTask& task) {
 template <class L>
 void matmul_quantised(const MatmulTask& task) {
     if (task.row_end - task.row_begin > kTileRows) return matmul_tiled<L>(task);
+    const auto pass = [&](auto rows, int64_t panel, int64_t row) {
+        constexpr int num_rows = decltype(rows)::value;
+        if constexpr (num_rows == 1 && L::base_bits == 4 && L::high_bits == 0) {
+            if (follows_streams()) return direct_pass<L, num_rows, false>(task, panel, row);
+        }
+        direct_pass<L, num_rows, true>(task, panel, row);
+    };
     for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel)
-        for_runs<kTileRows>(task.row_begin, task.row_end,
-                            [&](auto rows, int64_t row) { direct_pass<L, decltype(rows)::value>(task, panel, row); });
+        for_runs<kTileRows>(task.row_begin, task.row_end, [&](auto rows, int64_t row) { pass(rows, panel, row); });
 }
 
 struct ReadF32 {

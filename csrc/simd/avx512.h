@@ -36,6 +36,11 @@ constexpr int kTileHalves = 2;
 inline bool has_slow_stores() {
     return __builtin_cpu_is("amd");
 }
+// Whether the processor's own prefetchers bring plain 4-bit codes for one row sooner than requests would, as on AMD's:
+// those wait for places in the first-level cache's queue. Of more rows, or wider codes, they lose track.
+inline bool follows_streams() {
+    return __builtin_cpu_is("amd");
+}
 // Queries that one pass of attention keeps in registers.
 constexpr int kQueryRows = 8;
 

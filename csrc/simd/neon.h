@@ -33,6 +33,9 @@ constexpr int kTileHalves = 1;
 constexpr bool has_slow_stores() {
     return false;
 }
+constexpr bool follows_streams() {
+    return false;
+}
 // Queries that one pass of attention keeps in registers.
 constexpr int kQueryRows = 2;
 
