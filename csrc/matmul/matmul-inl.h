@@ -532,9 +532,11 @@ void matmul_tiled(const MatmulTask& task) {
             const int count = static_cast<int>(num_groups - group < kBlockGroups ? num_groups - group : kBlockGroups);
             for (int64_t r = 0; r < num_rows; ++r) prepare_row<L>(task.input, task.row_begin + r, group, of_rows[r]);
             for (int64_t panel = begin; panel < end; ++panel) {
-                // Each pass asks for its share of the next block.
-                const bool is_last = panel + 1 == end;
-                const int64_t next_panel = is_last ? begin : panel + 1, next_group = is_last ? group + count : group;
+                // Each pass asks for its share of the next block: the next panel's, or, where all have had their turn,
+                // the first one's next, or the start of the panels that follow.
+                const bool is_turn_over = panel + 1 == end, is_done = group + count == num_groups;
+                const int64_t next_panel = is_turn_over && !is_done ? begin : panel + 1;
+                const int64_t next_group = !is_turn_over ? group : is_done ? 0 : group + count;
                 const uint8_t* next = task.matrix.data + next_panel * task.matrix.panel_bytes +
                                       next_group / L::groups_per_record * L::record_bytes;
                 const auto pass = [&](auto rows, int64_t row) {
@@ -558,15 +560,16 @@ void matmul_tiled(const MatmulTask& task) {
 template <class L>
 void matmul_quantised(const MatmulTask& task) {
     if (task.row_end - task.row_begin > kTileRows) return matmul_tiled<L>(task);
-    const auto pass = [&](auto rows, int64_t panel, int64_t row) {
-        constexpr int num_rows = decltype(rows)::value;
-        if constexpr (num_rows == 1 && L::base_bits == 4 && L::high_bits == 0) {
-            if (follows_streams()) return direct_pass<L, num_rows, false>(task, panel, row);
-        }
-        direct_pass<L, num_rows, true>(task, panel, row);
-    };
-    for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel)
-        for_runs<kTileRows>(task.row_begin, task.row_end, [&](auto rows, int64_t row) { pass(rows, panel, row); });
+    for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel) {
+        const auto pass = [&](auto rows, int64_t row) {
+            constexpr int num_rows = decltype(rows)::value;
+            if constexpr (num_rows == 1 && L::base_bits == 4 && L::high_bits == 0) {
+                if (follows_streams()) return direct_pass<L, num_rows, false>(task, panel, row);
+            }
+            direct_pass<L, num_rows, true>(task, panel, row);
+        };
+        for_runs<kTileRows>(task.row_begin, task.row_end, pass);
+    }
 }
 
 struct ReadF32 {
