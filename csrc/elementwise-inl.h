@@ -32,17 +32,44 @@ ABACI_INLINE I32x16 round_to_int8(F32x16 x) {
     return round_to_int(min(max(x, splat(-127.0f)), splat(127.0f)));
 }
 
-// One group of 32: scale = max|x| / 127, value = x * (127 / max|x|) to nearest even. Not a number becomes -127.
+// What the positive values of a group may sum to, and the negative ones: its dot product with 4-bit codes, 15 times
+// that at most, fits 16 bits. Values of at most kFewLevels cannot exceed it.
+constexpr int kLargestOneSidedSum = 2184;
+constexpr int kFewLevels = kLargestOneSidedSum / kGroup;
+
+struct QuantisedGroup {
+    I32x16 low, high;
+    int32_t first, sum;  // of the first 16 values, of all
+
+    ABACI_INLINE QuantisedGroup(F32x16 x, F32x16 y, float inverse)
+        : low(round_to_int8(mul(x, splat(inverse)))), high(round_to_int8(mul(y, splat(inverse)))) {
+        first = reduce_add(low);
+        sum = first + reduce_add(high);
+    }
+    ABACI_INLINE bool is_one_sided() const {
+        const int32_t excess = sum < 0 ? -sum : sum;
+        if (excess <= 2 * kLargestOneSidedSum - 127 * kGroup) return false;
+        const F32x16 magnitudes = add(absolute(to_floats(low)), absolute(to_floats(high)));
+        return static_cast<int32_t>(reduce_add(magnitudes)) + excess > 2 * kLargestOneSidedSum;
+    }
+};
+
+// One group of 32: scale = max|x| / levels, value = x * (levels / max|x|) to nearest even, with 127 levels, or, where
+// nearly all values are large and of one sign, with kFewLevels. Not a number becomes -127.
 ABACI_INLINE void quantise_group(F32x16 low, F32x16 high, int8_t* values, float* scale, int32_t* sum, int32_t* first) {
     const float largest = reduce_max(max(absolute(low), absolute(high)));
     const bool some = largest > kSmallestMaximum;
-    const F32x16 inverse = splat(some ? 127.0f / largest : 0.0f);
-    const I32x16 a = round_to_int8(mul(low, inverse)), b = round_to_int8(mul(high, inverse));
-    store_low_bytes(values, a);
-    store_low_bytes(values + 16, b);
-    *scale = some ? largest / 127.0f : 0.0f;
-    *first = reduce_add(a);
-    *sum = *first + reduce_add(b);
+    float levels = 127.0f;
+    QuantisedGroup group(low, high, some ? levels / largest : 0.0f);
+    if (group.is_one_sided()) {
+        levels = kFewLevels;
+        group = QuantisedGroup(low, high, some ? levels / largest : 0.0f);
+    }
+    store_low_bytes(values, group.low);
+    store_low_bytes(values + 16, group.high);
+    *scale = some ? largest / levels : 0.0f;
+    *first = group.first;
+    *sum = group.sum;
 }
 
 void quantise_row(const float* x, int64_t columns, const QuantiseTarget& out) {

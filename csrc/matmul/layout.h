@@ -1,4 +1,4 @@
-// The packed layout of a weight matrix, version 1. Exactly the file's integers and scales, in another order.
+// The packed layout of a weight matrix, version 2. Exactly the file's integers and scales, in another order.
 //
 // A panel is 32 outputs and all inputs. It is one sequential stream of 64-byte aligned records: scales, then the
 // integers of one or several groups of 32 inputs. What the scales are:
@@ -8,7 +8,8 @@
 //   HalfZero     float16 d[32]; uint8 zero[32]; 32 bytes of nothing  INT4 (a record is 32 inputs), INT4_128 (128)
 //   Float        float32 d[32]                                       INT8
 //   Exponent     uint8 e[2][32], a record is 64 inputs               MXFP4
-//   SixBitPairs  float16 d[32], dmin[32]; 8 x 48 bytes               Q4_K, Q5_K
+//   SixBitPairs  float16 d[32], dmin[32]; 8 x 48 bytes               Q5_K
+//   Paired       see below                                           Q4_K
 //   Bytes16      float16 d[32]; int8[16][32], one per 16 inputs      Q3_K, Q6_K, IQ2
 //   Bytes32      float16 d[32]; int8[8][32], one per 32 inputs       IQ3, IQ4_XS
 //   NibblePairs  float16 d[32], dmin[32]; uint8[16][32]              Q2_K
@@ -29,6 +30,15 @@
 //
 //   float formats: element [input][32 outputs]
 //
+// Paired: a record is two halves of 16 outputs, each with its scales before its integers. Groups come in pairs, so that
+// the dot products of an output with both stand beside each other.
+//
+//   float16 d[16], dmin[16]; uint32[3][16], which output o's lane j shares between scales (s) and minimums (m):
+//     s[2j] | m[2j] << 6 | s[2j + 1] << 16 | m[2j + 1] << 22, and in the 4 bits above each 12 of groups 6 and 7:
+//     j = 0: low nibbles of s; j = 1: low nibbles of m; j = 2: s >> 4 | (m >> 4) << 2
+//   registers [pair][j][part]: quad 2j in the low nibble, 2j + 1 in the high nibble; 8 bytes per output, four of each
+//     group; outputs of part p: 4i + 2p and 4i + 2p + 1 for i = 0..3
+//
 // Rows beyond the matrix in its last panel are zero in every field, as are groups beyond the last in its last record.
 #pragma once
 
@@ -37,7 +47,7 @@
 
 namespace abaci {
 
-enum class Scales { Half, HalfMinimum, HalfZero, Float, Exponent, SixBitPairs, Bytes16, Bytes32, NibblePairs };
+enum class Scales { Half, HalfMinimum, HalfZero, Float, Exponent, SixBitPairs, Paired, Bytes16, Bytes32, NibblePairs };
 
 constexpr bool is_two_level(Scales scales) {
     return scales >= Scales::SixBitPairs;
@@ -53,6 +63,7 @@ constexpr size_t header_bytes_of(Scales scales) {
         case Scales::Float:
             return 128;
         case Scales::SixBitPairs:
+        case Scales::Paired:
             return 128 + 8 * 48;
         case Scales::Bytes16:
             return 64 + 16 * 32;
@@ -78,8 +89,9 @@ struct LayoutOf {
     static constexpr bool is_wide = Zero == 128;
     // Whether each half of a group has a scale of its own, or all of it a minimum, or each half.
     static constexpr bool splits = Kind == Scales::Bytes16 || Kind == Scales::NibblePairs;
+    static constexpr bool is_paired = Kind == Scales::Paired;
     static constexpr bool has_minimum =
-        Kind == Scales::HalfMinimum || Kind == Scales::SixBitPairs || Kind == Scales::NibblePairs;
+        Kind == Scales::HalfMinimum || Kind == Scales::SixBitPairs || is_paired || Kind == Scales::NibblePairs;
     static constexpr bool has_zeros = Kind == Scales::HalfZero;
     static constexpr int groups_per_record = is_two_level(Kind) ? 8 : GroupsPerRecord;
     static constexpr size_t base_bytes = Base * 128;
@@ -113,7 +125,7 @@ struct LayoutFor<Format::Q8_0> {
 };
 template <>
 struct LayoutFor<Format::Q4_K> {
-    using Type = LayoutOf<4, 0, 0, Scales::SixBitPairs>;
+    using Type = LayoutOf<4, 0, 0, Scales::Paired>;
 };
 template <>
 struct LayoutFor<Format::Q5_K> {
@@ -237,7 +249,17 @@ auto visit_quantised(Format format, Visit visit) {
     return visit(FormatTag<Format::Q4_0>());
 }
 
-inline constexpr uint32_t kLayoutVersion = 1;
+// One half of a Paired record.
+inline constexpr size_t kPairedScalesAt = 64;
+inline constexpr size_t kPairedCodesAt = 256;
+inline constexpr size_t kPairedHalfBytes = kPairedCodesAt + 8 * 256;
+// Where the four codes of a quad lie, for output 0..15 of the half; those of odd quads in the high nibbles.
+constexpr size_t paired_quad_at(int group, int quad, int output) {
+    const int part = output % 4 / 2, place = 2 * (output / 4) + output % 2;
+    return kPairedCodesAt + 512 * (group / 2) + 128 * (quad / 2) + 64 * part + 8 * place + 4 * (group % 2);
+}
+
+inline constexpr uint32_t kLayoutVersion = 2;
 
 // A block of a format as files store it: how many inputs of one row, in how many bytes.
 struct SourceBlock {

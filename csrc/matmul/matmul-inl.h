@@ -247,7 +247,7 @@ struct Accumulators {
                 if constexpr (L::scales == Scales::Float) {
                     product = mul(to_floats(first[r][h]), of.scale[0]);
                 } else if constexpr (L::has_zeros) {
-                    const I32x16 dot = add_low_products(first[r][h], of.zero, factors.minus_sum(r));
+                    const I32x16 dot = add_pair_products(first[r][h], of.zero, factors.minus_sum(r));
                     product = fma(as_floats(dot), of.scale[0], of.correction);
                 } else {
                     product = fma(as_floats(first[r][h]), of.scale[0], of.correction);
@@ -514,23 +514,23 @@ void tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t group
     }
 }
 
-template <class L>
-void matmul_tiled(const MatmulTask& task) {
+// Panels in turns, block by block: calls prepare(group, num_groups) for each block of inputs, and then for each panel
+// pass(Index<rows>, row, panel, group, num_groups, sums, ahead) for all rows, at most `most` at once. Panels only take
+// turns where rows are many enough, or where `shares` is set: memory is read faster in one go.
+template <class L, class Prepare, class Pass>
+ABACI_INLINE void for_turns(const MatmulTask& task, int most, bool shares, Prepare prepare, Pass pass) {
     const int64_t num_rows = task.row_end - task.row_begin;
     const int64_t num_groups = task.matrix.columns / kGroup;
     constexpr int64_t block_bytes = kBlockGroups / L::groups_per_record * L::record_bytes;
-    // Panels only take turns where there is time for that: memory is read faster in one go.
-    const int64_t together = num_rows * kBytesPerRow < block_bytes / kBlockGroups ? 1 : kPanelsTogether;
-    const int most = tiled_pass_rows<L>();
+    const bool are_few = num_rows * kBytesPerRow < block_bytes / kBlockGroups;
+    const int64_t together = are_few && !shares ? 1 : kPanelsTogether;
     const int64_t share = even_lines(block_bytes, (num_rows + most - 1) / most);
-    CodeTile<L> tile;
-    RowFactors<L> of_rows[kMaxTaskRows];
     PanelSums kept[kPanelsTogether];
     for (int64_t begin = task.panel_begin; begin < task.panel_end; begin += together) {
         const int64_t end = task.panel_end - begin < together ? task.panel_end : begin + together;
         for (int64_t group = 0; group < num_groups; group += kBlockGroups) {
             const int count = static_cast<int>(num_groups - group < kBlockGroups ? num_groups - group : kBlockGroups);
-            for (int64_t r = 0; r < num_rows; ++r) prepare_row<L>(task.input, task.row_begin + r, group, of_rows[r]);
+            prepare(group, count);
             for (int64_t panel = begin; panel < end; ++panel) {
                 // Each pass asks for its share of the next block: the next panel's, or, where all have had their turn,
                 // the first one's next, or the start of the panels that follow.
@@ -539,22 +539,36 @@ void matmul_tiled(const MatmulTask& task) {
                 const int64_t next_group = !is_turn_over ? group : is_done ? 0 : group + count;
                 const uint8_t* next = task.matrix.data + next_panel * task.matrix.panel_bytes +
                                       next_group / L::groups_per_record * L::record_bytes;
-                const auto pass = [&](auto rows, int64_t row) {
+                const auto ask_and_pass = [&](auto rows, int64_t row) {
                     const Ahead ahead(next, share, count);
                     next += share;
-                    PanelSums& sums = kept[panel - begin];
-                    if (row == task.row_begin) {
-                        tile_pass<L, decltype(rows)::value, true>(task, panel, row, group, count, tile, of_rows, sums,
-                                                                  ahead);
-                    } else {
-                        tile_pass<L, decltype(rows)::value, false>(task, panel, row, group, count, tile,
-                                                                   of_rows + (row - task.row_begin), sums, ahead);
-                    }
+                    pass(rows, row, panel, group, count, kept[panel - begin], ahead);
                 };
-                for_runs<kTileRows, (kTileRows + 1) / 2>(task.row_begin, task.row_end, pass, most);
+                for_runs<kTileRows, (kTileRows + 1) / 2>(task.row_begin, task.row_end, ask_and_pass, most);
             }
         }
     }
+}
+
+template <class L>
+void matmul_tiled(const MatmulTask& task) {
+    CodeTile<L> tile;
+    RowFactors<L> of_rows[kMaxTaskRows];
+    const auto prepare = [&](int64_t group, int) {
+        for (int64_t row = task.row_begin; row < task.row_end; ++row)
+            prepare_row<L>(task.input, row, group, of_rows[row - task.row_begin]);
+    };
+    const auto pass = [&](auto rows, int64_t row, int64_t panel, int64_t group, int count, PanelSums& sums,
+                          const Ahead& ahead) {
+        constexpr int num_rows = decltype(rows)::value;
+        const RowFactors<L>* of = of_rows + (row - task.row_begin);
+        if (row == task.row_begin) {
+            tile_pass<L, num_rows, true>(task, panel, row, group, count, tile, of, sums, ahead);
+        } else {
+            tile_pass<L, num_rows, false>(task, panel, row, group, count, tile, of, sums, ahead);
+        }
+    };
+    for_turns<L>(task, tiled_pass_rows<L>(), false, prepare, pass);
 }
 
 template <class L>

@@ -50,6 +50,30 @@ void place_six_bit_pair(uint8_t scale, uint8_t minimum, int output, uint8_t* pai
     pairs[32 + output % 16] |= ((scale >> 4) | (minimum >> 4) << 2) << (output < 16 ? 0 : 4);
 }
 
+// One row's part of a Paired record.
+void place_paired(const uint8_t* block, int output, uint8_t* record) {
+    uint8_t* half = record + output / 16 * kPairedHalfBytes;
+    output %= 16;
+    store(half + 2 * output, load<uint16_t>(block + kHalfAt<Format::Q4_K>));
+    store(half + 32 + 2 * output, load<uint16_t>(block + kHalfAt<Format::Q4_K> + 2));
+    uint8_t s[8], m[8];
+    read_pairs(block + 4, s, m);
+    const int shared[3][2] = {
+        {s[6] & 15, s[7] & 15}, {m[6] & 15, m[7] & 15}, {s[6] >> 4 | (m[6] >> 4) << 2, s[7] >> 4 | (m[7] >> 4) << 2}};
+    for (int j = 0; j < 3; ++j) {
+        uint32_t word = 0;
+        for (int i = 0; i < 2; ++i)
+            word |= static_cast<uint32_t>(s[2 * j + i] | m[2 * j + i] << 6 | shared[j][i] << 12) << (16 * i);
+        store(half + kPairedScalesAt + 64 * j + 4 * output, word);
+    }
+    for (int group = 0; group < 8; ++group) {
+        uint32_t quads[8];
+        const Codes codes = read_codes<Format::Q4_K>(block, group);
+        std::memcpy(quads, codes.eights, sizeof quads);
+        for (int q = 0; q < 8; q += 2) store(half + paired_quad_at(group, q, output), quads[q] | quads[q + 1] << 4);
+    }
+}
+
 // Writes one row's scales of a block into its record; `group` is the block's first of the record. False where one is
 // not finite.
 template <Format F>
@@ -104,6 +128,11 @@ bool pack_quantised(const uint8_t* source, int64_t rows, int64_t columns, int64_
             }
             for (int64_t output = 0; output < used; ++output) {
                 const uint8_t* from = source + (first + output) * row_bytes + at / groups_per_block * block.bytes;
+                if constexpr (L::is_paired) {
+                    place_paired(from, output, record);
+                    finite &= is_finite_f16(from + kHalfAt<F>) && is_finite_f16(from + kHalfAt<F> + 2);
+                    continue;
+                }
                 for (int g = 0; g < count; ++g) {
                     const int in_block = g % groups_per_block;
                     if (in_block == 0) finite &= place_scales<F>(from, output, g, record);

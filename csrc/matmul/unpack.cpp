@@ -46,6 +46,36 @@ struct ScaleAndMinimum {
     float scale, minimum;
 };
 
+ScaleAndMinimum paired_scale_of(const uint8_t* half, int group, int output) {
+    uint32_t words[3];
+    for (int j = 0; j < 3; ++j) std::memcpy(words + j, half + kPairedScalesAt + 64 * j + 4 * output, 4);
+    for (uint32_t& word : words) word >>= 16 * (group % 2);
+    uint32_t scale, minimum;
+    if (group < 6) {
+        scale = words[group / 2] & 63;
+        minimum = words[group / 2] >> 6 & 63;
+    } else {
+        scale = (words[0] >> 12 & 15) | (words[2] >> 12 & 3) << 4;
+        minimum = (words[1] >> 12 & 15) | (words[2] >> 14 & 3) << 4;
+    }
+    return {half_to_float(half + 2 * output) * static_cast<float>(scale),
+            -(half_to_float(half + 32 + 2 * output) * static_cast<float>(minimum))};
+}
+
+void unpack_paired(const PackedMatrix& matrix, int64_t row, float factor, float* out) {
+    const int output = static_cast<int>(row % 16);
+    const uint8_t* half = matrix.data + row / kPanel * matrix.panel_bytes + row % kPanel / 16 * kPairedHalfBytes;
+    for (int64_t at = 0; at < matrix.columns; at += 256, half += 2 * kPairedHalfBytes) {
+        for (int group = 0; group < 8; ++group) {
+            const ScaleAndMinimum of = paired_scale_of(half, group, output);
+            for (int k = 0; k < kGroup; ++k) {
+                const int code = half[paired_quad_at(group, k / 4, output) + k % 4] >> (4 * (k / 4 % 2)) & 15;
+                *out++ = (of.scale * static_cast<float>(code) + of.minimum) * factor;
+            }
+        }
+    }
+}
+
 // Of group `group` of a record, its first or second half.
 template <class L>
 ScaleAndMinimum scale_of(const uint8_t* record, int group, int half, int output) {
@@ -123,7 +153,12 @@ void unpack_row(const PackedMatrix& matrix, int64_t row, float factor, float* ou
             return;
         default:
             visit_quantised(matrix.format, [&](auto tag) {
-                unpack_quantised<Layout<decltype(tag)::value>>(matrix, row, factor, out);
+                using L = Layout<decltype(tag)::value>;
+                if constexpr (L::is_paired) {
+                    unpack_paired(matrix, row, factor, out);
+                } else {
+                    unpack_quantised<L>(matrix, row, factor, out);
+                }
             });
     }
 }

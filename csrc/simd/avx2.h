@@ -163,6 +163,14 @@ ABACI_INLINE I32x16 round_to_int(F32x16 x) {
 ABACI_INLINE F32x16 as_floats(I32x16 x) {
     return {_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)};
 }
+ABACI_INLINE I32x16 as_ints(F32x16 x) {
+    return {_mm256_castps_si256(x.a), _mm256_castps_si256(x.b)};
+}
+ABACI_INLINE void store_low_halves(int16_t* p, I32x16 x) {
+    alignas(32) int32_t lanes[16];
+    store(lanes, x);
+    for (int i = 0; i < 16; ++i) p[i] = static_cast<int16_t>(lanes[i]);
+}
 ABACI_INLINE void store_low_bytes(int8_t* p, I32x16 x) {
     alignas(32) int32_t lanes[16];
     store(lanes, x);
@@ -187,6 +195,15 @@ ABACI_INLINE int32_t reduce_add(I32x16 x) {
     four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4E));
     four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0xB1));
     return _mm_cvtsi128_si32(four);
+}
+
+ABACI_INLINE __m256 largest_of(__m256 x) {
+    const __m256 two = _mm256_max_ps(x, _mm256_permute2f128_ps(x, x, 1));
+    const __m256 four = _mm256_max_ps(two, _mm256_permute_ps(two, 0x4E));
+    return _mm256_max_ps(four, _mm256_permute_ps(four, 0xB1));
+}
+ABACI_INLINE F32x16 largest_of_eight(F32x16 x) {
+    return {largest_of(x.a), largest_of(x.b)};
 }
 
 ABACI_INLINE U8x64 load_bytes(const uint8_t* p) {
@@ -232,6 +249,19 @@ ABACI_INLINE Quad broadcast_quad(const int8_t* p) {
     std::memcpy(&four, p, 4);
     return {_mm256_set1_epi32(four)};
 }
+ABACI_INLINE Quad broadcast_quads(const int8_t* p) {
+    int64_t eight;
+    std::memcpy(&eight, p, 8);
+    return {_mm256_set1_epi64x(eight)};
+}
+ABACI_INLINE void interleave_quads(const int8_t* from, int8_t* to) {
+    const auto* v = reinterpret_cast<const __m256i*>(from);
+    const __m256i a = _mm256_loadu_si256(v), b = _mm256_loadu_si256(v + 1);
+    const __m256i low = _mm256_unpacklo_epi32(a, b), high = _mm256_unpackhi_epi32(a, b);
+    auto* out = reinterpret_cast<__m256i*>(to);
+    _mm256_storeu_si256(out, _mm256_permute2x128_si256(low, high, 0x20));
+    _mm256_storeu_si256(out + 1, _mm256_permute2x128_si256(low, high, 0x31));
+}
 // Codes of at most 7 bits: 2 * 127 * 127 fits the 16-bit pairs of maddubs.
 ABACI_INLINE I32x16 dot(I32x16 sum, U8x64 codes, Quad a) {
     const __m256i ones = _mm256_set1_epi16(1);
@@ -250,7 +280,13 @@ ABACI_INLINE I32x16 dot_wide(I32x16 sum, U8x64 codes, Quad a) {
     return {half(sum.a, codes.a), half(sum.b, codes.b)};
 }
 
-ABACI_INLINE I32x16 add_low_products(I32x16 sum, I32x16 a, I32x16 b) {
+ABACI_INLINE I32x16 pack_pairs(I32x16 x, I32x16 y) {
+    return {_mm256_packs_epi32(x.a, y.a), _mm256_packs_epi32(x.b, y.b)};
+}
+ABACI_INLINE I32x16 round_pair_products(I32x16 x, I32x16 y) {
+    return {_mm256_mulhrs_epi16(x.a, y.a), _mm256_mulhrs_epi16(x.b, y.b)};
+}
+ABACI_INLINE I32x16 add_pair_products(I32x16 sum, I32x16 a, I32x16 b) {
     return {_mm256_add_epi32(sum.a, _mm256_madd_epi16(a.a, b.a)), _mm256_add_epi32(sum.b, _mm256_madd_epi16(a.b, b.b))};
 }
 

@@ -20,7 +20,7 @@ struct I32x16 {
 struct U8x64 {
     __m512i v;
 };
-struct Quad {  // four activations in every 32-bit lane
+struct Quad {  // four activations in every 32-bit lane, or eight in every 64 bits
     __m512i v;
 };
 
@@ -154,6 +154,12 @@ ABACI_INLINE I32x16 round_to_int(F32x16 a) {
 ABACI_INLINE F32x16 as_floats(I32x16 a) {
     return {_mm512_castsi512_ps(a.v)};
 }
+ABACI_INLINE I32x16 as_ints(F32x16 a) {
+    return {_mm512_castps_si512(a.v)};
+}
+ABACI_INLINE void store_low_halves(int16_t* p, I32x16 a) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(a.v));
+}
 ABACI_INLINE void store_low_bytes(int8_t* p, I32x16 a) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v));
 }
@@ -175,6 +181,12 @@ ABACI_INLINE float reduce_max(F32x16 a) {
 }
 ABACI_INLINE int32_t reduce_add(I32x16 a) {
     return _mm512_reduce_add_epi32(a.v);
+}
+// In every lane the largest of lanes 0..7, or of 8..15, whichever it belongs to.
+ABACI_INLINE F32x16 largest_of_eight(F32x16 a) {
+    const __m512 two = _mm512_max_ps(a.v, _mm512_shuffle_f32x4(a.v, a.v, 0xB1));
+    const __m512 four = _mm512_max_ps(two, _mm512_permute_ps(two, 0x4E));
+    return {_mm512_max_ps(four, _mm512_permute_ps(four, 0xB1))};
 }
 
 ABACI_INLINE U8x64 load_bytes(const uint8_t* p) {
@@ -218,6 +230,17 @@ ABACI_INLINE Quad broadcast_quad(const int8_t* p) {
     std::memcpy(&four, p, 4);
     return {_mm512_set1_epi32(four)};
 }
+// Eight activations: the first four in even lanes, the others in odd ones.
+ABACI_INLINE Quad broadcast_quads(const int8_t* p) {
+    int64_t eight;
+    std::memcpy(&eight, p, 8);
+    return {_mm512_set1_epi64(eight)};
+}
+// 64 bytes of which the first and the second 32 take turns, four by four.
+ABACI_INLINE void interleave_quads(const int8_t* from, int8_t* to) {
+    const __m512i order = _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
+    _mm512_storeu_si512(to, _mm512_permutexvar_epi32(order, _mm512_loadu_si512(from)));
+}
 // Adds the dot product of each lane's four codes with the quad. Codes of at most 7 bits.
 ABACI_INLINE I32x16 dot(I32x16 sum, U8x64 codes, Quad a) {
     return {_mm512_dpbusd_epi32(sum.v, codes.v, a.v)};
@@ -228,8 +251,17 @@ ABACI_INLINE I32x16 dot_wide(I32x16 sum, U8x64 codes, Quad a) {
     return dot(sum, codes, a);
 }
 
-// sum + a * b of numbers of at most 15 bits, a not negative.
-ABACI_INLINE I32x16 add_low_products(I32x16 sum, I32x16 a, I32x16 b) {
+// Lanes as two int16 each, saturated: of every four lanes, lanes 0, 1 of a as the first lane, 2, 3 of a as the second,
+// then those of b.
+ABACI_INLINE I32x16 pack_pairs(I32x16 a, I32x16 b) {
+    return {_mm512_packs_epi32(a.v, b.v)};
+}
+// (a * b + 2^14) >> 15 of each int16.
+ABACI_INLINE I32x16 round_pair_products(I32x16 a, I32x16 b) {
+    return {_mm512_mulhrs_epi16(a.v, b.v)};
+}
+// sum + the dot product of each lane's two int16.
+ABACI_INLINE I32x16 add_pair_products(I32x16 sum, I32x16 a, I32x16 b) {
     return {_mm512_dpwssd_epi32(sum.v, a.v, b.v)};
 }
 

@@ -200,6 +200,13 @@ ABACI_INLINE I32x16 round_to_int(F32x16 x) {
 ABACI_INLINE F32x16 as_floats(I32x16 x) {
     return each<F32x16>(vreinterpretq_f32_s32, x);
 }
+ABACI_INLINE I32x16 as_ints(F32x16 x) {
+    return each<I32x16>(vreinterpretq_s32_f32, x);
+}
+ABACI_INLINE void store_low_halves(int16_t* p, I32x16 x) {
+    vst1q_s16(p, vcombine_s16(vmovn_s32(x.a), vmovn_s32(x.b)));
+    vst1q_s16(p + 8, vcombine_s16(vmovn_s32(x.c), vmovn_s32(x.d)));
+}
 ABACI_INLINE void store_low_bytes(int8_t* p, I32x16 x) {
     const int16x8_t low = vcombine_s16(vmovn_s32(x.a), vmovn_s32(x.b));
     const int16x8_t high = vcombine_s16(vmovn_s32(x.c), vmovn_s32(x.d));
@@ -218,6 +225,12 @@ ABACI_INLINE float reduce_max(F32x16 x) {
 }
 ABACI_INLINE int32_t reduce_add(I32x16 x) {
     return vaddvq_s32(vaddq_s32(vaddq_s32(x.a, x.b), vaddq_s32(x.c, x.d)));
+}
+
+ABACI_INLINE F32x16 largest_of_eight(F32x16 x) {
+    const float32x4_t low = vdupq_n_f32(vmaxvq_f32(max_of_four(x.a, x.b)));
+    const float32x4_t high = vdupq_n_f32(vmaxvq_f32(max_of_four(x.c, x.d)));
+    return {low, low, high, high};
 }
 
 ABACI_INLINE U8x64 load_bytes(const uint8_t* p) {
@@ -267,6 +280,16 @@ ABACI_INLINE Quad broadcast_quad(const int8_t* p) {
     std::memcpy(&four, p, 4);
     return {vreinterpretq_s8_s32(vdupq_n_s32(four))};
 }
+ABACI_INLINE Quad broadcast_quads(const int8_t* p) {
+    const int8x8_t eight = vld1_s8(p);
+    return {vcombine_s8(eight, eight)};
+}
+ABACI_INLINE void interleave_quads(const int8_t* from, int8_t* to) {
+    const auto quads = [&](int at) __attribute__((always_inline)) { return vreinterpretq_s32_s8(vld1q_s8(from + at)); };
+    const int32x4x2_t low = vzipq_s32(quads(0), quads(32)), high = vzipq_s32(quads(16), quads(48));
+    const int32x4_t out[4] = {low.val[0], low.val[1], high.val[0], high.val[1]};
+    for (int i = 0; i < 4; ++i) vst1q_s8(to + 16 * i, vreinterpretq_s8_s32(out[i]));
+}
 // Both factors are signed here. Codes of at most 7 bits are the same either way.
 ABACI_INLINE I32x16 dot(I32x16 sum, U8x64 codes, Quad a) {
     const auto step = [&](int32x4_t acc, uint8x16_t code)
@@ -281,8 +304,25 @@ ABACI_INLINE I32x16 dot_wide(I32x16 sum, U8x64 codes, Quad a) {
     return dot(sum, each<U8x64>(flip, codes), a);
 }
 
-ABACI_INLINE I32x16 add_low_products(I32x16 sum, I32x16 x, I32x16 y) {
-    return each<I32x16>(vmlaq_s32, sum, x, y);
+ABACI_INLINE I32x16 pack_pairs(I32x16 x, I32x16 y) {
+    const auto pack = [](int32x4_t a, int32x4_t b) __attribute__((always_inline)) {
+        return vreinterpretq_s32_s16(vcombine_s16(vqmovn_s32(a), vqmovn_s32(b)));
+    };
+    return each<I32x16>(pack, x, y);
+}
+ABACI_INLINE I32x16 round_pair_products(I32x16 x, I32x16 y) {
+    const auto multiply = [](int32x4_t a, int32x4_t b) __attribute__((always_inline)) {
+        return vreinterpretq_s32_s16(vqrdmulhq_s16(vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b)));
+    };
+    return each<I32x16>(multiply, x, y);
+}
+ABACI_INLINE I32x16 add_pair_products(I32x16 sum, I32x16 x, I32x16 y) {
+    const auto step = [](int32x4_t acc, int32x4_t a, int32x4_t b) __attribute__((always_inline)) {
+        const int16x8_t p = vreinterpretq_s16_s32(a), q = vreinterpretq_s16_s32(b);
+        const int32x4_t low = vmull_s16(vget_low_s16(p), vget_low_s16(q)), high = vmull_high_s16(p, q);
+        return vaddq_s32(acc, vpaddq_s32(low, high));
+    };
+    return each<I32x16>(step, sum, x, y);
 }
 
 ABACI_INLINE void prefetch(const uint8_t* p) {

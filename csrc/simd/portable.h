@@ -29,7 +29,7 @@ struct U8x64 {
     uint8_t v[64];
 };
 struct Quad {
-    int8_t v[4];
+    int8_t v[8];
 };
 
 constexpr int kTileRows = 1;
@@ -211,6 +211,12 @@ ABACI_INLINE I32x16 round_to_int(const F32x16& a) {
 ABACI_INLINE F32x16 as_floats(const I32x16& a) {
     return {(FloatLanes)a.v};
 }
+ABACI_INLINE I32x16 as_ints(const F32x16& a) {
+    return {(IntLanes)a.v};
+}
+ABACI_INLINE void store_low_halves(int16_t* p, const I32x16& a) {
+    ABACI_LANES p[i] = static_cast<int16_t>(a.v[i]);
+}
 ABACI_INLINE void store_low_bytes(int8_t* p, const I32x16& a) {
     ABACI_LANES p[i] = static_cast<int8_t>(a.v[i]);
 }
@@ -229,6 +235,15 @@ ABACI_INLINE int32_t reduce_add(const I32x16& a) {
     int32_t sum = 0;
     ABACI_LANES sum += a.v[i];
     return sum;
+}
+
+ABACI_INLINE F32x16 largest_of_eight(F32x16 a) {
+    for (int step = 4; step > 0; step /= 2)
+        for (int i = 0; i < step; ++i)
+            for (int j = i; j < 16; j += 8) a.v[j] = a.v[j] > a.v[j + step] ? a.v[j] : a.v[j + step];
+    F32x16 r;
+    ABACI_LANES r.v[i] = a.v[i / 8 * 8];
+    return r;
 }
 
 ABACI_INLINE U8x64 load_bytes(const uint8_t* p) {
@@ -270,12 +285,25 @@ ABACI_INLINE U8x64 look_up(const uint8_t* table, const U8x64& codes) {
 ABACI_INLINE Quad broadcast_quad(const int8_t* p) {
     Quad r;
     std::memcpy(r.v, p, 4);
+    std::memcpy(r.v + 4, p, 4);
     return r;
+}
+ABACI_INLINE Quad broadcast_quads(const int8_t* p) {
+    Quad r;
+    std::memcpy(r.v, p, 8);
+    return r;
+}
+ABACI_INLINE void interleave_quads(const int8_t* from, int8_t* to) {
+    for (int i = 0; i < 8; ++i)
+        for (int part = 0; part < 2; ++part) std::memcpy(to + 8 * i + 4 * part, from + 32 * part + 4 * i, 4);
 }
 ABACI_INLINE I32x16 dot(const I32x16& sum, const U8x64& codes, const Quad& a) {
     I32x16 r;
-    ABACI_LANES r.v[i] = sum.v[i] + codes.v[4 * i] * a.v[0] + codes.v[4 * i + 1] * a.v[1] +
-                         codes.v[4 * i + 2] * a.v[2] + codes.v[4 * i + 3] * a.v[3];
+    ABACI_LANES {
+        const uint8_t* of = codes.v + 4 * i;
+        const int8_t* by = a.v + 4 * (i % 2);
+        r.v[i] = sum.v[i] + of[0] * by[0] + of[1] * by[1] + of[2] * by[2] + of[3] * by[3];
+    }
     return r;
 }
 constexpr int kWideBias = 0;
@@ -283,8 +311,40 @@ ABACI_INLINE I32x16 dot_wide(const I32x16& sum, const U8x64& codes, const Quad& 
     return dot(sum, codes, a);
 }
 
-ABACI_INLINE I32x16 add_low_products(const I32x16& sum, const I32x16& a, const I32x16& b) {
-    return {sum.v + a.v * b.v};
+ABACI_INLINE int32_t low_half(int32_t lane) {
+    return static_cast<int16_t>(lane & 0xFFFF);
+}
+ABACI_INLINE int32_t high_half(int32_t lane) {
+    return lane >> 16;
+}
+ABACI_INLINE int32_t two_halves(int32_t low, int32_t high) {
+    return static_cast<int32_t>((low & 0xFFFF) | static_cast<uint32_t>(high) << 16);
+}
+ABACI_INLINE int32_t saturated_half(int32_t x) {
+    return x < INT16_MIN ? INT16_MIN : x > INT16_MAX ? INT16_MAX : x;
+}
+ABACI_INLINE I32x16 pack_pairs(const I32x16& a, const I32x16& b) {
+    I32x16 r;
+    ABACI_LANES {
+        const IntLanes& from = i % 4 < 2 ? a.v : b.v;
+        const int at = i / 4 * 4 + 2 * (i % 2);
+        r.v[i] = two_halves(saturated_half(from[at]), saturated_half(from[at + 1]));
+    }
+    return r;
+}
+ABACI_INLINE int32_t round_product(int32_t a, int32_t b) {
+    return (a * b + (1 << 14)) >> 15;
+}
+ABACI_INLINE I32x16 round_pair_products(const I32x16& a, const I32x16& b) {
+    I32x16 r;
+    ABACI_LANES r.v[i] = two_halves(round_product(low_half(a.v[i]), low_half(b.v[i])),
+                                    round_product(high_half(a.v[i]), high_half(b.v[i])));
+    return r;
+}
+ABACI_INLINE I32x16 add_pair_products(const I32x16& sum, const I32x16& a, const I32x16& b) {
+    I32x16 r;
+    ABACI_LANES r.v[i] = sum.v[i] + low_half(a.v[i]) * low_half(b.v[i]) + high_half(a.v[i]) * high_half(b.v[i]);
+    return r;
 }
 
 ABACI_INLINE void prefetch(const uint8_t*) {}

@@ -3,7 +3,7 @@
 #include "ceilings-inl.h"
 #include "delta-inl.h"
 #include "elementwise-inl.h"
-#include "matmul/matmul-inl.h"
+#include "matmul/paired-inl.h"
 #include "quantise/blocks-inl.h"
 
 #define ABACI_STRING_OF(x) #x
@@ -24,7 +24,7 @@ const KernelTable* ABACI_JOIN(ABACI_TARGET, _kernels)() {
                    matmul_quantised<Layout<Format::Q5_0>>,
                    matmul_quantised<Layout<Format::Q5_1>>,
                    matmul_quantised<Layout<Format::Q8_0>>,
-                   matmul_quantised<Layout<Format::Q4_K>>,
+                   matmul_paired,
                    matmul_quantised<Layout<Format::Q5_K>>,
                    matmul_quantised<Layout<Format::Q6_K>>,
                    matmul_quantised<Layout<Format::Q2_K>>,

@@ -20,6 +20,8 @@ QUANTISED = [weight_format for weight_format in FORMATS if weight_format.is_quan
 TARGETS = native.targets()
 GROUP = 32
 ZERO_POINT_FORMATS = (WeightFormat.INT4, WeightFormat.INT4_128)
+ONE_SIDED = 2184
+"""What a group's values of one sign may sum to before it is quantised to fewer levels."""
 IS_REDUCED = os.environ.get("ABACI_TEST_REDUCED") == "1"
 """Set where the same tests run slowly, under sanitizers."""
 
@@ -97,15 +99,17 @@ def float_weights(
 
 
 def activations(rows: int, columns: int) -> Floats:
-    """Rows of every kind: usual, huge, just above and below the threshold, denormal, zero, a spike, ties."""
+    """Rows of every kind: usual, huge, around the threshold, denormal, zero, a spike, ties, one sign, constant."""
     random = np.random.default_rng(columns)
     x = random.normal(size=(rows, columns))
     x *= np.resize([1.0, 1e-3, 1e20, 1e-29, 1e-31, 1e-40, 0.0], rows)[:, np.newaxis]
-    if rows > 7:
+    if rows > 10:
         x[7] = 0.0
         x[7, columns // 2] = -3.0
         x[8] = np.resize(np.arange(-127, 128) / 2, columns)
         x[8, ::GROUP] = 127.0
+        x[9] = np.abs(x[9]) + 1.5
+        x[10, :GROUP] = -2.5
     return x.astype(np.float32)
 
 
@@ -125,9 +129,15 @@ def quantised_by_definition(x: Floats) -> tuple[NDArray[np.int64], Floats]:
     groups = x.reshape(len(x), -1, GROUP)
     largest = np.abs(groups).max(axis=-1)
     largest[largest <= 1e-30] = 0
-    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
-    values = np.rint(product(groups, inverse[..., np.newaxis]))
-    return values.astype(np.int64), largest / np.float32(127)
+
+    def values_of(levels: Floats) -> Floats:
+        inverse = np.divide(levels, largest, out=np.zeros_like(largest), where=largest > 0)
+        return np.rint(product(groups, inverse[..., np.newaxis]))
+
+    values = values_of(np.full_like(largest, 127))
+    is_one_sided = np.maximum(values.clip(0).sum(-1), -values.clip(max=0).sum(-1)) > ONE_SIDED
+    levels = np.where(is_one_sided, np.float32(ONE_SIDED // GROUP), np.float32(127))
+    return values_of(levels).astype(np.int64), largest / levels
 
 
 def product_by_definition(weights: GroupedIntegers, x: Floats) -> Floats:
@@ -154,6 +164,48 @@ def product_by_definition(weights: GroupedIntegers, x: Floats) -> Floats:
     return total
 
 
+def paired_product_by_definition(stored: NDArray[np.uint8], columns: int, x: Floats) -> Floats:
+    """The order that paired-inl.h documents, for rows of Q4_K blocks."""
+    values, scales = quantised_by_definition(x)
+    codes = decode(WeightFormat.Q4_K, (len(stored), columns), stored).codes.astype(np.int64)
+    codes = codes.reshape(len(stored), -1, 8, GROUP)
+    blocks = stored.reshape(len(stored), -1, WeightFormat.Q4_K.block_bytes)
+    halves = np.ascontiguousarray(blocks[..., :4]).view(np.float16).astype(np.float32)
+    total = np.zeros((len(x), len(stored)), np.float32)
+    for record in range(columns // 256):
+        groups = slice(8 * record, 8 * record + 8)
+        pairs = [scales_and_minimums(block) for block in blocks[:, record]]
+        steps = np.array(pairs, np.int64)  # (outputs, 2, 8)
+        unit = power_of_two_below(scales[:, groups])
+        factors = np.minimum(np.rint(scales[:, groups] / unit * 2.0**14), 32767).astype(np.int64)
+        dots = np.einsum("rgk,ogk->rog", values[:, groups], codes[:, record])
+        assert np.abs(dots).max() <= 32767
+        terms = (dots * factors[:, np.newaxis] + 2**14) >> 15
+        sums = (terms * steps[:, 0]).sum(axis=-1)
+        total = fused_multiply_add(rounded(sums * 2.0 * unit), halves[:, record, 0], total)
+        offsets = product(scales[:, groups], values[:, groups].sum(axis=-1))
+        offset_unit = power_of_two_below(np.abs(offsets))
+        rounded_offsets = np.rint(offsets / offset_unit * 2.0**12).astype(np.int64)
+        sums = (rounded_offsets[:, np.newaxis] * steps[:, 1]).sum(axis=-1)
+        assert np.abs(sums).max() < 2**22
+        total = fused_multiply_add(rounded(sums * offset_unit * 2.0**-12), -halves[:, record, 1], total)
+    return total
+
+
+def power_of_two_below(x: Floats) -> NDArray[np.float64]:
+    """The largest power of two that is not above the largest of each row, at least 2^-110: (rows, 1)."""
+    largest = np.maximum(x.max(axis=-1, keepdims=True), 2.0**-110)
+    return 2.0 ** np.floor(np.log2(largest.astype(np.float64)))
+
+
+def scales_and_minimums(block: NDArray[np.uint8]) -> tuple[list[int], list[int]]:
+    """Of a Q4_K block's eight groups, from its bytes 4..15."""
+    q = [int(byte) for byte in block[4:16]]
+    scales = [q[i] & 63 for i in range(4)] + [(q[8 + i] & 15) | (q[i] >> 6) << 4 for i in range(4)]
+    minimums = [q[4 + i] & 63 for i in range(4)] + [(q[8 + i] >> 4) | (q[4 + i] >> 6) << 4 for i in range(4)]
+    return scales, minimums
+
+
 def float_product_by_definition(weights: Floats, x: Floats) -> Floats:
     total = np.zeros((len(x), len(weights)), np.float32)
     for column in range(x.shape[1]):
@@ -165,7 +217,9 @@ def float_product_by_definition(weights: Floats, x: Floats) -> Floats:
 def test_equals_the_documented_order(weight_format: WeightFormat, rows: int, columns: int) -> None:
     matrix, stored = packed(weight_format, rows, columns)
     x = activations(max(ROW_COUNTS), columns)
-    if weight_format.is_quantised:
+    if weight_format is WeightFormat.Q4_K:
+        expected = paired_product_by_definition(stored, columns, x)
+    elif weight_format.is_quantised:
         expected = product_by_definition(decode(weight_format, (rows, columns), stored), x)
     else:
         expected = float_product_by_definition(dequantise(weight_format, (rows, columns), stored), x)

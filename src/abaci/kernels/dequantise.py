@@ -18,18 +18,34 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
+class ScaleSteps:
+    """Scales and offsets of groups as integers, and what they count: value = code * steps * d - minimums * dmin.
+
+    steps, minimums  (..., blocks, groups of a block) uint8
+    d, dmin          (..., blocks) float32
+    """
+
+    steps: Bytes
+    minimums: Bytes
+    d: Floats
+    dmin: Floats
+
+
+@dataclass(frozen=True, slots=True)
 class GroupedIntegers:
     """A quantised tensor of shape (..., columns): value = code * scale + offset, the latter two per group of columns.
 
     codes    (..., columns) int8
     scales   (..., columns / group_size) float32
     offsets  the same, or None where the format has none
+    steps    what scales and offsets are made of, for formats whose products are summed by blocks (Q4_K), else None
     """
 
     codes: NDArray[np.int8]
     scales: Floats
     offsets: Floats | None
     group_size: int
+    steps: ScaleSteps | None = None
 
     def to_float(self) -> Floats:
         """The values: product and sum rounded to float32 one after the other, as the formats define them."""
@@ -55,7 +71,8 @@ def dequantise(weight_format: WeightFormat, shape: tuple[int, ...], data: Bytes 
 
 def decode(weight_format: WeightFormat, shape: tuple[int, ...], data: Bytes | memoryview | bytes) -> GroupedIntegers:
     """The integers, scales and offsets of a quantised tensor. Raises ValueError if `data` has the wrong size."""
-    codes, scales, offsets = _DECODERS[weight_format](_blocks(weight_format, shape, data))
+    blocks = _blocks(weight_format, shape, data)
+    codes, scales, offsets = _DECODERS[weight_format](blocks)
     group_size = codes.shape[1] // scales.shape[1]
     grouped_shape = (*shape[:-1], shape[-1] // group_size)
     return GroupedIntegers(
@@ -63,6 +80,7 @@ def decode(weight_format: WeightFormat, shape: tuple[int, ...], data: Bytes | me
         scales=scales.reshape(grouped_shape),
         offsets=None if offsets is None else offsets.reshape(grouped_shape),
         group_size=group_size,
+        steps=_scale_steps(blocks, shape) if weight_format is WeightFormat.Q4_K else None,
     )
 
 
@@ -134,6 +152,12 @@ def _k_scales(packed: Bytes) -> tuple[Bytes, Bytes]:
     scales = np.concatenate([first & np.uint8(63), third & np.uint8(15) | first >> np.uint8(2) & top_bits], axis=1)
     minimums = np.concatenate([second & np.uint8(63), third >> np.uint8(4) | second >> np.uint8(2) & top_bits], axis=1)
     return scales, minimums
+
+
+def _scale_steps(blocks: Bytes, shape: tuple[int, ...]) -> ScaleSteps:
+    per_block = (*shape[:-1], shape[-1] // 256)
+    steps, minimums = (part.reshape(*per_block, 8) for part in _k_scales(blocks[:, 4:16]))
+    return ScaleSteps(steps, minimums, _half(blocks, 0).reshape(per_block), _half(blocks, 2).reshape(per_block))
 
 
 def _k_scales_and_offsets(blocks: Bytes) -> tuple[Floats, Floats]:

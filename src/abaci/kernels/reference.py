@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from abaci.kernels.batch import NO_STATE, PAGE_TOKENS, SAMPLE, StepBatch, StepOutput
-from abaci.kernels.dequantise import GroupedIntegers, decode, dequantise
+from abaci.kernels.dequantise import GroupedIntegers, ScaleSteps, decode, dequantise
 from abaci.kernels.reference_math import (
     Floats,
     attend,
@@ -172,12 +172,17 @@ def _product(x: Floats, matrix: Floats) -> Floats:
 
 
 def _select(matrix: GroupedIntegers, chosen: NDArray[np.integer] | slice | None) -> GroupedIntegers:
+    num_axes = matrix.codes.ndim - 1
+
     def rows(array: NDArray[Any]) -> NDArray[Any]:
-        flat = array.reshape(-1, array.shape[-1])
+        flat = array.reshape(-1, *array.shape[num_axes:])
         return flat if chosen is None else flat[chosen]
 
     offsets = None if matrix.offsets is None else rows(matrix.offsets)
-    return replace(matrix, codes=rows(matrix.codes), scales=rows(matrix.scales), offsets=offsets)
+    steps = matrix.steps
+    if steps is not None:
+        steps = ScaleSteps(rows(steps.steps), rows(steps.minimums), rows(steps.d), rows(steps.dmin))
+    return replace(matrix, codes=rows(matrix.codes), scales=rows(matrix.scales), offsets=offsets, steps=steps)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from abaci.kernels.dequantise import GroupedIntegers
+from abaci.kernels.dequantise import GroupedIntegers, ScaleSteps
 from abaci.models.spec import Activation, DeltaNet, PositionScale, Rope, RopeStyle, Router, Scoring, Yarn
 from abaci.tensor import CACHE_GROUP
 
@@ -19,6 +19,12 @@ ACTIVATION_GROUP = 32
 
 SMALLEST_MAXIMUM = 1e-30
 """A group of activations no larger than this counts as zero: 127 / max|x| must stay finite."""
+
+LARGEST_ONE_SIDED_SUM = 2184
+"""Of a group's positive codes, or of its negative ones: times 15, the largest 4-bit code, that fits 16 bits."""
+
+FEW_LEVELS = LARGEST_ONE_SIDED_SUM // ACTIVATION_GROUP
+"""What the codes of a nearly constant group reach instead of 127."""
 
 NORMALISE_EPSILON = 1e-20
 """Added to the sum by which a router's weights are divided."""
@@ -31,9 +37,12 @@ def multiply_integers(x: Floats, weight: GroupedIntegers) -> Floats:
     """x (tokens, in) quantised per group, times the transposed matrix (out, in): (tokens, out).
 
     An output adds its weight groups in order along K: fma(round(dot * weight scale), activation scale, sum), then for
-    formats with offsets fma(activation scale * sum of codes, offset, sum). A fused step is formed in float64.
+    formats with offsets fma(activation scale * sum of codes, offset, sum). A fused step is formed in float64. Formats
+    with steps add whole blocks instead: see `multiply_blocks`.
     """
     codes, scales = quantise_activations(x)
+    if weight.steps is not None:
+        return multiply_blocks(codes, scales, weight.codes, weight.steps)
     total = np.zeros((len(x), len(weight.codes)), np.float32)
     for group in range(weight.scales.shape[1]):
         columns = slice(group * weight.group_size, (group + 1) * weight.group_size)
@@ -46,14 +55,61 @@ def multiply_integers(x: Floats, weight: GroupedIntegers) -> Floats:
     return total
 
 
+def multiply_blocks(
+    codes: NDArray[np.int8], scales: Floats, weight_codes: NDArray[np.int8], weight: ScaleSteps
+) -> Floats:
+    """Quantised activations (tokens, in) times a transposed matrix (out, in) whose groups have integer scales.
+
+    A block's activation scales count as multiples of 2^-14 of a power of two, and the terms (dot * scale) of its groups
+    as multiples of twice that power; so do the factors of its minimums, in another unit. Only a block's two sums are
+    floats: fma(terms @ steps, d, sum), then fma(factors @ minimums, -dmin, sum). See csrc/matmul/paired-inl.h.
+    """
+    num_tokens, num_blocks = len(codes), weight.d.shape[-1]
+    codes_of = codes.reshape(num_tokens, num_blocks, -1, ACTIVATION_GROUP).astype(np.float32)
+    weights_of = weight_codes.reshape(len(weight_codes), num_blocks, -1, ACTIVATION_GROUP).astype(np.float32)
+    scales = scales.reshape(num_tokens, num_blocks, -1)
+    total = np.zeros((num_tokens, len(weight_codes)), np.float32)
+    for block in range(num_blocks):
+        scale, group_codes = scales[:, block], codes_of[:, block]
+        unit = _power_of_two_below(scale)
+        multiples = np.minimum(np.rint(scale / unit * 2.0**14), 32767)
+        dots = np.einsum("tgk,ogk->tog", group_codes, weights_of[:, block], optimize=True)  # below 2^15: exact
+        terms = np.floor(dots * multiples[:, np.newaxis] * 2.0**-15 + 0.5)
+        sums = np.einsum("tog,og->to", terms, weight.steps[:, block].astype(np.float64))
+        total = _fused_multiply_add((sums * 2 * unit).astype(np.float32), weight.d[:, block], total)
+        factors = scale * group_codes.sum(axis=-1)
+        unit = _power_of_two_below(np.abs(factors))
+        sums = np.rint(factors / unit * 2.0**12) @ weight.minimums[:, block].T.astype(np.float64)
+        total = _fused_multiply_add((sums * unit * 2.0**-12).astype(np.float32), -weight.dmin[:, block], total)
+    return total
+
+
+def _power_of_two_below(x: Floats) -> NDArray[np.float64]:
+    """The largest power of two that is not above the largest of each row, at least 2^-110: (rows, 1)."""
+    _, exponents = np.frexp(np.maximum(x.max(axis=-1, keepdims=True), np.float32(2.0**-110)))
+    power: NDArray[np.float64] = np.exp2(exponents - 1.0)
+    return power
+
+
 def quantise_activations(x: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """Rows as int8 in groups of ACTIVATION_GROUP: codes (tokens, columns) in [-127, 127], scales (tokens, groups)."""
+    """Rows as int8 in groups of ACTIVATION_GROUP: codes (tokens, columns) in [-127, 127], scales (tokens, groups).
+
+    Where the positive or the negative codes of a group would sum to more than LARGEST_ONE_SIDED_SUM, its codes are made
+    anew, in [-FEW_LEVELS, FEW_LEVELS].
+    """
     grouped = x.reshape(len(x), -1, ACTIVATION_GROUP)
     largest = np.abs(grouped).max(axis=-1, keepdims=True)
     largest[largest <= SMALLEST_MAXIMUM] = 0
-    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
-    codes = np.clip(np.rint(grouped * inverse), -127, 127).astype(np.int8)
-    return codes.reshape(x.shape), (largest / np.float32(127))[..., 0]
+    codes = _round_to_levels(grouped, largest, np.full_like(largest, 127))
+    one_sided = np.maximum(codes.clip(0).sum(-1, keepdims=True), -codes.clip(max=0).sum(-1, keepdims=True))
+    levels = np.where(one_sided > LARGEST_ONE_SIDED_SUM, np.float32(FEW_LEVELS), np.float32(127))
+    codes = _round_to_levels(grouped, largest, levels)
+    return codes.astype(np.int8).reshape(x.shape), (largest / levels)[..., 0]
+
+
+def _round_to_levels(grouped: Floats, largest: Floats, levels: Floats) -> Floats:
+    inverse = np.divide(levels, largest, out=np.zeros_like(largest), where=largest > 0)
+    return np.clip(np.rint(grouped * inverse), -127, 127)
 
 
 def round_to_int8(heads: Floats) -> Floats:

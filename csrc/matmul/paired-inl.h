@@ -1,0 +1,332 @@
+// The matrix product for Paired layouts: formats whose groups have small integers as scales and minimums, and a float
+// for each only per record of eight. All but the last step of a record is in integers:
+//
+//   unit   = the largest power of two that is not above the largest activation scale of the record
+//   factor = activation scale in units of 2^-14 unit, to nearest even, at most 32,767
+//   term   = (integer dot * factor + 2^14) >> 15, which is the group's part in units of 2 unit
+//   sum    = fma(sum of scale * term over the record, as a float, * 2 unit, d, sum)
+//   offset = activation scale * sum of activations, in units of 2^-12 of the record's largest one's power of two, to
+//            nearest even
+//   sum    = fma(sum of minimum * offset over the record * that unit, -dmin, sum)
+//
+// A dot product of activations with codes of 4 bits fits 16 bits, as they are quantised (see quantise_group). Two
+// groups are packed so that an output's two dot products lie beside each other: packed to 16 bits, one instruction
+// multiplies both by their factors, and one adds both products with their scales.
+//
+// A record in which an activation scale is 2^100 or more, or not a number, makes outputs that are not numbers.
+#pragma once
+
+#include "matmul/matmul-inl.h"
+
+namespace abaci {
+namespace {
+
+constexpr int kBlockRecords = kBlockGroups / 8;
+
+// What a row brings to a block of inputs.
+struct alignas(64) PairedRow {
+    int8_t values[kBlockGroups * kGroup];  // of each pair of groups, a quad of the first and one of the second in turn
+    int16_t factors[kBlockGroups];
+    int16_t offsets[kBlockGroups];
+    // Of a record, at every place of its groups: 2 unit; and the float that sums of minimums start from, 1.5 * 2^23 in
+    // their unit, so that its bits count them.
+    float unit[kBlockGroups];
+    int32_t start[kBlockGroups];
+};
+
+// Scales below the least belong to groups of zeros. Offsets are below 2^12 times the largest scale that is finite.
+constexpr float kLeastUnit = 0x1p-110f;
+constexpr float kInfiniteUnit = 0x1p100f;
+constexpr float kMostUnit = 0x1p113f;
+constexpr int32_t kExponentBits = 0x7F800000;
+constexpr int32_t kNotANumber = 0x7FC00000;
+
+constexpr int32_t exponent_bits(int exponent) {
+    return exponent << 23;
+}
+
+// x in units of 2^-Bits of a power of two, exactly.
+template <int Bits>
+ABACI_INLINE F32x16 in_units(F32x16 x, I32x16 unit) {
+    return mul(x, as_floats(sub(splat(exponent_bits(254)), sub(unit, splat(exponent_bits(Bits))))));
+}
+// The largest power of two that is not above the largest of eight.
+ABACI_INLINE I32x16 largest_power(F32x16 x) {
+    const F32x16 largest = min(max(largest_of_eight(x), splat(kLeastUnit)), splat(kMostUnit));
+    return bit_and(as_ints(largest), splat(kExponentBits));
+}
+
+// Reads 16 scales and sums, whatever the number of groups: see Activations.
+ABACI_INLINE void prepare_row(const Activations& in, int64_t row, int64_t group, int num_groups, PairedRow& out) {
+    const int8_t* values = in.values + row * in.columns + group * kGroup;
+    for (int at = 0; at < num_groups * kGroup; at += 2 * kGroup) interleave_quads(values + at, out.values + at);
+    const int64_t row_groups = in.columns / kGroup;
+    const F32x16 scale = load(in.scales + row * row_groups + group);
+    const I32x16 unit = largest_power(scale);
+    store_low_halves(out.factors, round_to_int(min(in_units<14>(scale, unit), splat(32767.0f))));
+    store(out.unit, add(as_floats(unit), as_floats(unit)));
+    const F32x16 offset = mul(scale, to_floats(load(in.sums + row * 2 * row_groups + group)));
+    const I32x16 offset_unit = largest_power(absolute(offset));
+    store_low_halves(out.offsets, round_to_int(in_units<12>(offset, offset_unit)));
+    const I32x16 start = add(offset_unit, splat(kMagicBits - exponent_bits(127 + 12)));
+    store(reinterpret_cast<float*>(out.start),
+          select_less(as_floats(unit), splat(kInfiniteUnit), as_floats(start), as_floats(splat(kNotANumber))));
+}
+
+// What 16 outputs have for the pairs of a record: two int16 in each lane.
+struct PairedScales {
+    I32x16 scales[4], minimums[4];
+    F32x16 d, minus_dmin;
+};
+
+ABACI_INLINE PairedScales read_paired_scales(const uint8_t* half) {
+    const auto word = [&](int j) { return load(reinterpret_cast<const int32_t*>(half + kPairedScalesAt) + 16 * j); };
+    const I32x16 words[3] = {word(0), word(1), word(2)};
+    const I32x16 six_bits = splat(0x003F003F), low = splat(0x000F000F), high = splat(0x00300030);
+    PairedScales out;
+    for (int j = 0; j < 3; ++j) {
+        out.scales[j] = bit_and(words[j], six_bits);
+        out.minimums[j] = bit_and(shift_right<6>(words[j]), six_bits);
+    }
+    out.scales[3] = bit_or(bit_and(shift_right<12>(words[0]), low), bit_and(shift_right<8>(words[2]), high));
+    out.minimums[3] = bit_or(bit_and(shift_right<12>(words[1]), low), bit_and(shift_right<10>(words[2]), high));
+    const auto* halves = reinterpret_cast<const uint16_t*>(half);
+    out.d = load_f16(halves);
+    out.minus_dmin = sub(zeros(), load_f16(halves + 16));
+    return out;
+}
+
+// Codes of a pair's quads, of outputs in part 0 or 1.
+template <int QuadIndex>
+ABACI_INLINE U8x64 unpack_paired_quad(const uint8_t* pair, int part) {
+    const U8x64 two = load_bytes(pair + 128 * (QuadIndex / 2) + 64 * part);
+    return QuadIndex % 2 == 0 ? low_nibbles(two) : high_nibbles(two);
+}
+
+template <class T>
+ABACI_INLINE T value_at(const uint8_t* p) {
+    T value;
+    std::memcpy(&value, p, sizeof value);
+    return value;
+}
+
+// One record of 16 outputs; get(pair, Index, part) yields codes, begin(pair) is called before those of a pair.
+template <int Rows, class Begin, class Get>
+ABACI_INLINE void add_record(F32x16 (&sum)[Rows][1], const PairedScales& of, const PairedRow* rows, int record,
+                             Begin begin, Get get) {
+    // One address serves all rows and kinds: the compiler would make one for each.
+    const auto* at = reinterpret_cast<const uint8_t*>(rows);
+    const auto factor = [&](size_t offset, int r) {
+        return splat(value_at<int32_t>(at + offset + r * sizeof(PairedRow)));
+    };
+    I32x16 total[Rows];
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) total[r] = splat(0);
+#pragma GCC unroll 1
+    for (int pair = 0; pair < 4; ++pair) {
+        begin(pair);
+        at = opaque(reinterpret_cast<const uint8_t*>(rows) + 256 * record + 64 * pair);
+        I32x16 dots[Rows][2];
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows; ++r) dots[r][0] = dots[r][1] = splat(0);
+        const auto add_quads = [&](auto index) __attribute__((always_inline)) {
+            constexpr int quad = decltype(index)::value;
+            const U8x64 codes[2] = {get(pair, index, 0), get(pair, index, 1)};
+#pragma GCC unroll 8
+            for (int r = 0; r < Rows; ++r) {
+                const Quad a = broadcast_quads(reinterpret_cast<const int8_t*>(at) + r * sizeof(PairedRow) + 8 * quad);
+                dots[r][0] = dot(dots[r][0], codes[0], a);
+                dots[r][1] = dot(dots[r][1], codes[1], a);
+            }
+        };
+        first_four(add_quads);
+        last_four(add_quads);
+        at = opaque(reinterpret_cast<const uint8_t*>(rows) + 16 * record + 4 * pair);
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows; ++r) {
+            const I32x16 both = pack_pairs(dots[r][0], dots[r][1]);
+            const I32x16 terms = round_pair_products(both, factor(offsetof(PairedRow, factors), r));
+            total[r] = add_pair_products(total[r], terms, of.scales[pair]);
+        }
+    }
+    at = opaque(reinterpret_cast<const uint8_t*>(rows) + 32 * record);
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) {
+        const I32x16 start = factor(offsetof(PairedRow, start), r);
+        I32x16 minimums = start;
+#pragma GCC unroll 4
+        for (int pair = 0; pair < 4; ++pair)
+            minimums = add_pair_products(minimums, of.minimums[pair],
+                                         factor(offsetof(PairedRow, offsets) + 4 * pair - 16 * record, r));
+        const F32x16 scaled = mul(to_floats(total[r]), as_floats(factor(offsetof(PairedRow, unit), r)));
+        sum[r][0] = fma(scaled, of.d, sum[r][0]);
+        sum[r][0] = fma(sub(as_floats(minimums), as_floats(start)), of.minus_dmin, sum[r][0]);
+    }
+}
+
+struct PairedTile {
+    alignas(64) uint8_t codes[2][kBlockGroups / 2][8][2][64];  // [half][pair][quad][part]
+    PairedScales scales[2][kBlockRecords];
+};
+
+// Sums of some rows for 16 outputs, from their start, or from what another pass left, to there.
+template <int Rows>
+using PairedSums = Accumulators<Layout<Format::Q4_K>, Rows, 1>;
+
+// Up to kTileRows rows: codes are unpacked in registers. `rows`: [block][row].
+template <int Rows, bool AsksAhead>
+void paired_direct_pass(const MatmulTask& task, int64_t panel, int64_t group, int64_t num_groups,
+                        const PairedRow* rows) {
+    const int64_t output = panel * kPanel;
+    const uint8_t* record = task.matrix.data + panel * task.matrix.panel_bytes + group / 8 * 2 * kPairedHalfBytes;
+    PairedSums<Rows> sums[2];
+    for (int half = 0; half < 2; ++half) {
+        if (group == 0) {
+            sums[half].begin(task, task.row_begin, output + 16 * half);
+        } else {
+            sums[half].resume(task.output + task.row_begin * task.output_stride + output + 16 * half,
+                              task.output_stride);
+        }
+    }
+    for (int64_t at = 0; at < num_groups; at += 8) {
+        const PairedRow* of_rows = rows + at / kBlockGroups * Rows;
+        const int in_block = static_cast<int>(at % kBlockGroups / 8);
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; ++half, record += kPairedHalfBytes) {
+            const auto ask = [&](int pair) __attribute__((always_inline)) {
+                const uint8_t* from = record + kPairedHalfBytes / 4 * pair;
+#pragma GCC unroll 9
+                for (size_t line = 0; AsksAhead && line < kPairedHalfBytes / 4; line += 64) {
+                    prefetch(from + kNearBytes + line);
+                    prefetch_far(from + kFarBytes + line);
+                }
+            };
+            const auto get = [&](int pair, auto index, int part) __attribute__((always_inline)) {
+                return unpack_paired_quad<decltype(index)::value>(record + kPairedCodesAt + 512 * pair, part);
+            };
+            add_record(sums[half].sum, read_paired_scales(record), of_rows, in_block, ask, get);
+        }
+    }
+    for (int half = 0; half < 2; ++half) sums[half].end(task, task.row_begin, output + 16 * half);
+}
+
+// One pass over `num_groups` groups of a panel, from `group`; the first one over a block fills the tile.
+template <int Rows, bool FillsTile>
+void paired_tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t group, int num_groups,
+                      PairedTile& tile, const PairedRow* rows, PanelSums& kept, Ahead ahead) {
+    const uint8_t* records = task.matrix.data + panel * task.matrix.panel_bytes + group / 8 * 2 * kPairedHalfBytes;
+    const int64_t output = panel * kPanel;
+    const bool is_first = group == 0, is_last = (group + num_groups) * kGroup == task.matrix.columns;
+    if (is_first && task.accumulate) ask_for_output<2>(task, row + Rows, row + 2 * Rows, output);
+    if (is_last) ask_for_output<2>(task, row, row + Rows, output);
+    for (int half = 0; half < 2; ++half) {
+        PairedSums<Rows> sums;
+        kept.begin_block(sums, task, row, output + 16 * half, is_first);
+        for (int record = 0; record < num_groups / 8; ++record) {
+            const uint8_t* packed = records + (2 * record + half) * kPairedHalfBytes;
+            const auto ask = [&](int) __attribute__((always_inline)) { ahead.fetch(); };
+            const auto get = [&](int pair, auto index, int part) __attribute__((always_inline)) {
+                constexpr int quad = decltype(index)::value;
+                uint8_t* unpacked = tile.codes[half][4 * record + pair][quad][part];
+                if constexpr (FillsTile) {
+                    const U8x64 codes = unpack_paired_quad<quad>(packed + kPairedCodesAt + 512 * pair, part);
+                    store_bytes(unpacked, codes);
+                    return codes;
+                } else {
+                    return load_bytes(unpacked);
+                }
+            };
+            PairedScales& scales = tile.scales[half][record];
+            if constexpr (FillsTile) scales = read_paired_scales(packed);
+            add_record(sums.sum, scales, rows, record, ask, get);
+        }
+        kept.end_block(sums, task, row, output + 16 * half, is_last);
+    }
+}
+
+// Rows of a task, prepared for as many blocks as there is room for: mostly all of them, and then once for all panels.
+class PreparedRows {
+  public:
+    explicit PreparedRows(const MatmulTask& task)
+        : task_(task), num_rows_(task.row_end - task.row_begin), num_groups_(task.matrix.columns / kGroup) {
+        const int64_t room = kMaxTaskRows / num_rows_ * kBlockGroups;
+        groups_at_once_ = num_groups_ < room ? num_groups_ : room;
+    }
+    int64_t groups_at_once() const { return groups_at_once_; }
+    bool holds_all() const { return groups_at_once_ == num_groups_; }
+
+    // All rows of the block from `group`; those of the next block follow, while they are among groups_at_once().
+    const PairedRow* block(int64_t group) {
+        const int64_t begin = group / groups_at_once_ * groups_at_once_;
+        if (begin != begin_) prepare(begin);
+        return rows_ + (group - begin) / kBlockGroups * num_rows_;
+    }
+
+  private:
+    void prepare(int64_t begin) {
+        begin_ = begin;
+        const int64_t end = num_groups_ - begin < groups_at_once_ ? num_groups_ : begin + groups_at_once_;
+        PairedRow* out = rows_;
+        for (int64_t group = begin; group < end; group += kBlockGroups) {
+            const int count = static_cast<int>(end - group < kBlockGroups ? end - group : kBlockGroups);
+            for (int64_t row = task_.row_begin; row < task_.row_end; ++row)
+                prepare_row(task_.input, row, group, count, *out++);
+        }
+    }
+
+    const MatmulTask& task_;
+    const int64_t num_rows_, num_groups_;
+    int64_t groups_at_once_, begin_ = -1;
+    PairedRow rows_[kMaxTaskRows];
+};
+
+void paired_direct(const MatmulTask& task, PreparedRows& prepared) {
+    const int64_t num_groups = task.matrix.columns / kGroup, at_once = prepared.groups_at_once();
+    for (int64_t group = 0; group < num_groups; group += at_once) {
+        const int64_t count = num_groups - group < at_once ? num_groups - group : at_once;
+        const PairedRow* of_rows = prepared.block(group);
+        const auto pass = [&](auto rows, int64_t) {
+            constexpr int num_rows = decltype(rows)::value;
+            const bool asks_ahead = num_rows > 1 || !follows_streams();
+            for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel) {
+                if constexpr (num_rows == 1) {
+                    if (!asks_ahead) {
+                        paired_direct_pass<num_rows, false>(task, panel, group, count, of_rows);
+                        continue;
+                    }
+                }
+                paired_direct_pass<num_rows, true>(task, panel, group, count, of_rows);
+            }
+        };
+        for_runs<kTileRows>(task.row_begin, task.row_end, pass);
+    }
+}
+
+void paired_tiled(const MatmulTask& task, PreparedRows& prepared) {
+    PairedTile tile;
+    const PairedRow* of_rows;
+    const auto prepare = [&](int64_t group, int) { of_rows = prepared.block(group); };
+    const auto pass = [&](auto rows, int64_t row, int64_t panel, int64_t group, int count, PanelSums& sums,
+                          const Ahead& ahead) {
+        constexpr int num_rows = decltype(rows)::value;
+        const PairedRow* of = of_rows + (row - task.row_begin);
+        if (row == task.row_begin) {
+            paired_tile_pass<num_rows, true>(task, panel, row, group, count, tile, of, sums, ahead);
+        } else {
+            paired_tile_pass<num_rows, false>(task, panel, row, group, count, tile, of, sums, ahead);
+        }
+    };
+    for_turns<Layout<Format::Q4_K>>(task, kTileRows, !prepared.holds_all(), prepare, pass);
+}
+
+void matmul_paired(const MatmulTask& task) {
+    PreparedRows prepared(task);
+    if (task.row_end - task.row_begin > kTileRows) {
+        paired_tiled(task, prepared);
+    } else {
+        paired_direct(task, prepared);
+    }
+}
+
+}  // namespace
+}  // namespace abaci
