@@ -225,7 +225,8 @@ class LinearOperation final : public Operation {
         if (num_rows_ == 0) return 0;
         num_blocks_ = divide_up(num_rows_, kMaxTaskRows);
         block_rows_ = divide_up(num_rows_, num_blocks_);
-        const int64_t wanted = 8 * p_.num_threads();
+        // With many rows a piece begins with work of its own.
+        const int64_t wanted = (num_rows_ <= 16 ? 8 : 6) * p_.num_threads();
         const int64_t small = divide_up(kSmallPieceBytes, static_cast<int64_t>(parts_[0].matrix.panel_bytes));
         panels_per_piece_ = std::clamp<int64_t>(total_panels_ * num_blocks_ / wanted, num_rows_ <= 16 ? small : 1, 16);
         pieces_per_block_ = 0;

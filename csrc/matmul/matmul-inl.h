@@ -37,7 +37,7 @@ constexpr float kMagic = 12582912.0f;
 constexpr int kNearBytes = 2048;
 constexpr int kFarBytes = 16384;
 // Panels whose sums wait together in the second-level cache, 17 KB each.
-constexpr int kPanelsTogether = 8;
+constexpr int kPanelsTogether = 16;
 // Bytes of weights that come from memory in the time in which one row is multiplied with a group of a panel.
 constexpr int kBytesPerRow = 48;
 // Rows of a pass that leaves registers for factors beside sums and integer dots.

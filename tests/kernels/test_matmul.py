@@ -240,14 +240,31 @@ def test_targets_rows_and_threads_give_the_same_bytes(weight_format: WeightForma
                 assert part.tobytes() == whole[first:].tobytes(), (target, num_rows, num_threads)
 
 
-@pytest.mark.parametrize("weight_format", [WeightFormat.F16, WeightFormat.Q5_0, WeightFormat.Q6_K, WeightFormat.Q2_K])
-def test_more_rows_than_one_task_takes(weight_format: WeightFormat) -> None:
-    matrix, _ = packed(weight_format, 40, 256)
-    x = activations(140, 256)
+@pytest.mark.parametrize("label", ["F16", "Q5_0", "Q4_K", "Q6_K", "Q2_K"])
+def test_more_rows_than_one_task_takes(label: str) -> None:
+    matrix, _ = packed(WeightFormat[label], 40, 1024)
+    x = activations(140, 1024)
     for target in TARGETS:
         together = multiply(target, matrix, x, 2)
         assert together[-1:].tobytes() == multiply(TARGETS[0], matrix, x[-1:]).tobytes()
         assert together[:70].tobytes() == multiply(TARGETS[0], matrix, x[:70]).tobytes()
+
+
+@pytest.mark.parametrize("num_rows", [1, 8, 9, 30])
+def test_more_inputs_than_are_prepared_at_once(num_rows: int) -> None:
+    matrix, _ = packed(WeightFormat.Q4_K, 65, 9216)
+    x = activations(30, 9216)[-num_rows:]
+    one_by_one = [multiply(TARGETS[0], matrix, row[np.newaxis]) for row in x]
+    for target in TARGETS:
+        assert multiply(target, matrix, x, 2).tobytes() == np.concatenate(one_by_one).tobytes()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_activations_beyond_what_units_reach_are_not_numbers(target: str) -> None:
+    matrix, _ = packed(WeightFormat.Q4_K, 1, 512)
+    x = np.ones((3, 512), np.float32)
+    x[0, 300], x[1, 300] = 2.0**106, 2.0**107  # scales of about 2^99 and 2^100
+    assert np.isfinite(multiply(target, matrix, x)).tolist() == [[True], [False], [True]]
 
 
 @pytest.mark.parametrize(("weight_format", "rows", "columns"), CASES)
