@@ -37,7 +37,7 @@ constexpr float kMagic = 12582912.0f;
 constexpr int kNearBytes = 2048;
 constexpr int kFarBytes = 16384;
 // Panels whose sums wait together in the second-level cache, 17 KB each.
-constexpr int kPanelsTogether = 16;
+constexpr int kPanelsTogether = 8;
 // Bytes of weights that come from memory in the time in which one row is multiplied with a group of a panel.
 constexpr int kBytesPerRow = 48;
 // Rows of a pass that leaves registers for factors beside sums and integer dots.
@@ -514,18 +514,23 @@ void tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t group
     }
 }
 
+// Panels only take turns where rows are many enough: memory is read faster in one go.
+template <class L>
+ABACI_INLINE bool has_time_for_turns(const MatmulTask& task) {
+    constexpr int64_t group_bytes = L::record_bytes / L::groups_per_record;
+    return (task.row_end - task.row_begin) * kBytesPerRow >= group_bytes;
+}
+
 // Panels in turns, block by block: calls prepare(group, num_groups) for each block of inputs, and then for each panel
-// pass(Index<rows>, row, panel, group, num_groups, sums, ahead) for all rows, at most `most` at once. Panels only take
-// turns where rows are many enough, or where `shares` is set: memory is read faster in one go.
-template <class L, class Prepare, class Pass>
-ABACI_INLINE void for_turns(const MatmulTask& task, int most, bool shares, Prepare prepare, Pass pass) {
+// pass(Index<rows>, row, panel, group, num_groups, sums, ahead) for all rows, at most `most` at once.
+template <class L, int Together, class Prepare, class Pass>
+ABACI_INLINE void for_turns(const MatmulTask& task, int most, bool take_turns, Prepare prepare, Pass pass) {
     const int64_t num_rows = task.row_end - task.row_begin;
     const int64_t num_groups = task.matrix.columns / kGroup;
     constexpr int64_t block_bytes = kBlockGroups / L::groups_per_record * L::record_bytes;
-    const bool are_few = num_rows * kBytesPerRow < block_bytes / kBlockGroups;
-    const int64_t together = are_few && !shares ? 1 : kPanelsTogether;
+    const int64_t together = take_turns ? Together : 1;
     const int64_t share = even_lines(block_bytes, (num_rows + most - 1) / most);
-    PanelSums kept[kPanelsTogether];
+    PanelSums kept[Together];
     for (int64_t begin = task.panel_begin; begin < task.panel_end; begin += together) {
         const int64_t end = task.panel_end - begin < together ? task.panel_end : begin + together;
         for (int64_t group = 0; group < num_groups; group += kBlockGroups) {
@@ -568,7 +573,7 @@ void matmul_tiled(const MatmulTask& task) {
             tile_pass<L, num_rows, false>(task, panel, row, group, count, tile, of, sums, ahead);
         }
     };
-    for_turns<L>(task, tiled_pass_rows<L>(), false, prepare, pass);
+    for_turns<L, kPanelsTogether>(task, tiled_pass_rows<L>(), has_time_for_turns<L>(task), prepare, pass);
 }
 
 template <class L>

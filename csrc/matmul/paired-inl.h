@@ -22,6 +22,8 @@ namespace abaci {
 namespace {
 
 constexpr int kBlockRecords = kBlockGroups / 8;
+// More than elsewhere: a block's rows take longer to prepare.
+constexpr int kPairedPanelsTogether = 16;
 
 // What a row brings to a block of inputs.
 struct alignas(64) PairedRow {
@@ -316,7 +318,9 @@ void paired_tiled(const MatmulTask& task, PreparedRows& prepared) {
             paired_tile_pass<num_rows, false>(task, panel, row, group, count, tile, of, sums, ahead);
         }
     };
-    for_turns<Layout<Format::Q4_K>>(task, kTileRows, !prepared.holds_all(), prepare, pass);
+    using L = Layout<Format::Q4_K>;
+    const bool take_turns = has_time_for_turns<L>(task) || !prepared.holds_all();
+    for_turns<L, kPairedPanelsTogether>(task, kTileRows, take_turns, prepare, pass);
 }
 
 void matmul_paired(const MatmulTask& task) {
