@@ -347,58 +347,87 @@ ABACI_INLINE U8x64 unpack_quad(const uint8_t* base, int half) {
     }
 }
 
-template <class L, int QuadIndex, int Rows, int Halves>
+template <class L, int QuadIndex, bool InHalves, int Rows, int Halves>
 ABACI_INLINE void add_quad(const U8x64 (&codes)[Halves], const RowBlock<L, Rows>& block, int group,
                            I32x16 (&dots)[Rows][Halves]) {
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
         const Quad a = broadcast_quad(block.values[r] + kGroup * group + 4 * QuadIndex);
 #pragma GCC unroll 2
-        for (int h = 0; h < Halves; ++h) dots[r][h] = dot_codes<L>(dots[r][h], codes[h], a);
+        for (int h = 0; h < Halves; ++h) {
+            if constexpr (InHalves) {
+                dots[r][h] = dot_in_halves(dots[r][h], codes[h], a);
+            } else {
+                dots[r][h] = dot_codes<L>(dots[r][h], codes[h], a);
+            }
+        }
     }
 }
 
-// Calls step(Index) for quads 0..7, in order, unrolled.
-template <class Step>
-ABACI_INLINE void first_four(Step step) {
-    step(Index<0>());
-    step(Index<1>());
-    step(Index<2>());
-    step(Index<3>());
-}
-template <class Step>
-ABACI_INLINE void last_four(Step step) {
-    step(Index<4>());
-    step(Index<5>());
-    step(Index<6>());
-    step(Index<7>());
-}
+// Calls step(Index) for quads 0..3, or 4..7, in order, unrolled.
+struct FirstFour {
+    template <class Step>
+    ABACI_INLINE void operator()(Step step) const {
+        step(Index<0>());
+        step(Index<1>());
+        step(Index<2>());
+        step(Index<3>());
+    }
+};
+struct LastFour {
+    template <class Step>
+    ABACI_INLINE void operator()(Step step) const {
+        step(Index<4>());
+        step(Index<5>());
+        step(Index<6>());
+        step(Index<7>());
+    }
+};
 
 // The integer dots of one group; get(Index, half) yields codes.
 template <class L, int Rows, int Halves, class Get>
 ABACI_INLINE void dot_group(const RowBlock<L, Rows>& block, int group, Get get, const GroupFactors<L>& factors,
                             I32x16 (&first)[Rows][Halves], I32x16 (&second)[Rows][Halves]) {
-#pragma GCC unroll 8
-    for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 2
-        for (int h = 0; h < Halves; ++h) first[r][h] = factors.start(r);
+    constexpr int code_bits = L::has_table ? 8 : L::base_bits + L::high_bits;
+    constexpr bool in_halves = code_bits <= kHalfSumBits;
     const auto into = [&](I32x16(&dots)[Rows][Halves]) __attribute__((always_inline)) {
         return [&](auto index) __attribute__((always_inline)) {
             U8x64 codes[Halves];
 #pragma GCC unroll 2
             for (int h = 0; h < Halves; ++h) codes[h] = get(index, h);
-            add_quad<L, decltype(index)::value>(codes, block, group, dots);
+            add_quad<L, decltype(index)::value, in_halves>(codes, block, group, dots);
         };
     };
-    first_four(into(first));
+    const auto add_into = [&](auto quads, I32x16(&dots)[Rows][Halves]) __attribute__((always_inline)) {
+        if constexpr (in_halves) {
+            I32x16 halves[Rows][Halves];
+#pragma GCC unroll 8
+            for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+                for (int h = 0; h < Halves; ++h) halves[r][h] = splat(0);
+            quads(into(halves));
+#pragma GCC unroll 8
+            for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+                for (int h = 0; h < Halves; ++h) dots[r][h] = add(dots[r][h], add_halves(halves[r][h]));
+        } else {
+            quads(into(dots));
+        }
+    };
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+        for (int h = 0; h < Halves; ++h) first[r][h] = factors.start(r);
     if constexpr (L::splits) {
+        add_into(FirstFour(), first);
 #pragma GCC unroll 8
         for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 2
             for (int h = 0; h < Halves; ++h) second[r][h] = factors.second_start(r);
-        last_four(into(second));
+        add_into(LastFour(), second);
     } else {
-        last_four(into(first));
+        add_into(FirstFour(), first);
+        add_into(LastFour(), first);
     }
 }
 

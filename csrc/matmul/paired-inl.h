@@ -137,16 +137,16 @@ ABACI_INLINE void add_record(F32x16 (&sum)[Rows][1], const PairedScales& of, con
 #pragma GCC unroll 8
             for (int r = 0; r < Rows; ++r) {
                 const Quad a = broadcast_quads(reinterpret_cast<const int8_t*>(at) + r * sizeof(PairedRow) + 8 * quad);
-                dots[r][0] = dot(dots[r][0], codes[0], a);
-                dots[r][1] = dot(dots[r][1], codes[1], a);
+                dots[r][0] = dot_in_halves(dots[r][0], codes[0], a);
+                dots[r][1] = dot_in_halves(dots[r][1], codes[1], a);
             }
         };
-        first_four(add_quads);
-        last_four(add_quads);
+        FirstFour()(add_quads);
+        LastFour()(add_quads);
         at = opaque(reinterpret_cast<const uint8_t*>(rows) + 16 * record + 4 * pair);
 #pragma GCC unroll 8
         for (int r = 0; r < Rows; ++r) {
-            const I32x16 both = pack_pairs(dots[r][0], dots[r][1]);
+            const I32x16 both = pack_pairs(add_halves(dots[r][0]), add_halves(dots[r][1]));
             const I32x16 terms = round_pair_products(both, factor(offsetof(PairedRow, factors), r));
             total[r] = add_pair_products(total[r], terms, of.scales[pair]);
         }

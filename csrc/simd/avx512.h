@@ -245,6 +245,14 @@ ABACI_INLINE void interleave_quads(const int8_t* from, int8_t* to) {
 ABACI_INLINE I32x16 dot(I32x16 sum, U8x64 codes, Quad a) {
     return {_mm512_dpbusd_epi32(sum.v, codes.v, a.v)};
 }
+// No codes: one instruction adds to whole lanes here. See simd/avx2.h.
+constexpr int kHalfSumBits = 0;
+ABACI_INLINE I32x16 dot_in_halves(I32x16 sum, U8x64 codes, Quad a) {
+    return dot(sum, codes, a);
+}
+ABACI_INLINE I32x16 add_halves(I32x16 sum) {
+    return sum;
+}
 // The same for 8-bit codes, of which kWideBias has been subtracted.
 constexpr int kWideBias = 0;
 ABACI_INLINE I32x16 dot_wide(I32x16 sum, U8x64 codes, Quad a) {

@@ -296,6 +296,14 @@ ABACI_INLINE I32x16 dot(I32x16 sum, U8x64 codes, Quad a) {
                           __attribute__((always_inline)) { return vdotq_s32(acc, vreinterpretq_s8_u8(code), a.v); };
     return each<I32x16>(step, sum, codes);
 }
+// No codes: one instruction adds to whole lanes here. See simd/avx2.h.
+constexpr int kHalfSumBits = 0;
+ABACI_INLINE I32x16 dot_in_halves(I32x16 sum, U8x64 codes, Quad a) {
+    return dot(sum, codes, a);
+}
+ABACI_INLINE I32x16 add_halves(I32x16 sum) {
+    return sum;
+}
 // 8-bit codes are not: with the top bit flipped they are code - 128.
 constexpr int kWideBias = 128;
 ABACI_INLINE I32x16 dot_wide(I32x16 sum, U8x64 codes, Quad a) {

@@ -306,6 +306,14 @@ ABACI_INLINE I32x16 dot(const I32x16& sum, const U8x64& codes, const Quad& a) {
     }
     return r;
 }
+// No codes: one instruction adds to whole lanes here. See simd/avx2.h.
+constexpr int kHalfSumBits = 0;
+ABACI_INLINE I32x16 dot_in_halves(const I32x16& sum, const U8x64& codes, const Quad& a) {
+    return dot(sum, codes, a);
+}
+ABACI_INLINE I32x16 add_halves(const I32x16& sum) {
+    return sum;
+}
 constexpr int kWideBias = 0;
 ABACI_INLINE I32x16 dot_wide(const I32x16& sum, const U8x64& codes, const Quad& a) {
     return dot(sum, codes, a);
