@@ -61,9 +61,9 @@ struct PackedMatrix {
     Format format;
 };
 
-// Rows of activations in both forms. `values`: int8 in [-127, 127]; `scales`: one per group; `sums`: per row, one sum
-// of values per group, then one sum of the first 16 values per group. Scales and sums are readable 64 bytes past their
-// end.
+// Rows of activations in both forms. `values`: int8 in [-127, 127], a group's of one sign summing to at most 2,184 (see
+// quantise_group); `scales`: one per group; `sums`: per row, one sum of values per group, then one sum of the first 16
+// values per group. Scales and sums are readable 64 bytes past their end.
 struct Activations {
     const float* floats;
     size_t float_stride;
