@@ -364,25 +364,14 @@ ABACI_INLINE void add_quad(const U8x64 (&codes)[Halves], const RowBlock<L, Rows>
     }
 }
 
-// Calls step(Index) for quads 0..3, or 4..7, in order, unrolled.
-struct FirstFour {
-    template <class Step>
-    ABACI_INLINE void operator()(Step step) const {
-        step(Index<0>());
-        step(Index<1>());
-        step(Index<2>());
-        step(Index<3>());
-    }
-};
-struct LastFour {
-    template <class Step>
-    ABACI_INLINE void operator()(Step step) const {
-        step(Index<4>());
-        step(Index<5>());
-        step(Index<6>());
-        step(Index<7>());
-    }
-};
+// Calls step(Index) for four quads, in order, unrolled.
+template <int First, class Step>
+ABACI_INLINE void four_quads(Step step) {
+    step(Index<First>());
+    step(Index<First + 1>());
+    step(Index<First + 2>());
+    step(Index<First + 3>());
+}
 
 // The integer dots of one group; get(Index, half) yields codes.
 template <class L, int Rows, int Halves, class Get>
@@ -398,20 +387,21 @@ ABACI_INLINE void dot_group(const RowBlock<L, Rows>& block, int group, Get get, 
             add_quad<L, decltype(index)::value, in_halves>(codes, block, group, dots);
         };
     };
-    const auto add_into = [&](auto quads, I32x16(&dots)[Rows][Halves]) __attribute__((always_inline)) {
+    const auto add_four = [&](auto from, I32x16(&dots)[Rows][Halves]) __attribute__((always_inline)) {
+        constexpr int quad = decltype(from)::value;
         if constexpr (in_halves) {
             I32x16 halves[Rows][Halves];
 #pragma GCC unroll 8
             for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 2
                 for (int h = 0; h < Halves; ++h) halves[r][h] = splat(0);
-            quads(into(halves));
+            four_quads<quad>(into(halves));
 #pragma GCC unroll 8
             for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 2
                 for (int h = 0; h < Halves; ++h) dots[r][h] = add(dots[r][h], add_halves(halves[r][h]));
         } else {
-            quads(into(dots));
+            four_quads<quad>(into(dots));
         }
     };
 #pragma GCC unroll 8
@@ -419,15 +409,15 @@ ABACI_INLINE void dot_group(const RowBlock<L, Rows>& block, int group, Get get, 
 #pragma GCC unroll 2
         for (int h = 0; h < Halves; ++h) first[r][h] = factors.start(r);
     if constexpr (L::splits) {
-        add_into(FirstFour(), first);
+        add_four(Index<0>(), first);
 #pragma GCC unroll 8
         for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 2
             for (int h = 0; h < Halves; ++h) second[r][h] = factors.second_start(r);
-        add_into(LastFour(), second);
+        add_four(Index<4>(), second);
     } else {
-        add_into(FirstFour(), first);
-        add_into(LastFour(), first);
+        add_four(Index<0>(), first);
+        add_four(Index<4>(), first);
     }
 }
 

@@ -141,8 +141,8 @@ ABACI_INLINE void add_record(F32x16 (&sum)[Rows][1], const PairedScales& of, con
                 dots[r][1] = dot_in_halves(dots[r][1], codes[1], a);
             }
         };
-        FirstFour()(add_quads);
-        LastFour()(add_quads);
+        four_quads<0>(add_quads);
+        four_quads<4>(add_quads);
         at = opaque(reinterpret_cast<const uint8_t*>(rows) + 16 * record + 4 * pair);
 #pragma GCC unroll 8
         for (int r = 0; r < Rows; ++r) {
@@ -289,10 +289,9 @@ void paired_direct(const MatmulTask& task, PreparedRows& prepared) {
         const PairedRow* of_rows = prepared.block(group);
         const auto pass = [&](auto rows, int64_t) {
             constexpr int num_rows = decltype(rows)::value;
-            const bool asks_ahead = num_rows > 1 || !follows_streams();
             for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel) {
                 if constexpr (num_rows == 1) {
-                    if (!asks_ahead) {
+                    if (follows_streams()) {
                         paired_direct_pass<num_rows, false>(task, panel, group, count, of_rows);
                         continue;
                     }

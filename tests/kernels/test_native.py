@@ -59,8 +59,9 @@ def test_agrees_with_the_reference(name: str, target: str) -> None:
     # Until some activation rounds to the other int8, which later tokens then see through the cache, the two agree to
     # float rounding; after it they differ by a part of what int8 activations cost.
     np.testing.assert_allclose(actual[:3], expected[:3], atol=1e-3)
-    np.testing.assert_allclose(actual, expected, atol=0.25)
-    assert np.abs(actual - expected).mean() < 0.015
+    largest, mean = (0.25, 0.015) if name == "gemma3" else (0.2, 0.01)
+    np.testing.assert_allclose(actual, expected, atol=largest)
+    assert np.abs(actual - expected).mean() < mean
 
 
 @pytest.mark.parametrize("name", GOLDEN_NAMES)
