@@ -217,7 +217,7 @@ class LinearOperation final : public Operation {
   public:
     LinearOperation(Program& program, Slot& in, std::vector<Program::Part> parts, std::vector<Slot*> outs)
         : p_(program), in_(in), parts_(std::move(parts)), outs_(std::move(outs)), rows_here_(program.num_rows_here()) {
-        for (const Program::Part& part : parts_) total_panels_ += divide_up(part.matrix.rows, kPanel);
+        for (const Program::Part& part : parts_) total_panels_ += panels_of(part);
     }
     void set_rows(int32_t rows) { fixed_rows_ = rows; }
     uint32_t plan() override {
@@ -225,24 +225,19 @@ class LinearOperation final : public Operation {
         if (num_rows_ == 0) return 0;
         num_blocks_ = divide_up(num_rows_, kMaxTaskRows);
         block_rows_ = divide_up(num_rows_, num_blocks_);
-        // With many rows a piece begins with work of its own.
-        const int64_t wanted = (num_rows_ <= 16 ? 8 : 6) * p_.num_threads();
+        // A piece begins with making its rows ready.
+        const int64_t wanted = (num_rows_ <= 4 ? 8 : 4) * p_.num_threads();
         const int64_t small = divide_up(kSmallPieceBytes, static_cast<int64_t>(parts_[0].matrix.panel_bytes));
-        panels_per_piece_ = std::clamp<int64_t>(total_panels_ * num_blocks_ / wanted, num_rows_ <= 16 ? small : 1, 16);
+        most_panels_ = std::clamp<int64_t>(total_panels_ * num_blocks_ / wanted, num_rows_ <= 16 ? small : 1, 16);
         pieces_per_block_ = 0;
-        for (const Program::Part& part : parts_)
-            pieces_per_block_ += divide_up(divide_up(part.matrix.rows, kPanel), panels_per_piece_);
+        for (const Program::Part& part : parts_) pieces_per_block_ += pieces_of(part);
         return num_blocks_ * pieces_per_block_;
     }
     void run(uint32_t piece, int) override {
         const int64_t block = piece / pieces_per_block_;
         int64_t index = piece % pieces_per_block_;
         size_t i = 0;
-        int64_t panels = divide_up(parts_[0].matrix.rows, kPanel);
-        while (index >= divide_up(panels, panels_per_piece_)) {
-            index -= divide_up(panels, panels_per_piece_);
-            panels = divide_up(parts_[++i].matrix.rows, kPanel);
-        }
+        while (index >= pieces_of(parts_[i])) index -= pieces_of(parts_[i++]);
         const Program::Part& part = parts_[i];
         MatmulTask task;
         task.matrix = part.matrix;
@@ -253,12 +248,19 @@ class LinearOperation final : public Operation {
         task.accumulate = part.accumulate;
         task.row_begin = block * block_rows_;
         task.row_end = std::min(num_rows_, task.row_begin + block_rows_);
-        task.panel_begin = index * panels_per_piece_;
-        task.panel_end = std::min(panels, task.panel_begin + panels_per_piece_);
+        task.panel_begin = index * panels_of(part) / pieces_of(part);
+        task.panel_end = (index + 1) * panels_of(part) / pieces_of(part);
         p_.kernels().matmul[static_cast<int>(part.matrix.format)](task);
     }
 
   private:
+    static int64_t panels_of(const Program::Part& part) { return divide_up(part.matrix.rows, kPanel); }
+    // As many for each worker, of as many panels.
+    int64_t pieces_of(const Program::Part& part) const {
+        const int64_t pieces = divide_up(panels_of(part), most_panels_), workers = p_.num_threads();
+        return std::min(panels_of(part), divide_up(pieces, workers) * workers);
+    }
+
     Program& p_;
     Slot& in_;
     const std::vector<Program::Part> parts_;
@@ -266,7 +268,7 @@ class LinearOperation final : public Operation {
     const int32_t& rows_here_;
     int64_t total_panels_ = 0;
     int32_t fixed_rows_ = -1;
-    int64_t num_rows_ = 0, num_blocks_ = 1, block_rows_ = 0, panels_per_piece_ = 1, pieces_per_block_ = 1;
+    int64_t num_rows_ = 0, num_blocks_ = 1, block_rows_ = 0, most_panels_ = 1, pieces_per_block_ = 1;
 };
 
 void rotate(Program& program, int rope, int64_t r, float* head) {

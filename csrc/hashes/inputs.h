@@ -88,12 +88,13 @@ class Hash {
     uint64_t value_ = 0xCBF29CE484222325;
 };
 
-// Usual, denormal, the smallest, the largest, zero, about one.
+// Usual, denormal, the smallest, the largest, zero, about one, of any size.
 uint16_t half(int64_t kind, Random& random) {
     const uint64_t bits = random.bits();
     const auto sign = static_cast<uint16_t>(bits & 0x8000), mantissa = static_cast<uint16_t>(bits & 0x3FF);
-    const uint16_t magnitudes[] = {static_cast<uint16_t>(8 << 10 | mantissa), mantissa, 1, 0x7BFF, 0,
-                                   static_cast<uint16_t>(15 << 10 | mantissa)};
+    const auto any = static_cast<uint16_t>((bits >> 16) % 31 << 10 | mantissa);
+    const uint16_t magnitudes[] = {static_cast<uint16_t>(8 << 10 | mantissa),  mantissa, 1, 0x7BFF, 0,
+                                   static_cast<uint16_t>(15 << 10 | mantissa), any};
     return sign | magnitudes[kind];
 }
 void put_half(int64_t kind, Random& random, uint8_t* at) {
@@ -101,13 +102,13 @@ void put_half(int64_t kind, Random& random, uint8_t* at) {
     std::memcpy(at, &bits, 2);
 }
 void put_float(int64_t kind, Random& random, uint8_t* at) {
-    const float magnitudes[] = {0.01f, from_bits(0x00300000), 0x1p-126f, 1e15f, 0.0f, 1.0f};
+    const float magnitudes[] = {0.01f, from_bits(0x00300000), 0x1p-126f, 1e15f, 0.0f, 1.0f, 100.0f};
     const float scale = magnitudes[kind] * random.number();
     std::memcpy(at, &scale, 4);
 }
 
 void put_scales(Format format, int64_t kind, Random& random, uint8_t* block) {
-    constexpr uint8_t exponents[] = {121, 0, 1, 160, 2, 100};
+    constexpr uint8_t exponents[] = {121, 0, 1, 160, 2, 100, 90};
     switch (format) {
         case Format::F32:
             return put_float(kind, random, block);
@@ -154,16 +155,19 @@ void put_scales(Format format, int64_t kind, Random& random, uint8_t* block) {
     }
 }
 
-// Rows as a file stores them: every code, and scales of every size and sign.
+// Rows as a file stores them: every code, and scales of every size and sign. Those of a row are of like size, but for
+// some rows of every other half panel.
 Buffer<uint8_t> stored_rows(Format format, int64_t rows, int64_t columns) {
     const SourceBlock block = source_block(format);
     const int64_t num_blocks = columns / block.values;
     Buffer<uint8_t> stored(rows * num_blocks * block.bytes);
     Random random(static_cast<uint64_t>(format));
     for (uint8_t& byte : stored) byte = static_cast<uint8_t>(random.bits());
-    for (int64_t row = 0; row < rows; ++row)
+    for (int64_t row = 0; row < rows; ++row) {
+        const int64_t kind = row % 32 == 5 ? 6 : row % 6;
         for (int64_t i = 0; i < num_blocks; ++i)
-            put_scales(format, row % 6, random, stored.data() + (row * num_blocks + i) * block.bytes);
+            put_scales(format, kind, random, stored.data() + (row * num_blocks + i) * block.bytes);
+    }
     return stored;
 }
 

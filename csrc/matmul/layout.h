@@ -1,15 +1,16 @@
-// The packed layout of a weight matrix, version 2. Exactly the file's integers and scales, in another order.
+// The packed layout of a weight matrix, version 3. Exactly the file's integers and scales, in another order.
 //
 // A panel is 32 outputs and all inputs. It is one sequential stream of 64-byte aligned records: scales, then the
 // integers of one or several groups of 32 inputs. What the scales are:
 //
 //   Half         float16 d[32]                                       Q4_0, Q5_0, Q8_0, IQ4_NL
-//   HalfMinimum  float16 d[32], minimum[32]                          Q4_1, Q5_1
+//   HalfMinimum  float16 d[32], minimum[32]                          Q5_1
 //   HalfZero     float16 d[32]; uint8 zero[32]; 32 bytes of nothing  INT4 (a record is 32 inputs), INT4_128 (128)
 //   Float        float32 d[32]                                       INT8
 //   Exponent     uint8 e[2][32], a record is 64 inputs               MXFP4
+//   PairedHalf   see below                                           Q4_1
+//   PairedSixBit see below                                           Q4_K
 //   SixBitPairs  float16 d[32], dmin[32]; 8 x 48 bytes               Q5_K
-//   Paired       see below                                           Q4_K
 //   Bytes16      float16 d[32]; int8[16][32], one per 16 inputs      Q3_K, Q6_K, IQ2
 //   Bytes32      float16 d[32]; int8[8][32], one per 32 inputs       IQ3, IQ4_XS
 //   NibblePairs  float16 d[32], dmin[32]; uint8[16][32]              Q2_K
@@ -30,16 +31,27 @@
 //
 //   float formats: element [input][32 outputs]
 //
-// Paired: a record is two halves of 16 outputs, each with its scales before its integers. Groups come in pairs, so that
-// the dot products of an output with both stand beside each other.
+// Paired: a record is two halves of 16 outputs. Groups come in pairs, so that the dot products of an output with both
+// stand beside each other. A pair's integers are
 //
-//   float16 d[16], dmin[16]; uint32[3][16], which output o's lane j shares between scales (s) and minimums (m):
-//     s[2j] | m[2j] << 6 | s[2j + 1] << 16 | m[2j + 1] << 22, and in the 4 bits above each 12 of groups 6 and 7:
-//     j = 0: low nibbles of s; j = 1: low nibbles of m; j = 2: s >> 4 | (m >> 4) << 2
-//   registers [pair][j][part]: quad 2j in the low nibble, 2j + 1 in the high nibble; 8 bytes per output, four of each
-//     group; outputs of part p: 4i + 2p and 4i + 2p + 1 for i = 0..3
+//   registers [j][part]: quad 2j in the low nibble, 2j + 1 in the high nibble; 8 bytes per output, four of each group;
+//     outputs of part p: 4i + 2p and 4i + 2p + 1 for i = 0..3
+//
+// and a half of a record
+//
+//   PairedHalf    for each pair int16 d[16][2], minimum[16][2], which count powers of two; then the integers of all
+//   pairs.
+//                 The record begins with those powers, for each half uint8 of_d[16], of_minimum[16], 2^(e - 127). Where
+//                 an output has numbers too far apart to be counted exactly, they are 0, and the half has float16
+//                 d[2][16], minimum[2][16] instead.
+//   PairedSixBit  float16 d[16], dmin[16]; uint32[3][16], which output o's lane j shares between scales (s) and
+//   minimums
+//                 (m): s[2j] | m[2j] << 6 | s[2j + 1] << 16 | m[2j + 1] << 22, and in the 4 bits above each 12 of
+//                 groups 6 and 7: j = 0: low nibbles of s; j = 1: low nibbles of m; j = 2: s >> 4 | (m >> 4) << 2; then
+//                 the integers of all pairs
 //
 // Rows beyond the matrix in its last panel are zero in every field, as are groups beyond the last in its last record.
+// Of PairedHalf the last record ends with the last pair.
 #pragma once
 
 #include "kernel_table.h"
@@ -47,10 +59,22 @@
 
 namespace abaci {
 
-enum class Scales { Half, HalfMinimum, HalfZero, Float, Exponent, SixBitPairs, Paired, Bytes16, Bytes32, NibblePairs };
+enum class Scales {
+    Half,
+    HalfMinimum,
+    HalfZero,
+    Float,
+    Exponent,
+    PairedHalf,
+    PairedSixBit,
+    SixBitPairs,
+    Bytes16,
+    Bytes32,
+    NibblePairs
+};
 
 constexpr bool is_two_level(Scales scales) {
-    return scales >= Scales::SixBitPairs;
+    return scales >= Scales::PairedSixBit;
 }
 
 constexpr size_t header_bytes_of(Scales scales) {
@@ -62,8 +86,10 @@ constexpr size_t header_bytes_of(Scales scales) {
         case Scales::HalfZero:
         case Scales::Float:
             return 128;
+        case Scales::PairedHalf:
+            return 64 + 8 * 128;
+        case Scales::PairedSixBit:
         case Scales::SixBitPairs:
-        case Scales::Paired:
             return 128 + 8 * 48;
         case Scales::Bytes16:
             return 64 + 16 * 32;
@@ -89,11 +115,13 @@ struct LayoutOf {
     static constexpr bool is_wide = Zero == 128;
     // Whether each half of a group has a scale of its own, or all of it a minimum, or each half.
     static constexpr bool splits = Kind == Scales::Bytes16 || Kind == Scales::NibblePairs;
-    static constexpr bool is_paired = Kind == Scales::Paired;
+    static constexpr bool is_paired = Kind == Scales::PairedHalf || Kind == Scales::PairedSixBit;
     static constexpr bool has_minimum =
         Kind == Scales::HalfMinimum || Kind == Scales::SixBitPairs || is_paired || Kind == Scales::NibblePairs;
     static constexpr bool has_zeros = Kind == Scales::HalfZero;
-    static constexpr int groups_per_record = is_two_level(Kind) ? 8 : GroupsPerRecord;
+    static constexpr int groups_per_record = is_two_level(Kind) || is_paired ? 8 : GroupsPerRecord;
+    // Whether a panel's last record ends with its last pair of groups.
+    static constexpr bool ends_early = Kind == Scales::PairedHalf;
     static constexpr size_t base_bytes = Base * 128;
     static constexpr size_t high_bytes = High * 128;
     static constexpr size_t group_bytes = base_bytes + high_bytes;
@@ -109,7 +137,7 @@ struct LayoutFor<Format::Q4_0> {
 };
 template <>
 struct LayoutFor<Format::Q4_1> {
-    using Type = LayoutOf<4, 0, 0, Scales::HalfMinimum>;
+    using Type = LayoutOf<4, 0, 0, Scales::PairedHalf>;
 };
 template <>
 struct LayoutFor<Format::Q5_0> {
@@ -125,7 +153,7 @@ struct LayoutFor<Format::Q8_0> {
 };
 template <>
 struct LayoutFor<Format::Q4_K> {
-    using Type = LayoutOf<4, 0, 0, Scales::Paired>;
+    using Type = LayoutOf<4, 0, 0, Scales::PairedSixBit>;
 };
 template <>
 struct LayoutFor<Format::Q5_K> {
@@ -249,17 +277,41 @@ auto visit_quantised(Format format, Visit visit) {
     return visit(FormatTag<Format::Q4_0>());
 }
 
-// One half of a Paired record.
-inline constexpr size_t kPairedScalesAt = 64;
-inline constexpr size_t kPairedCodesAt = 256;
-inline constexpr size_t kPairedHalfBytes = kPairedCodesAt + 8 * 256;
-// Where the four codes of a quad lie, for output 0..15 of the half; those of odd quads in the high nibbles.
+// One half of a PairedSixBit record.
+inline constexpr size_t kSixBitPairsAt = 64;
+// Where a counted scale of PairedHalf lies, and one that is a float16; the minimums 64 bytes later.
+constexpr size_t counted_scale_at(int group, int output) {
+    return 128 * (group / 2) + 4 * output + 2 * (group % 2);
+}
+constexpr size_t half_scale_at(int group, int output) {
+    return 128 * (group / 2) + 32 * (group % 2) + 2 * output;
+}
+// A paired record of some pairs of groups, a half of it, and where in that their integers begin, 512 bytes each.
+template <class L>
+constexpr size_t kPairedStart = L::scales == Scales::PairedHalf ? 64 : 0;
+template <class L>
+constexpr size_t paired_half_bytes(int num_pairs) {
+    return (L::record_bytes - kPairedStart<L>) / L::groups_per_record * num_pairs;
+}
+template <class L>
+constexpr size_t paired_half_at(int half, int num_pairs) {
+    return kPairedStart<L> + half * paired_half_bytes<L>(num_pairs);
+}
+template <class L>
+constexpr size_t paired_record_bytes(int num_pairs) {
+    return paired_half_at<L>(2, num_pairs);
+}
+template <class L>
+constexpr size_t paired_codes_at(int num_pairs) {
+    return (L::header_bytes - kPairedStart<L>) / L::groups_per_record * num_pairs;
+}
+// Where in them the four codes of a quad lie, for output 0..15 of the half; those of odd quads in the high nibbles.
 constexpr size_t paired_quad_at(int group, int quad, int output) {
     const int part = output % 4 / 2, place = 2 * (output / 4) + output % 2;
-    return kPairedCodesAt + 512 * (group / 2) + 128 * (quad / 2) + 64 * part + 8 * place + 4 * (group % 2);
+    return 512 * (group / 2) + 128 * (quad / 2) + 64 * part + 8 * place + 4 * (group % 2);
 }
 
-inline constexpr uint32_t kLayoutVersion = 2;
+inline constexpr uint32_t kLayoutVersion = 3;
 
 // A block of a format as files store it: how many inputs of one row, in how many bytes.
 struct SourceBlock {

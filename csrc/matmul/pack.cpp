@@ -1,4 +1,6 @@
 // From rows as files store them to packed panels (layout.h). Runs once at load; the same code on every processor.
+#include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "matmul/source.h"
@@ -8,6 +10,13 @@ namespace {
 
 bool is_finite_f16(const uint8_t* p) {
     return (load<uint16_t>(p) & 0x7C00) != 0x7C00;
+}
+
+// A record of so many groups.
+template <class L>
+size_t record_bytes(int num_groups) {
+    if constexpr (L::ends_early) return paired_record_bytes<L>((num_groups + 1) / 2);
+    return L::record_bytes;
 }
 
 // The kernels multiply scales by 1.5 * 2^23: 2^(e - 128) with e above this would leave the floats. 255 means NaN.
@@ -50,12 +59,9 @@ void place_six_bit_pair(uint8_t scale, uint8_t minimum, int output, uint8_t* pai
     pairs[32 + output % 16] |= ((scale >> 4) | (minimum >> 4) << 2) << (output < 16 ? 0 : 4);
 }
 
-// One row's part of a Paired record.
-void place_paired(const uint8_t* block, int output, uint8_t* record) {
-    uint8_t* half = record + output / 16 * kPairedHalfBytes;
-    output %= 16;
-    store(half + 2 * output, load<uint16_t>(block + kHalfAt<Format::Q4_K>));
-    store(half + 32 + 2 * output, load<uint16_t>(block + kHalfAt<Format::Q4_K> + 2));
+void place_paired_six_bits(const uint8_t* block, int output, uint8_t* half) {
+    store(half + 2 * output, load<uint16_t>(block));
+    store(half + 32 + 2 * output, load<uint16_t>(block + 2));
     uint8_t s[8], m[8];
     read_pairs(block + 4, s, m);
     const int shared[3][2] = {
@@ -64,14 +70,83 @@ void place_paired(const uint8_t* block, int output, uint8_t* record) {
         uint32_t word = 0;
         for (int i = 0; i < 2; ++i)
             word |= static_cast<uint32_t>(s[2 * j + i] | m[2 * j + i] << 6 | shared[j][i] << 12) << (16 * i);
-        store(half + kPairedScalesAt + 64 * j + 4 * output, word);
+        store(half + kSixBitPairsAt + 64 * j + 4 * output, word);
     }
-    for (int group = 0; group < 8; ++group) {
+}
+
+// A float16 is significand * 2^(exponent - 25).
+struct HalfParts {
+    int significand, exponent;
+};
+HalfParts parts_of(uint16_t half) {
+    const int exponent = half >> 10 & 31, significand = half & 0x3FF;
+    return exponent == 0 ? HalfParts{significand, 1} : HalfParts{significand | 0x400, exponent};
+}
+
+// The float16 numbers of an output, [group], as multiples of 2^-14 of the largest power of two that is not above the
+// largest of them. Returns the exponent of the unit, as a float has it, or 0 where one is no such multiple.
+uint8_t count_exactly(const uint16_t* halves, int num_groups, int16_t* counts) {
+    int largest = 0;
+    for (int g = 0; g < num_groups; ++g) largest = std::max(largest, halves[g] & 0x7FFF);
+    const HalfParts most = parts_of(static_cast<uint16_t>(largest));
+    const int width = std::bit_width(static_cast<unsigned>(most.significand));
+    for (int g = 0; g < num_groups; ++g) {
+        const HalfParts parts = parts_of(halves[g]);
+        const int shift = parts.exponent - most.exponent + 15 - width;
+        const int lost = std::clamp(-shift, 0, 15), count = parts.significand << std::max(shift, 0) >> lost;
+        if (count << lost >> std::max(shift, 0) != parts.significand) return 0;
+        counts[g] = static_cast<int16_t>(halves[g] & 0x8000 ? -count : count);
+    }
+    return static_cast<uint8_t>(width + most.exponent + 87);
+}
+
+// From float16 scales and minimums of all outputs to counted ones, where all can be.
+void count_scales(uint8_t* half, int num_groups, uint8_t* exponents) {
+    int16_t counts[2][16][8] = {};
+    uint8_t units[2][16];
+    for (int kind = 0; kind < 2; ++kind) {
+        for (int output = 0; output < 16; ++output) {
+            uint16_t halves[8];
+            for (int g = 0; g < num_groups; ++g)
+                halves[g] = load<uint16_t>(half + half_scale_at(g, output) + 64 * kind);
+            units[kind][output] = count_exactly(halves, num_groups, counts[kind][output]);
+            if (units[kind][output] == 0) return;
+        }
+    }
+    std::memcpy(exponents, units, sizeof units);
+    for (int kind = 0; kind < 2; ++kind)
+        for (int output = 0; output < 16; ++output)
+            for (int g = 0; g < (num_groups + 1) / 2 * 2; ++g)
+                store(half + counted_scale_at(g, output) + 64 * kind, counts[kind][output][g]);
+}
+
+// One row's part of a paired record, from the block it begins with. False where a scale is not finite.
+template <Format F>
+bool place_paired(const uint8_t* block, int num_groups, int output, uint8_t* record) {
+    using L = Layout<F>;
+    static_assert(kHalfAt<F> == 0);
+    constexpr int groups_per_block = kSourceBlock<F>.values / kGroup;
+    const int num_pairs = (num_groups + 1) / 2;
+    uint8_t* half = record + paired_half_at<L>(output / 16, num_pairs);
+    uint8_t* integers = half + paired_codes_at<L>(num_pairs);
+    output %= 16;
+    bool finite = true;
+    for (int group = 0; group < num_groups; ++group) {
+        const int in_block = group % groups_per_block;
+        if (in_block == 0) finite &= is_finite_f16(block) && is_finite_f16(block + 2);
+        if constexpr (L::scales == Scales::PairedHalf) {
+            store(half + half_scale_at(group, output), load<uint16_t>(block));
+            store(half + half_scale_at(group, output) + 64, load<uint16_t>(block + 2));
+        } else if (in_block == 0) {
+            place_paired_six_bits(block, output, half);
+        }
         uint32_t quads[8];
-        const Codes codes = read_codes<Format::Q4_K>(block, group);
+        const Codes codes = read_codes<F>(block, in_block);
         std::memcpy(quads, codes.eights, sizeof quads);
-        for (int q = 0; q < 8; q += 2) store(half + paired_quad_at(group, q, output), quads[q] | quads[q + 1] << 4);
+        for (int q = 0; q < 8; q += 2) store(integers + paired_quad_at(group, q, output), quads[q] | quads[q + 1] << 4);
+        if (in_block == groups_per_block - 1) block += kSourceBlock<F>.bytes;
     }
+    return finite;
 }
 
 // Writes one row's scales of a block into its record; `group` is the block's first of the record. False where one is
@@ -122,15 +197,16 @@ bool pack_quantised(const uint8_t* source, int64_t rows, int64_t columns, int64_
             const int count =
                 static_cast<int>(num_groups - at < L::groups_per_record ? num_groups - at : L::groups_per_record);
             if (!is_whole) {
-                std::memset(record, 0, L::record_bytes);
+                std::memset(record, 0, record_bytes<L>(count));
             } else if (L::scales == Scales::SixBitPairs || L::has_zeros) {
                 std::memset(record, 0, L::header_bytes);
+            } else if (L::scales == Scales::PairedHalf) {
+                std::memset(record, 0, kPairedStart<L>);
             }
             for (int64_t output = 0; output < used; ++output) {
                 const uint8_t* from = source + (first + output) * row_bytes + at / groups_per_block * block.bytes;
                 if constexpr (L::is_paired) {
-                    place_paired(from, output, record);
-                    finite &= is_finite_f16(from + kHalfAt<F>) && is_finite_f16(from + kHalfAt<F> + 2);
+                    finite &= place_paired<F>(from, count, static_cast<int>(output), record);
                     continue;
                 }
                 for (int g = 0; g < count; ++g) {
@@ -140,6 +216,10 @@ bool pack_quantised(const uint8_t* source, int64_t rows, int64_t columns, int64_
                                    record + L::header_bytes + g * L::group_bytes);
                     if (in_block == groups_per_block - 1) from += block.bytes;
                 }
+            }
+            if constexpr (L::scales == Scales::PairedHalf) {
+                for (int half = 0; half < 2; ++half)
+                    count_scales(record + paired_half_at<L>(half, (count + 1) / 2), count, record + 32 * half);
             }
         }
     }
@@ -180,7 +260,9 @@ size_t packed_panel_bytes(Format format, int64_t columns) {
     if (!is_quantised(format)) return columns * kPanel * source_block(format).bytes;
     return visit_quantised(format, [&](auto tag) {
         using L = Layout<decltype(tag)::value>;
-        return (columns / kGroup + L::groups_per_record - 1) / L::groups_per_record * L::record_bytes;
+        const int64_t num_groups = columns / kGroup;
+        const auto at_end = static_cast<int>(num_groups % L::groups_per_record);
+        return num_groups / L::groups_per_record * L::record_bytes + (at_end > 0 ? record_bytes<L>(at_end) : 0);
     });
 }
 

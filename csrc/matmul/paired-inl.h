@@ -1,5 +1,11 @@
-// The matrix product for Paired layouts: formats whose groups have small integers as scales and minimums, and a float
-// for each only per record of eight. All but the last step of a record is in integers:
+// The matrix product for paired layouts: formats of 4-bit codes with a scale and a minimum per group. Those of a record
+// of eight groups are small integers times a float; float16 ones (PairedHalf) are brought to integers first. All but
+// the last step of a record is then in integers:
+//
+//   PairedHalf: count   = float16 scale in units of 2^-14 of the largest power of two that is not above the record's
+//                         largest scale, to nearest even: exact down to a sixteenth of that one
+//               scale   = (count + 2) >> 2, and d is four units
+//               minimum = float16 minimum counted in the same way, and -dmin its unit
 //
 //   unit   = the largest power of two that is not above the largest activation scale of the record
 //   factor = activation scale in units of 2^-14 unit, to nearest even, at most 32,767
@@ -7,13 +13,13 @@
 //   sum    = fma(sum of scale * term over the record, as a float, * 2 unit, d, sum)
 //   offset = activation scale * sum of activations, in units of 2^-12 of the record's largest one's power of two, to
 //            nearest even
-//   sum    = fma(sum of minimum * offset over the record * that unit, -dmin, sum)
+//   sum    = fma(sum of minimum * offset over the record, as a float, * that unit, -dmin, sum)
 //
 // A dot product of activations with codes of 4 bits fits 16 bits, as they are quantised (see quantise_group). Two
 // groups are packed so that an output's two dot products lie beside each other: packed to 16 bits, one instruction
 // multiplies both by their factors, and one adds both products with their scales.
 //
-// A record in which an activation scale is 2^100 or more, or not a number, makes outputs that are not numbers.
+// A record in which an activation scale is 2^90 or more, or not a number, makes outputs that are not numbers.
 #pragma once
 
 #include "matmul/matmul-inl.h"
@@ -30,16 +36,18 @@ struct alignas(64) PairedRow {
     int8_t values[kBlockGroups * kGroup];  // of each pair of groups, a quad of the first and one of the second in turn
     int16_t factors[kBlockGroups];
     int16_t offsets[kBlockGroups];
-    // Of a record, at every place of its groups: 2 unit; and the float that sums of minimums start from, 1.5 * 2^23 in
-    // their unit, so that its bits count them.
+    // Of a record, at every place of its groups: 2 unit, and the bits of the unit of offsets; or, where a record's sums
+    // of minimums are below 2^22, of 1.5 * 2^23 in that unit, which then counts them in its bits.
     float unit[kBlockGroups];
-    int32_t start[kBlockGroups];
+    int32_t offset_unit[kBlockGroups];
 };
+template <class L>
+constexpr bool kCountsInBits = L::scales == Scales::PairedSixBit;
 
 // Scales below the least belong to groups of zeros. Offsets are below 2^12 times the largest scale that is finite.
 constexpr float kLeastUnit = 0x1p-110f;
-constexpr float kInfiniteUnit = 0x1p100f;
-constexpr float kMostUnit = 0x1p113f;
+constexpr float kInfiniteUnit = 0x1p90f;
+constexpr float kMostUnit = 0x1p103f;
 constexpr int32_t kExponentBits = 0x7F800000;
 constexpr int32_t kNotANumber = 0x7FC00000;
 
@@ -52,49 +60,118 @@ template <int Bits>
 ABACI_INLINE F32x16 in_units(F32x16 x, I32x16 unit) {
     return mul(x, as_floats(sub(splat(exponent_bits(254)), sub(unit, splat(exponent_bits(Bits))))));
 }
-// The largest power of two that is not above the largest of eight.
-ABACI_INLINE I32x16 largest_power(F32x16 x) {
-    const F32x16 largest = min(max(largest_of_eight(x), splat(kLeastUnit)), splat(kMostUnit));
-    return bit_and(as_ints(largest), splat(kExponentBits));
+// The largest power of two that is not above x, which is not negative.
+ABACI_INLINE I32x16 power_below(F32x16 x) {
+    const F32x16 in_range = min(max(x, splat(kLeastUnit)), splat(kMostUnit));
+    return bit_and(as_ints(in_range), splat(kExponentBits));
 }
 
-// Reads 16 scales and sums, whatever the number of groups: see Activations.
+// Reads 16 scales and sums, whatever the number of groups: see Activations. Of a pair that lacks its second group,
+// another's codes may stand there: its scale and its minimum are zero.
+template <class L>
 ABACI_INLINE void prepare_row(const Activations& in, int64_t row, int64_t group, int num_groups, PairedRow& out) {
     const int8_t* values = in.values + row * in.columns + group * kGroup;
-    for (int at = 0; at < num_groups * kGroup; at += 2 * kGroup) interleave_quads(values + at, out.values + at);
+    const int end = num_groups * kGroup;
+    for (int at = 0; at + 2 * kGroup <= end; at += 2 * kGroup) interleave_quads(values + at, out.values + at);
+    if (num_groups % 2 != 0) {
+        int8_t last[2 * kGroup] = {};
+        std::memcpy(last, values + end - kGroup, kGroup);
+        interleave_quads(last, out.values + end - kGroup);
+    }
     const int64_t row_groups = in.columns / kGroup;
-    const F32x16 scale = load(in.scales + row * row_groups + group);
-    const I32x16 unit = largest_power(scale);
+    const F32x16 scale = select_lanes(0, num_groups, load(in.scales + row * row_groups + group), zeros());
+    const I32x16 unit = power_below(largest_of_eight(scale));
     store_low_halves(out.factors, round_to_int(min(in_units<14>(scale, unit), splat(32767.0f))));
     store(out.unit, add(as_floats(unit), as_floats(unit)));
     const F32x16 offset = mul(scale, to_floats(load(in.sums + row * 2 * row_groups + group)));
-    const I32x16 offset_unit = largest_power(absolute(offset));
-    store_low_halves(out.offsets, round_to_int(in_units<12>(offset, offset_unit)));
-    const I32x16 start = add(offset_unit, splat(kMagicBits - exponent_bits(127 + 12)));
-    store(reinterpret_cast<float*>(out.start),
-          select_less(as_floats(unit), splat(kInfiniteUnit), as_floats(start), as_floats(splat(kNotANumber))));
+    const I32x16 power = power_below(largest_of_eight(absolute(offset)));
+    store_low_halves(out.offsets, round_to_int(in_units<12>(offset, power)));
+    const int32_t counted_from = kCountsInBits<L> ? kMagicBits - exponent_bits(127) : 0;
+    const I32x16 offset_unit = add(power, splat(counted_from - exponent_bits(12)));
+    store(reinterpret_cast<float*>(out.offset_unit),
+          select_less(as_floats(unit), splat(kInfiniteUnit), as_floats(offset_unit), as_floats(splat(kNotANumber))));
 }
 
 // What 16 outputs have for the pairs of a record: two int16 in each lane.
 struct PairedScales {
     I32x16 scales[4], minimums[4];
-    F32x16 d, minus_dmin;
+    F32x16 d, of_minimum;  // the latter is added
 };
 
-ABACI_INLINE PairedScales read_paired_scales(const uint8_t* half) {
-    const auto word = [&](int j) { return load(reinterpret_cast<const int32_t*>(half + kPairedScalesAt) + 16 * j); };
+// Half a record in memory.
+template <class L>
+struct PackedHalf {
+    const uint8_t *exponents, *scales, *integers;
+    int num_pairs;
+
+    ABACI_INLINE PackedHalf(const uint8_t* record, int half, int pairs)
+        : exponents(record + 32 * half),
+          scales(record + paired_half_at<L>(half, pairs)),
+          integers(scales + paired_codes_at<L>(pairs)),
+          num_pairs(pairs) {}
+};
+
+// Float16 numbers of a record's groups as integers, two int16 in each lane, and what these count.
+ABACI_INLINE I32x16 count_halves(const uint8_t* halves, int num_pairs, I32x16 (&pairs)[4]) {
+    const auto number = [&](int group) {
+        if (group >= 2 * num_pairs) return zeros();
+        return load_f16(reinterpret_cast<const uint16_t*>(halves + half_scale_at(group, 0)));
+    };
+    F32x16 largest = zeros();
+    for (int g = 0; g < 8; ++g) largest = max(largest, absolute(number(g)));
+    const I32x16 power = power_below(largest);
+    for (int j = 0; j < 4; ++j) {
+        const I32x16 first = round_to_int(in_units<14>(number(2 * j), power));
+        const I32x16 second = round_to_int(in_units<14>(number(2 * j + 1), power));
+        pairs[j] = bit_or(bit_and(first, splat(0xFFFF)), shift_left<16>(second));
+    }
+    return sub(power, splat(exponent_bits(14)));
+}
+
+// Rare.
+__attribute__((noinline, cold)) void count_scales(const uint8_t* halves, int num_pairs, PairedScales& out, I32x16& d,
+                                                  I32x16& of_minimum) {
+    d = count_halves(halves, num_pairs, out.scales);
+    of_minimum = count_halves(halves + 64, num_pairs, out.minimums);
+}
+
+template <class L>
+ABACI_INLINE PairedScales read_paired_scales(const PackedHalf<L>& half) {
+    PairedScales out;
+    if constexpr (L::scales == Scales::PairedHalf) {
+        I32x16 d, of_minimum;
+        if (half.exponents[0] == 0) {
+            count_scales(half.scales, half.num_pairs, out, d, of_minimum);
+        } else {
+            d = shift_left<23>(load_u8(half.exponents));
+            of_minimum = shift_left<23>(load_u8(half.exponents + 16));
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; ++j) {
+                const auto* counted = reinterpret_cast<const int32_t*>(half.scales + counted_scale_at(2 * j, 0));
+                out.scales[j] = j < half.num_pairs ? load(counted) : splat(0);
+                out.minimums[j] = j < half.num_pairs ? load(counted + 16) : splat(0);
+            }
+        }
+        // To 13 bits and a sign, so that the sum over a record fits 32 bits: (scale + 2) >> 2.
+        for (int j = 0; j < 4; ++j) out.scales[j] = round_pair_products(out.scales[j], splat(0x20002000));
+        out.d = as_floats(add(d, splat(exponent_bits(2))));
+        out.of_minimum = as_floats(of_minimum);
+        return out;
+    }
+    const auto word = [&](int j) {
+        return load(reinterpret_cast<const int32_t*>(half.scales + kSixBitPairsAt) + 16 * j);
+    };
     const I32x16 words[3] = {word(0), word(1), word(2)};
     const I32x16 six_bits = splat(0x003F003F), low = splat(0x000F000F), high = splat(0x00300030);
-    PairedScales out;
     for (int j = 0; j < 3; ++j) {
         out.scales[j] = bit_and(words[j], six_bits);
         out.minimums[j] = bit_and(shift_right<6>(words[j]), six_bits);
     }
     out.scales[3] = bit_or(bit_and(shift_right<12>(words[0]), low), bit_and(shift_right<8>(words[2]), high));
     out.minimums[3] = bit_or(bit_and(shift_right<12>(words[1]), low), bit_and(shift_right<10>(words[2]), high));
-    const auto* halves = reinterpret_cast<const uint16_t*>(half);
+    const auto* halves = reinterpret_cast<const uint16_t*>(half.scales);
     out.d = load_f16(halves);
-    out.minus_dmin = sub(zeros(), load_f16(halves + 16));
+    out.of_minimum = sub(zeros(), load_f16(halves + 16));
     return out;
 }
 
@@ -113,9 +190,9 @@ ABACI_INLINE T value_at(const uint8_t* p) {
 }
 
 // One record of 16 outputs; get(pair, Index, part) yields codes, begin(pair) is called before those of a pair.
-template <int Rows, class Begin, class Get>
+template <class L, int Rows, class Begin, class Get>
 ABACI_INLINE void add_record(F32x16 (&sum)[Rows][1], const PairedScales& of, const PairedRow* rows, int record,
-                             Begin begin, Get get) {
+                             int num_pairs, Begin begin, Get get) {
     // One address serves all rows and kinds: the compiler would make one for each.
     const auto* at = reinterpret_cast<const uint8_t*>(rows);
     const auto factor = [&](size_t offset, int r) {
@@ -125,7 +202,7 @@ ABACI_INLINE void add_record(F32x16 (&sum)[Rows][1], const PairedScales& of, con
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) total[r] = splat(0);
 #pragma GCC unroll 1
-    for (int pair = 0; pair < 4; ++pair) {
+    for (int pair = 0; pair < num_pairs; ++pair) {
         begin(pair);
         at = opaque(reinterpret_cast<const uint8_t*>(rows) + 256 * record + 64 * pair);
         I32x16 dots[Rows][2];
@@ -154,15 +231,17 @@ ABACI_INLINE void add_record(F32x16 (&sum)[Rows][1], const PairedScales& of, con
     at = opaque(reinterpret_cast<const uint8_t*>(rows) + 32 * record);
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
-        const I32x16 start = factor(offsetof(PairedRow, start), r);
-        I32x16 minimums = start;
+        const I32x16 offset_unit = factor(offsetof(PairedRow, offset_unit), r);
+        I32x16 minimums = kCountsInBits<L> ? offset_unit : splat(0);
 #pragma GCC unroll 4
         for (int pair = 0; pair < 4; ++pair)
             minimums = add_pair_products(minimums, of.minimums[pair],
                                          factor(offsetof(PairedRow, offsets) + 4 * pair - 16 * record, r));
         const F32x16 scaled = mul(to_floats(total[r]), as_floats(factor(offsetof(PairedRow, unit), r)));
         sum[r][0] = fma(scaled, of.d, sum[r][0]);
-        sum[r][0] = fma(sub(as_floats(minimums), as_floats(start)), of.minus_dmin, sum[r][0]);
+        const F32x16 added = kCountsInBits<L> ? sub(as_floats(minimums), as_floats(offset_unit))
+                                              : mul(to_floats(minimums), as_floats(offset_unit));
+        sum[r][0] = fma(added, of.of_minimum, sum[r][0]);
     }
 }
 
@@ -172,16 +251,23 @@ struct PairedTile {
 };
 
 // Sums of some rows for 16 outputs, from their start, or from what another pass left, to there.
-template <int Rows>
-using PairedSums = Accumulators<Layout<Format::Q4_K>, Rows, 1>;
+template <class L, int Rows>
+using PairedSums = Accumulators<L, Rows, 1>;
+
+// Of a record, if so many groups are left.
+template <class L>
+ABACI_INLINE int pairs_of(int64_t num_groups) {
+    return !L::ends_early || num_groups >= 8 ? 4 : static_cast<int>(num_groups + 1) / 2;
+}
 
 // Up to kTileRows rows: codes are unpacked in registers. `rows`: [block][row].
-template <int Rows, bool AsksAhead>
+template <class L, int Rows, bool AsksAhead>
 void paired_direct_pass(const MatmulTask& task, int64_t panel, int64_t group, int64_t num_groups,
                         const PairedRow* rows) {
     const int64_t output = panel * kPanel;
-    const uint8_t* record = task.matrix.data + panel * task.matrix.panel_bytes + group / 8 * 2 * kPairedHalfBytes;
-    PairedSums<Rows> sums[2];
+    constexpr size_t pair_bytes = paired_half_bytes<L>(1);
+    const uint8_t* record = task.matrix.data + panel * task.matrix.panel_bytes + group / 8 * L::record_bytes;
+    PairedSums<L, Rows> sums[2];
     for (int half = 0; half < 2; ++half) {
         if (group == 0) {
             sums[half].begin(task, task.row_begin, output + 16 * half);
@@ -190,48 +276,54 @@ void paired_direct_pass(const MatmulTask& task, int64_t panel, int64_t group, in
                               task.output_stride);
         }
     }
-    for (int64_t at = 0; at < num_groups; at += 8) {
+    for (int64_t at = 0; at < num_groups; at += 8, record += L::record_bytes) {
         const PairedRow* of_rows = rows + at / kBlockGroups * Rows;
-        const int in_block = static_cast<int>(at % kBlockGroups / 8);
+        const int in_block = static_cast<int>(at % kBlockGroups / 8), num_pairs = pairs_of<L>(num_groups - at);
+        const auto ask_lines = [](const uint8_t* from, size_t num_bytes) __attribute__((always_inline)) {
+#pragma GCC unroll 10
+            for (size_t line = 0; AsksAhead && line < num_bytes; line += 64) {
+                prefetch(from + kNearBytes + line);
+                prefetch_far(from + kFarBytes + line);
+            }
+        };
+        ask_lines(record, kPairedStart<L>);
 #pragma GCC unroll 2
-        for (int half = 0; half < 2; ++half, record += kPairedHalfBytes) {
+        for (int half = 0; half < 2; ++half) {
+            const PackedHalf<L> packed(record, half, num_pairs);
             const auto ask = [&](int pair) __attribute__((always_inline)) {
-                const uint8_t* from = record + kPairedHalfBytes / 4 * pair;
-#pragma GCC unroll 9
-                for (size_t line = 0; AsksAhead && line < kPairedHalfBytes / 4; line += 64) {
-                    prefetch(from + kNearBytes + line);
-                    prefetch_far(from + kFarBytes + line);
-                }
+                ask_lines(packed.scales + pair_bytes * pair, pair_bytes);
             };
             const auto get = [&](int pair, auto index, int part) __attribute__((always_inline)) {
-                return unpack_paired_quad<decltype(index)::value>(record + kPairedCodesAt + 512 * pair, part);
+                return unpack_paired_quad<decltype(index)::value>(packed.integers + 512 * pair, part);
             };
-            add_record(sums[half].sum, read_paired_scales(record), of_rows, in_block, ask, get);
+            const PairedScales scales = read_paired_scales(packed);
+            add_record<L>(sums[half].sum, scales, of_rows, in_block, num_pairs, ask, get);
         }
     }
     for (int half = 0; half < 2; ++half) sums[half].end(task, task.row_begin, output + 16 * half);
 }
 
 // One pass over `num_groups` groups of a panel, from `group`; the first one over a block fills the tile.
-template <int Rows, bool FillsTile>
+template <class L, int Rows, bool FillsTile>
 void paired_tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t group, int num_groups,
                       PairedTile& tile, const PairedRow* rows, PanelSums& kept, Ahead ahead) {
-    const uint8_t* records = task.matrix.data + panel * task.matrix.panel_bytes + group / 8 * 2 * kPairedHalfBytes;
+    const uint8_t* records = task.matrix.data + panel * task.matrix.panel_bytes + group / 8 * L::record_bytes;
     const int64_t output = panel * kPanel;
     const bool is_first = group == 0, is_last = (group + num_groups) * kGroup == task.matrix.columns;
     if (is_first && task.accumulate) ask_for_output<2>(task, row + Rows, row + 2 * Rows, output);
     if (is_last) ask_for_output<2>(task, row, row + Rows, output);
     for (int half = 0; half < 2; ++half) {
-        PairedSums<Rows> sums;
+        PairedSums<L, Rows> sums;
         kept.begin_block(sums, task, row, output + 16 * half, is_first);
-        for (int record = 0; record < num_groups / 8; ++record) {
-            const uint8_t* packed = records + (2 * record + half) * kPairedHalfBytes;
+        for (int record = 0; 8 * record < num_groups; ++record) {
+            const int num_pairs = pairs_of<L>(num_groups - 8 * record);
+            const PackedHalf<L> packed(records + record * L::record_bytes, half, num_pairs);
             const auto ask = [&](int) __attribute__((always_inline)) { ahead.fetch(); };
             const auto get = [&](int pair, auto index, int part) __attribute__((always_inline)) {
                 constexpr int quad = decltype(index)::value;
                 uint8_t* unpacked = tile.codes[half][4 * record + pair][quad][part];
                 if constexpr (FillsTile) {
-                    const U8x64 codes = unpack_paired_quad<quad>(packed + kPairedCodesAt + 512 * pair, part);
+                    const U8x64 codes = unpack_paired_quad<quad>(packed.integers + 512 * pair, part);
                     store_bytes(unpacked, codes);
                     return codes;
                 } else {
@@ -240,13 +332,14 @@ void paired_tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_
             };
             PairedScales& scales = tile.scales[half][record];
             if constexpr (FillsTile) scales = read_paired_scales(packed);
-            add_record(sums.sum, scales, rows, record, ask, get);
+            add_record<L>(sums.sum, scales, rows, record, num_pairs, ask, get);
         }
         kept.end_block(sums, task, row, output + 16 * half, is_last);
     }
 }
 
 // Rows of a task, prepared for as many blocks as there is room for: mostly all of them, and then once for all panels.
+template <class L>
 class PreparedRows {
   public:
     explicit PreparedRows(const MatmulTask& task)
@@ -272,7 +365,7 @@ class PreparedRows {
         for (int64_t group = begin; group < end; group += kBlockGroups) {
             const int count = static_cast<int>(end - group < kBlockGroups ? end - group : kBlockGroups);
             for (int64_t row = task_.row_begin; row < task_.row_end; ++row)
-                prepare_row(task_.input, row, group, count, *out++);
+                prepare_row<L>(task_.input, row, group, count, *out++);
         }
     }
 
@@ -282,7 +375,8 @@ class PreparedRows {
     PairedRow rows_[kMaxTaskRows];
 };
 
-void paired_direct(const MatmulTask& task, PreparedRows& prepared) {
+template <class L>
+void paired_direct(const MatmulTask& task, PreparedRows<L>& prepared) {
     const int64_t num_groups = task.matrix.columns / kGroup, at_once = prepared.groups_at_once();
     for (int64_t group = 0; group < num_groups; group += at_once) {
         const int64_t count = num_groups - group < at_once ? num_groups - group : at_once;
@@ -292,18 +386,19 @@ void paired_direct(const MatmulTask& task, PreparedRows& prepared) {
             for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel) {
                 if constexpr (num_rows == 1) {
                     if (follows_streams()) {
-                        paired_direct_pass<num_rows, false>(task, panel, group, count, of_rows);
+                        paired_direct_pass<L, num_rows, false>(task, panel, group, count, of_rows);
                         continue;
                     }
                 }
-                paired_direct_pass<num_rows, true>(task, panel, group, count, of_rows);
+                paired_direct_pass<L, num_rows, true>(task, panel, group, count, of_rows);
             }
         };
         for_runs<kTileRows>(task.row_begin, task.row_end, pass);
     }
 }
 
-void paired_tiled(const MatmulTask& task, PreparedRows& prepared) {
+template <class L>
+void paired_tiled(const MatmulTask& task, PreparedRows<L>& prepared) {
     PairedTile tile;
     const PairedRow* of_rows;
     const auto prepare = [&](int64_t group, int) { of_rows = prepared.block(group); };
@@ -312,18 +407,18 @@ void paired_tiled(const MatmulTask& task, PreparedRows& prepared) {
         constexpr int num_rows = decltype(rows)::value;
         const PairedRow* of = of_rows + (row - task.row_begin);
         if (row == task.row_begin) {
-            paired_tile_pass<num_rows, true>(task, panel, row, group, count, tile, of, sums, ahead);
+            paired_tile_pass<L, num_rows, true>(task, panel, row, group, count, tile, of, sums, ahead);
         } else {
-            paired_tile_pass<num_rows, false>(task, panel, row, group, count, tile, of, sums, ahead);
+            paired_tile_pass<L, num_rows, false>(task, panel, row, group, count, tile, of, sums, ahead);
         }
     };
-    using L = Layout<Format::Q4_K>;
     const bool take_turns = has_time_for_turns<L>(task) || !prepared.holds_all();
     for_turns<L, kPairedPanelsTogether>(task, kTileRows, take_turns, prepare, pass);
 }
 
+template <class L>
 void matmul_paired(const MatmulTask& task) {
-    PreparedRows prepared(task);
+    PreparedRows<L> prepared(task);
     if (task.row_end - task.row_begin > kTileRows) {
         paired_tiled(task, prepared);
     } else {

@@ -1,4 +1,5 @@
 // One row of a packed matrix back to floats, exactly as the format defines its values. For embeddings and tests.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -46,9 +47,27 @@ struct ScaleAndMinimum {
     float scale, minimum;
 };
 
-ScaleAndMinimum paired_scale_of(const uint8_t* half, int group, int output) {
+// A number of a PairedHalf record that is not a float16.
+float read_counted(const uint8_t* count, uint8_t exponent) {
+    int16_t number;
+    std::memcpy(&number, count, 2);
+    return std::ldexp(static_cast<float>(number), exponent - 127);
+}
+
+template <class L>
+ScaleAndMinimum paired_scale_of(const uint8_t* record, int half_index, int num_pairs, int group, int output) {
+    const uint8_t* half = record + paired_half_at<L>(half_index, num_pairs);
+    if constexpr (L::scales == Scales::PairedHalf) {
+        const uint8_t* exponents = record + 32 * half_index;
+        if (exponents[0] == 0) {
+            const uint8_t* scale = half + half_scale_at(group, output);
+            return {half_to_float(scale), half_to_float(scale + 64)};
+        }
+        const uint8_t* scale = half + counted_scale_at(group, output);
+        return {read_counted(scale, exponents[output]), read_counted(scale + 64, exponents[16 + output])};
+    }
     uint32_t words[3];
-    for (int j = 0; j < 3; ++j) std::memcpy(words + j, half + kPairedScalesAt + 64 * j + 4 * output, 4);
+    for (int j = 0; j < 3; ++j) std::memcpy(words + j, half + kSixBitPairsAt + 64 * j + 4 * output, 4);
     for (uint32_t& word : words) word >>= 16 * (group % 2);
     uint32_t scale, minimum;
     if (group < 6) {
@@ -62,14 +81,19 @@ ScaleAndMinimum paired_scale_of(const uint8_t* half, int group, int output) {
             -(half_to_float(half + 32 + 2 * output) * static_cast<float>(minimum))};
 }
 
+template <class L>
 void unpack_paired(const PackedMatrix& matrix, int64_t row, float factor, float* out) {
-    const int output = static_cast<int>(row % 16);
-    const uint8_t* half = matrix.data + row / kPanel * matrix.panel_bytes + row % kPanel / 16 * kPairedHalfBytes;
-    for (int64_t at = 0; at < matrix.columns; at += 256, half += 2 * kPairedHalfBytes) {
-        for (int group = 0; group < 8; ++group) {
-            const ScaleAndMinimum of = paired_scale_of(half, group, output);
+    const int output = static_cast<int>(row % 16), half = static_cast<int>(row % kPanel / 16);
+    const uint8_t* record = matrix.data + row / kPanel * matrix.panel_bytes;
+    const int64_t num_groups = matrix.columns / kGroup;
+    for (int64_t at = 0; at < num_groups; at += L::groups_per_record, record += L::record_bytes) {
+        const int count = static_cast<int>(std::min<int64_t>(num_groups - at, L::groups_per_record));
+        const int num_pairs = (count + 1) / 2;
+        const uint8_t* integers = record + paired_half_at<L>(half, num_pairs) + paired_codes_at<L>(num_pairs);
+        for (int group = 0; group < count; ++group) {
+            const ScaleAndMinimum of = paired_scale_of<L>(record, half, num_pairs, group, output);
             for (int k = 0; k < kGroup; ++k) {
-                const int code = half[paired_quad_at(group, k / 4, output) + k % 4] >> (4 * (k / 4 % 2)) & 15;
+                const int code = integers[paired_quad_at(group, k / 4, output) + k % 4] >> (4 * (k / 4 % 2)) & 15;
                 *out++ = (of.scale * static_cast<float>(code) + of.minimum) * factor;
             }
         }
@@ -155,7 +179,7 @@ void unpack_row(const PackedMatrix& matrix, int64_t row, float factor, float* ou
             visit_quantised(matrix.format, [&](auto tag) {
                 using L = Layout<decltype(tag)::value>;
                 if constexpr (L::is_paired) {
-                    unpack_paired(matrix, row, factor, out);
+                    unpack_paired<L>(matrix, row, factor, out);
                 } else {
                     unpack_quantised<L>(matrix, row, factor, out);
                 }

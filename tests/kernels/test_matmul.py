@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ QUANTISED = [weight_format for weight_format in FORMATS if weight_format.is_quan
 TARGETS = native.targets()
 GROUP = 32
 ZERO_POINT_FORMATS = (WeightFormat.INT4, WeightFormat.INT4_128)
+PAIRED_FORMATS = (WeightFormat.Q4_1, WeightFormat.Q4_K)
 ONE_SIDED = 2184
 """What a group's values of one sign may sum to before it is quantised to fewer levels."""
 IS_REDUCED = os.environ.get("ABACI_TEST_REDUCED") == "1"
@@ -65,15 +67,21 @@ CASES = [
 
 
 def stored_weights(weight_format: WeightFormat, rows: int, columns: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Random weights as a file stores them, (rows, bytes): every code, and scales of every size and sign."""
+    """Random weights as a file stores them, (rows, bytes): every code, and scales of every size and sign.
+
+    Of every other half panel, a row's scales are of like size.
+    """
     random = np.random.default_rng([seed, rows, columns])
     if not weight_format.is_quantised:
         return float_weights(weight_format, rows, columns, random)
     num_blocks = columns // weight_format.block_size
     blocks = random.integers(0, 256, (rows, num_blocks, weight_format.block_bytes), dtype=np.uint8)
     sizes = np.resize(HALF_MAGNITUDES, rows)[:, np.newaxis]
+    is_alike = np.arange(rows)[:, np.newaxis] // 16 % 2 == 1
     for offset in HALF_OFFSETS[weight_format]:
-        halves = (sizes * random.uniform(-1, 1, (rows, num_blocks))).astype(np.float16)
+        spread = random.uniform(-1, 1, (rows, num_blocks))
+        spread = np.where(is_alike, np.copysign(0.1 + 0.9 * np.abs(spread), spread), spread)
+        halves = (sizes * spread).astype(np.float16)
         blocks[:, :, offset : offset + 2] = halves[..., np.newaxis].view(np.uint8)
     if weight_format in ZERO_POINT_FORMATS:
         blocks[:, :, 2] %= 17
@@ -164,35 +172,66 @@ def product_by_definition(weights: GroupedIntegers, x: Floats) -> Floats:
     return total
 
 
-def paired_product_by_definition(stored: NDArray[np.uint8], columns: int, x: Floats) -> Floats:
-    """The order that paired-inl.h documents, for rows of Q4_K blocks."""
+@dataclass
+class RecordScales:
+    """Of a record of eight groups: integers (outputs, 8) and what they count (outputs,)."""
+
+    scales: NDArray[np.int64]
+    minimums: NDArray[np.int64]
+    d: Floats
+    dmin: Floats
+    largest_minimum_sum: int
+
+
+def paired_product_by_definition(
+    weight_format: WeightFormat, stored: NDArray[np.uint8], columns: int, x: Floats
+) -> Floats:
+    """The order that paired-inl.h documents, for rows of Q4_K or Q4_1 blocks."""
     values, scales = quantised_by_definition(x)
-    codes = decode(WeightFormat.Q4_K, (len(stored), columns), stored).codes.astype(np.int64)
-    codes = codes.reshape(len(stored), -1, 8, GROUP)
-    blocks = stored.reshape(len(stored), -1, WeightFormat.Q4_K.block_bytes)
-    halves = np.ascontiguousarray(blocks[..., :4]).view(np.float16).astype(np.float32)
+    codes = decode(weight_format, (len(stored), columns), stored).codes.astype(np.int64)
+    codes = codes.reshape(len(stored), -1, GROUP)
+    records = six_bit_records(stored) if weight_format is WeightFormat.Q4_K else counted_records(stored)
     total = np.zeros((len(x), len(stored)), np.float32)
-    for record in range(columns // 256):
+    for record, of in enumerate(records):
         groups = slice(8 * record, 8 * record + 8)
-        pairs = [scales_and_minimums(block) for block in blocks[:, record]]
-        steps = np.array(pairs, np.int64)  # (outputs, 2, 8)
+        num_groups = scales[:, groups].shape[1]
         unit = power_of_two_below(scales[:, groups])
         factors = np.minimum(np.rint(scales[:, groups] / unit * 2.0**14), 32767).astype(np.int64)
-        dots = np.einsum("rgk,ogk->rog", values[:, groups], codes[:, record])
+        dots = np.einsum("rgk,ogk->rog", values[:, groups], codes[:, groups])
         assert np.abs(dots).max() <= 32767
         terms = (dots * factors[:, np.newaxis] + 2**14) >> 15
-        sums = (terms * steps[:, 0]).sum(axis=-1)
-        total = fused_multiply_add(rounded(sums * 2.0 * unit), halves[:, record, 0], total)
+        sums = (terms * of.scales[:, :num_groups]).sum(axis=-1)
+        assert np.abs(sums).max() < 2**31
+        total = fused_multiply_add(rounded(sums * 2.0 * unit), of.d, total)
         offsets = product(scales[:, groups], values[:, groups].sum(axis=-1))
         offset_unit = power_of_two_below(np.abs(offsets))
         rounded_offsets = np.rint(offsets / offset_unit * 2.0**12).astype(np.int64)
-        sums = (rounded_offsets[:, np.newaxis] * steps[:, 1]).sum(axis=-1)
-        assert np.abs(sums).max() < 2**22
-        total = fused_multiply_add(rounded(sums * offset_unit * 2.0**-12), -halves[:, record, 1], total)
+        sums = (rounded_offsets[:, np.newaxis] * of.minimums[:, :num_groups]).sum(axis=-1)
+        assert np.abs(sums).max() < of.largest_minimum_sum
+        total = fused_multiply_add(rounded(sums * offset_unit * 2.0**-12), -of.dmin, total)
     return total
 
 
-def power_of_two_below(x: Floats) -> NDArray[np.float64]:
+def six_bit_records(stored: NDArray[np.uint8]) -> Iterator[RecordScales]:
+    blocks = stored.reshape(len(stored), -1, WeightFormat.Q4_K.block_bytes)
+    halves = np.ascontiguousarray(blocks[..., :4]).view(np.float16).astype(np.float32)
+    for record in range(blocks.shape[1]):
+        pairs = np.array([scales_and_minimums(block) for block in blocks[:, record]], np.int64)  # (outputs, 2, 8)
+        yield RecordScales(pairs[:, 0], pairs[:, 1], halves[:, record, 0], halves[:, record, 1], 2**22)
+
+
+def counted_records(stored: NDArray[np.uint8]) -> Iterator[RecordScales]:
+    blocks = stored.reshape(len(stored), -1, WeightFormat.Q4_1.block_bytes)
+    halves = np.ascontiguousarray(blocks[..., :4]).view(np.float16).astype(np.float64)
+    for begin in range(0, blocks.shape[1], 8):
+        numbers = halves[:, begin : begin + 8]  # (outputs, groups, 2)
+        units = [power_of_two_below(np.abs(numbers[..., kind])) * 2.0**-14 for kind in range(2)]
+        counts = [np.rint(numbers[..., kind] / units[kind]).astype(np.int64) for kind in range(2)]
+        d, minimum_unit = (unit[:, 0].astype(np.float32) for unit in units)
+        yield RecordScales(counts[0] + 2 >> 2, counts[1], 4 * d, -minimum_unit, 2**31)
+
+
+def power_of_two_below(x: NDArray[np.floating]) -> NDArray[np.float64]:
     """The largest power of two that is not above the largest of each row, at least 2^-110: (rows, 1)."""
     largest = np.maximum(x.max(axis=-1, keepdims=True), 2.0**-110)
     return 2.0 ** np.floor(np.log2(largest.astype(np.float64)))
@@ -217,8 +256,8 @@ def float_product_by_definition(weights: Floats, x: Floats) -> Floats:
 def test_equals_the_documented_order(weight_format: WeightFormat, rows: int, columns: int) -> None:
     matrix, stored = packed(weight_format, rows, columns)
     x = activations(max(ROW_COUNTS), columns)
-    if weight_format is WeightFormat.Q4_K:
-        expected = paired_product_by_definition(stored, columns, x)
+    if weight_format in PAIRED_FORMATS:
+        expected = paired_product_by_definition(weight_format, stored, columns, x)
     elif weight_format.is_quantised:
         expected = product_by_definition(decode(weight_format, (rows, columns), stored), x)
     else:
@@ -240,7 +279,7 @@ def test_targets_rows_and_threads_give_the_same_bytes(weight_format: WeightForma
                 assert part.tobytes() == whole[first:].tobytes(), (target, num_rows, num_threads)
 
 
-@pytest.mark.parametrize("label", ["F16", "Q5_0", "Q4_K", "Q6_K", "Q2_K"])
+@pytest.mark.parametrize("label", ["F16", "Q4_1", "Q5_0", "Q4_K", "Q6_K", "Q2_K"])
 def test_more_rows_than_one_task_takes(label: str) -> None:
     matrix, _ = packed(WeightFormat[label], 40, 1024)
     x = activations(140, 1024)
@@ -251,19 +290,21 @@ def test_more_rows_than_one_task_takes(label: str) -> None:
 
 
 @pytest.mark.parametrize("num_rows", [1, 8, 9, 30])
-def test_more_inputs_than_are_prepared_at_once(num_rows: int) -> None:
-    matrix, _ = packed(WeightFormat.Q4_K, 65, 9216)
-    x = activations(30, 9216)[-num_rows:]
+@pytest.mark.parametrize(("weight_format", "columns"), [(WeightFormat.Q4_K, 9216), (WeightFormat.Q4_1, 9312)])
+def test_more_inputs_than_are_prepared_at_once(weight_format: WeightFormat, columns: int, num_rows: int) -> None:
+    matrix, _ = packed(weight_format, 65, columns)
+    x = activations(30, columns)[-num_rows:]
     one_by_one = [multiply(TARGETS[0], matrix, row[np.newaxis]) for row in x]
     for target in TARGETS:
         assert multiply(target, matrix, x, 2).tobytes() == np.concatenate(one_by_one).tobytes()
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_activations_beyond_what_units_reach_are_not_numbers(target: str) -> None:
-    matrix, _ = packed(WeightFormat.Q4_K, 1, 512)
+@pytest.mark.parametrize("weight_format", PAIRED_FORMATS)
+def test_activations_beyond_what_units_reach_are_not_numbers(weight_format: WeightFormat, target: str) -> None:
+    matrix, _ = packed(weight_format, 1, 512)
     x = np.ones((3, 512), np.float32)
-    x[0, 300], x[1, 300] = 2.0**106, 2.0**107  # scales of about 2^99 and 2^100
+    x[0, 300], x[1, 300] = 2.0**96, 2.0**97  # scales of about 2^89 and 2^90
     assert np.isfinite(multiply(target, matrix, x)).tolist() == [[True], [False], [True]]
 
 

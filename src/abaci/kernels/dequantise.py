@@ -21,12 +21,12 @@ Floats = NDArray[np.float32]
 class ScaleSteps:
     """Scales and offsets of groups as integers, and what they count: value = code * steps * d - minimums * dmin.
 
-    steps, minimums  (..., blocks, groups of a block) uint8
+    steps, minimums  (..., blocks, 8) integers, those of groups beyond the last are zero
     d, dmin          (..., blocks) float32
     """
 
-    steps: Bytes
-    minimums: Bytes
+    steps: NDArray[np.integer]
+    minimums: NDArray[np.integer]
     d: Floats
     dmin: Floats
 
@@ -38,7 +38,8 @@ class GroupedIntegers:
     codes    (..., columns) int8
     scales   (..., columns / group_size) float32
     offsets  the same, or None where the format has none
-    steps    what scales and offsets are made of, for formats whose products are summed by blocks (Q4_K), else None
+    steps    for formats whose products are summed by blocks of eight groups (Q4_K, Q4_1), else None: what scales and
+             offsets are made of, or (Q4_1) what is nearest to them
     """
 
     codes: NDArray[np.int8]
@@ -75,13 +76,14 @@ def decode(weight_format: WeightFormat, shape: tuple[int, ...], data: Bytes | me
     codes, scales, offsets = _DECODERS[weight_format](blocks)
     group_size = codes.shape[1] // scales.shape[1]
     grouped_shape = (*shape[:-1], shape[-1] // group_size)
-    return GroupedIntegers(
-        codes=codes.astype(np.int8).reshape(shape),
-        scales=scales.reshape(grouped_shape),
-        offsets=None if offsets is None else offsets.reshape(grouped_shape),
-        group_size=group_size,
-        steps=_scale_steps(blocks, shape) if weight_format is WeightFormat.Q4_K else None,
-    )
+    scales = scales.reshape(grouped_shape)
+    offsets = None if offsets is None else offsets.reshape(grouped_shape)
+    steps = None
+    if weight_format is WeightFormat.Q4_K:
+        steps = _scale_steps(blocks, shape)
+    elif weight_format is WeightFormat.Q4_1 and offsets is not None:
+        steps = _counted_steps(scales, offsets)
+    return GroupedIntegers(codes.astype(np.int8).reshape(shape), scales, offsets, group_size, steps)
 
 
 _Decoded = tuple[NDArray[np.integer], Floats, Floats | None]
@@ -158,6 +160,26 @@ def _scale_steps(blocks: Bytes, shape: tuple[int, ...]) -> ScaleSteps:
     per_block = (*shape[:-1], shape[-1] // 256)
     steps, minimums = (part.reshape(*per_block, 8) for part in _k_scales(blocks[:, 4:16]))
     return ScaleSteps(steps, minimums, _half(blocks, 0).reshape(per_block), _half(blocks, 2).reshape(per_block))
+
+
+def _counted_steps(scales: Floats, offsets: Floats) -> ScaleSteps:
+    """Scales and offsets (..., groups) of float16 as csrc/matmul/paired-inl.h counts them.
+
+    Of a block's eight groups the largest power of two that is not above any of their scales has 2^14 units, and counts
+    are to the nearest; steps are of four units, from ties up.
+    """
+    counts, unit = _count(scales)
+    minimums, minimum_unit = _count(offsets)
+    return ScaleSteps(counts + 2 >> 2, minimums, 4 * unit, -minimum_unit)
+
+
+def _count(x: Floats) -> tuple[NDArray[np.int64], Floats]:
+    num_groups = x.shape[-1]
+    padded = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -num_groups % 8)])
+    blocks = padded.reshape(*x.shape[:-1], -1, 8)
+    _, exponents = np.frexp(np.maximum(np.abs(blocks).max(axis=-1), np.float32(2.0**-110)))
+    unit = np.exp2(exponents - 15.0).astype(np.float32)
+    return np.rint(blocks / unit[..., np.newaxis]).astype(np.int64), unit
 
 
 def _k_scales_and_offsets(blocks: Bytes) -> tuple[Floats, Floats]:

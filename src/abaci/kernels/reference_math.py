@@ -4,6 +4,7 @@ Must not know steps, caches or where weights come from.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,14 +61,20 @@ def multiply_blocks(
 ) -> Floats:
     """Quantised activations (tokens, in) times a transposed matrix (out, in) whose groups have integer scales.
 
-    A block's activation scales count as multiples of 2^-14 of a power of two, and the terms (dot * scale) of its groups
-    as multiples of twice that power; so do the factors of its minimums, in another unit. Only a block's two sums are
-    floats: fma(terms @ steps, d, sum), then fma(factors @ minimums, -dmin, sum). See csrc/matmul/paired-inl.h.
+    A block has eight groups, those beyond the last are zero. Its activation scales count as multiples of 2^-14 of a
+    power of two, and the terms (dot * scale) of its groups as multiples of twice that power; so do the factors of its
+    minimums, in another unit. Only a block's two sums are floats: fma(terms @ steps, d, sum), then
+    fma(factors @ minimums, -dmin, sum). See csrc/matmul/paired-inl.h.
     """
     num_tokens, num_blocks = len(codes), weight.d.shape[-1]
-    codes_of = codes.reshape(num_tokens, num_blocks, -1, ACTIVATION_GROUP).astype(np.float32)
-    weights_of = weight_codes.reshape(len(weight_codes), num_blocks, -1, ACTIVATION_GROUP).astype(np.float32)
-    scales = scales.reshape(num_tokens, num_blocks, -1)
+
+    def in_blocks(values: NDArray[Any], *of_a_block: int) -> Floats:
+        missing = num_blocks * math.prod(of_a_block) - values.shape[1]
+        return np.pad(values, [(0, 0), (0, missing)]).reshape(len(values), num_blocks, *of_a_block).astype(np.float32)
+
+    codes_of = in_blocks(codes, 8, ACTIVATION_GROUP)
+    weights_of = in_blocks(weight_codes, 8, ACTIVATION_GROUP)
+    scales = in_blocks(scales, 8)
     total = np.zeros((num_tokens, len(weight_codes)), np.float32)
     for block in range(num_blocks):
         scale, group_codes = scales[:, block], codes_of[:, block]
