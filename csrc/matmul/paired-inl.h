@@ -5,19 +5,21 @@
 //   PairedHalf: count   = float16 scale in units of 2^-14 of the largest power of two that is not above the record's
 //                         largest scale, to nearest even: exact down to a sixteenth of that one
 //               scale   = (count + 2) >> 2, and d is four units
-//               minimum = float16 minimum counted in the same way, and -dmin its unit
+//               minimum = (count + 1) >> 1 of the minimums counted in the same way, and -dmin is two of their units
+//   PairedSixBit: scale = 128 times the format's, and d a 128th
 //
 //   unit   = the largest power of two that is not above the largest activation scale of the record
 //   factor = activation scale in units of 2^-14 unit, to nearest even, at most 32,767
-//   term   = (integer dot * factor + 2^14) >> 15, which is the group's part in units of 2 unit
-//   sum    = fma(sum of scale * term over the record, as a float, * 2 unit, d, sum)
-//   offset = activation scale * sum of activations, in units of 2^-12 of the record's largest one's power of two, to
-//            nearest even
+//   both   = (scale * factor + 2^14) >> 15, the product of both scales in units of 2 unit * d
+//   sum    = fma(sum of integer dot * both over the record, as a float, * 2 unit, d, sum)
+//   offset = activation scale * sum of activations, in units of 2^-13 (PairedSixBit: 2^-12) of the record's largest
+//            one's power of two, to nearest even
 //   sum    = fma(sum of minimum * offset over the record, as a float, * that unit, -dmin, sum)
 //
 // A dot product of activations with codes of 4 bits fits 16 bits, as they are quantised (see quantise_group). Two
-// groups are packed so that an output's two dot products lie beside each other: packed to 16 bits, one instruction
-// multiplies both by their factors, and one adds both products with their scales.
+// groups are packed so that an output's two dot products lie beside each other: packed to 16 bits, one instruction adds
+// both products with what another has made of both scales. Scales have 13 bits, so that a record's sum fits 32. It is
+// the scales' product that is rounded, not the group's part: most dot products are far from the largest.
 //
 // A record in which an activation scale is 2^90 or more, or not a number, makes outputs that are not numbers.
 #pragma once
@@ -43,6 +45,8 @@ struct alignas(64) PairedRow {
 };
 template <class L>
 constexpr bool kCountsInBits = L::scales == Scales::PairedSixBit;
+template <class L>
+constexpr int kOffsetBits = kCountsInBits<L> ? 12 : 13;
 
 // Scales below the least belong to groups of zeros. Offsets are below 2^12 times the largest scale that is finite.
 constexpr float kLeastUnit = 0x1p-110f;
@@ -85,9 +89,9 @@ ABACI_INLINE void prepare_row(const Activations& in, int64_t row, int64_t group,
     store(out.unit, add(as_floats(unit), as_floats(unit)));
     const F32x16 offset = mul(scale, to_floats(load(in.sums + row * 2 * row_groups + group)));
     const I32x16 power = power_below(largest_of_eight(absolute(offset)));
-    store_low_halves(out.offsets, round_to_int(in_units<12>(offset, power)));
+    store_low_halves(out.offsets, round_to_int(in_units<kOffsetBits<L>>(offset, power)));
     const int32_t counted_from = kCountsInBits<L> ? kMagicBits - exponent_bits(127) : 0;
-    const I32x16 offset_unit = add(power, splat(counted_from - exponent_bits(12)));
+    const I32x16 offset_unit = add(power, splat(counted_from - exponent_bits(kOffsetBits<L>)));
     store(reinterpret_cast<float*>(out.offset_unit),
           select_less(as_floats(unit), splat(kInfiniteUnit), as_floats(offset_unit), as_floats(splat(kNotANumber))));
 }
@@ -152,10 +156,13 @@ ABACI_INLINE PairedScales read_paired_scales(const PackedHalf<L>& half) {
                 out.minimums[j] = j < half.num_pairs ? load(counted + 16) : splat(0);
             }
         }
-        // To 13 bits and a sign, so that the sum over a record fits 32 bits: (scale + 2) >> 2.
-        for (int j = 0; j < 4; ++j) out.scales[j] = round_pair_products(out.scales[j], splat(0x20002000));
+        // (scale + 2) >> 2, (minimum + 1) >> 1
+        for (int j = 0; j < 4; ++j) {
+            out.scales[j] = round_pair_products(out.scales[j], splat(0x20002000));
+            out.minimums[j] = round_pair_products(out.minimums[j], splat(0x40004000));
+        }
         out.d = as_floats(add(d, splat(exponent_bits(2))));
-        out.of_minimum = as_floats(of_minimum);
+        out.of_minimum = as_floats(add(of_minimum, splat(exponent_bits(1))));
         return out;
     }
     const auto word = [&](int j) {
@@ -169,8 +176,9 @@ ABACI_INLINE PairedScales read_paired_scales(const PackedHalf<L>& half) {
     }
     out.scales[3] = bit_or(bit_and(shift_right<12>(words[0]), low), bit_and(shift_right<8>(words[2]), high));
     out.minimums[3] = bit_or(bit_and(shift_right<12>(words[1]), low), bit_and(shift_right<10>(words[2]), high));
+    for (int j = 0; j < 4; ++j) out.scales[j] = shift_left<7>(out.scales[j]);
     const auto* halves = reinterpret_cast<const uint16_t*>(half.scales);
-    out.d = load_f16(halves);
+    out.d = mul(load_f16(halves), splat(0x1p-7f));
     out.of_minimum = sub(zeros(), load_f16(halves + 16));
     return out;
 }
@@ -223,9 +231,9 @@ ABACI_INLINE void add_record(F32x16 (&sum)[Rows][1], const PairedScales& of, con
         at = opaque(reinterpret_cast<const uint8_t*>(rows) + 16 * record + 4 * pair);
 #pragma GCC unroll 8
         for (int r = 0; r < Rows; ++r) {
-            const I32x16 both = pack_pairs(add_halves(dots[r][0]), add_halves(dots[r][1]));
-            const I32x16 terms = round_pair_products(both, factor(offsetof(PairedRow, factors), r));
-            total[r] = add_pair_products(total[r], terms, of.scales[pair]);
+            const I32x16 both_scales = round_pair_products(of.scales[pair], factor(offsetof(PairedRow, factors), r));
+            const I32x16 both_dots = pack_pairs(add_halves(dots[r][0]), add_halves(dots[r][1]));
+            total[r] = add_pair_products(total[r], both_dots, both_scales);
         }
     }
     at = opaque(reinterpret_cast<const uint8_t*>(rows) + 32 * record);

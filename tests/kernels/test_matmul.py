@@ -180,6 +180,7 @@ class RecordScales:
     minimums: NDArray[np.int64]
     d: Floats
     dmin: Floats
+    offset_bits: int
     largest_minimum_sum: int
 
 
@@ -199,16 +200,16 @@ def paired_product_by_definition(
         factors = np.minimum(np.rint(scales[:, groups] / unit * 2.0**14), 32767).astype(np.int64)
         dots = np.einsum("rgk,ogk->rog", values[:, groups], codes[:, groups])
         assert np.abs(dots).max() <= 32767
-        terms = (dots * factors[:, np.newaxis] + 2**14) >> 15
-        sums = (terms * of.scales[:, :num_groups]).sum(axis=-1)
+        both_scales = (of.scales[:, :num_groups] * factors[:, np.newaxis] + 2**14) >> 15
+        sums = (dots * both_scales).sum(axis=-1)
         assert np.abs(sums).max() < 2**31
         total = fused_multiply_add(rounded(sums * 2.0 * unit), of.d, total)
         offsets = product(scales[:, groups], values[:, groups].sum(axis=-1))
         offset_unit = power_of_two_below(np.abs(offsets))
-        rounded_offsets = np.rint(offsets / offset_unit * 2.0**12).astype(np.int64)
+        rounded_offsets = np.rint(offsets / offset_unit * 2.0**of.offset_bits).astype(np.int64)
         sums = (rounded_offsets[:, np.newaxis] * of.minimums[:, :num_groups]).sum(axis=-1)
         assert np.abs(sums).max() < of.largest_minimum_sum
-        total = fused_multiply_add(rounded(sums * offset_unit * 2.0**-12), -of.dmin, total)
+        total = fused_multiply_add(rounded(sums * offset_unit * 2.0**-of.offset_bits), -of.dmin, total)
     return total
 
 
@@ -217,7 +218,7 @@ def six_bit_records(stored: NDArray[np.uint8]) -> Iterator[RecordScales]:
     halves = np.ascontiguousarray(blocks[..., :4]).view(np.float16).astype(np.float32)
     for record in range(blocks.shape[1]):
         pairs = np.array([scales_and_minimums(block) for block in blocks[:, record]], np.int64)  # (outputs, 2, 8)
-        yield RecordScales(pairs[:, 0], pairs[:, 1], halves[:, record, 0], halves[:, record, 1], 2**22)
+        yield RecordScales(128 * pairs[:, 0], pairs[:, 1], halves[:, record, 0] / 128, halves[:, record, 1], 12, 2**22)
 
 
 def counted_records(stored: NDArray[np.uint8]) -> Iterator[RecordScales]:
@@ -228,7 +229,7 @@ def counted_records(stored: NDArray[np.uint8]) -> Iterator[RecordScales]:
         units = [power_of_two_below(np.abs(numbers[..., kind])) * 2.0**-14 for kind in range(2)]
         counts = [np.rint(numbers[..., kind] / units[kind]).astype(np.int64) for kind in range(2)]
         d, minimum_unit = (unit[:, 0].astype(np.float32) for unit in units)
-        yield RecordScales(counts[0] + 2 >> 2, counts[1], 4 * d, -minimum_unit, 2**31)
+        yield RecordScales(counts[0] + 2 >> 2, counts[1] + 1 >> 1, 4 * d, -2 * minimum_unit, 13, 2**31)
 
 
 def power_of_two_below(x: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -21,14 +21,16 @@ Floats = NDArray[np.float32]
 class ScaleSteps:
     """Scales and offsets of groups as integers, and what they count: value = code * steps * d - minimums * dmin.
 
-    steps, minimums  (..., blocks, 8) integers, those of groups beyond the last are zero
+    steps, minimums  (..., blocks, 8) integers, those of groups beyond the last are zero; steps are below 2^13
     d, dmin          (..., blocks) float32
+    factor_bits      what is multiplied by minimums is counted in units of 2^-factor_bits of a power of two
     """
 
     steps: NDArray[np.integer]
     minimums: NDArray[np.integer]
     d: Floats
     dmin: Floats
+    factor_bits: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,18 +161,19 @@ def _k_scales(packed: Bytes) -> tuple[Bytes, Bytes]:
 def _scale_steps(blocks: Bytes, shape: tuple[int, ...]) -> ScaleSteps:
     per_block = (*shape[:-1], shape[-1] // 256)
     steps, minimums = (part.reshape(*per_block, 8) for part in _k_scales(blocks[:, 4:16]))
-    return ScaleSteps(steps, minimums, _half(blocks, 0).reshape(per_block), _half(blocks, 2).reshape(per_block))
+    d, dmin = (_half(blocks, offset).reshape(per_block) for offset in (0, 2))
+    return ScaleSteps(steps.astype(np.int64) << 7, minimums, d / np.float32(128), dmin, factor_bits=12)
 
 
 def _counted_steps(scales: Floats, offsets: Floats) -> ScaleSteps:
     """Scales and offsets (..., groups) of float16 as csrc/matmul/paired-inl.h counts them.
 
-    Of a block's eight groups the largest power of two that is not above any of their scales has 2^14 units, and counts
-    are to the nearest; steps are of four units, from ties up.
+    The largest power of two that is not above the largest scale of a block's eight groups has 2^14 units, and counts
+    are to the nearest; steps are of four units, minimums of two, from ties up.
     """
     counts, unit = _count(scales)
     minimums, minimum_unit = _count(offsets)
-    return ScaleSteps(counts + 2 >> 2, minimums, 4 * unit, -minimum_unit)
+    return ScaleSteps(counts + 2 >> 2, minimums + 1 >> 1, 4 * unit, -2 * minimum_unit, factor_bits=13)
 
 
 def _count(x: Floats) -> tuple[NDArray[np.int64], Floats]:

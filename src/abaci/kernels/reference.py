@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from abaci.kernels.batch import NO_STATE, PAGE_TOKENS, SAMPLE, StepBatch, StepOutput
-from abaci.kernels.dequantise import GroupedIntegers, ScaleSteps, decode, dequantise
+from abaci.kernels.dequantise import GroupedIntegers, decode, dequantise
 from abaci.kernels.reference_math import (
     Floats,
     attend,
@@ -181,7 +181,13 @@ def _select(matrix: GroupedIntegers, chosen: NDArray[np.integer] | slice | None)
     offsets = None if matrix.offsets is None else rows(matrix.offsets)
     steps = matrix.steps
     if steps is not None:
-        steps = ScaleSteps(rows(steps.steps), rows(steps.minimums), rows(steps.d), rows(steps.dmin))
+        steps = replace(
+            steps,
+            steps=rows(steps.steps),
+            minimums=rows(steps.minimums),
+            d=rows(steps.d),
+            dmin=rows(steps.dmin),
+        )
     return replace(matrix, codes=rows(matrix.codes), scales=rows(matrix.scales), offsets=offsets, steps=steps)
 
 

@@ -62,8 +62,8 @@ def multiply_blocks(
     """Quantised activations (tokens, in) times a transposed matrix (out, in) whose groups have integer scales.
 
     A block has eight groups, those beyond the last are zero. Its activation scales count as multiples of 2^-14 of a
-    power of two, and the terms (dot * scale) of its groups as multiples of twice that power; so do the factors of its
-    minimums, in another unit. Only a block's two sums are floats: fma(terms @ steps, d, sum), then
+    power of two, and their products with steps as multiples of 2^15 times as much; the factors of its minimums as
+    multiples in another unit. Only a block's two sums are floats: fma(dots @ products, d, sum), then
     fma(factors @ minimums, -dmin, sum). See csrc/matmul/paired-inl.h.
     """
     num_tokens, num_blocks = len(codes), weight.d.shape[-1]
@@ -81,13 +81,14 @@ def multiply_blocks(
         unit = _power_of_two_below(scale)
         multiples = np.minimum(np.rint(scale / unit * 2.0**14), 32767)
         dots = np.einsum("tgk,ogk->tog", group_codes, weights_of[:, block], optimize=True)  # below 2^15: exact
-        terms = np.floor(dots * multiples[:, np.newaxis] * 2.0**-15 + 0.5)
-        sums = np.einsum("tog,og->to", terms, weight.steps[:, block].astype(np.float64))
+        products = np.floor(multiples[:, np.newaxis] * weight.steps[:, block] * 2.0**-15 + 0.5)
+        sums = np.einsum("tog,tog->to", dots, products)
         total = _fused_multiply_add((sums * 2 * unit).astype(np.float32), weight.d[:, block], total)
         factors = scale * group_codes.sum(axis=-1)
         unit = _power_of_two_below(np.abs(factors))
-        sums = np.rint(factors / unit * 2.0**12) @ weight.minimums[:, block].T.astype(np.float64)
-        total = _fused_multiply_add((sums * unit * 2.0**-12).astype(np.float32), -weight.dmin[:, block], total)
+        counts = np.rint(factors / unit * 2.0**weight.factor_bits)
+        sums = counts @ weight.minimums[:, block].T.astype(np.float64) * 2.0**-weight.factor_bits
+        total = _fused_multiply_add((sums * unit).astype(np.float32), -weight.dmin[:, block], total)
     return total
 
 
