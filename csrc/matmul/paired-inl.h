@@ -2,10 +2,10 @@
 // of eight groups are small integers times a float; float16 ones (PairedHalf) are brought to integers first. All but
 // the last step of a record is then in integers:
 //
-//   PairedHalf: count   = float16 scale in units of 2^-14 of the largest power of two that is not above the record's
-//                         largest scale, to nearest even: exact down to a sixteenth of that one
-//               scale   = (count + 2) >> 2, and d is four units
-//               minimum = (count + 1) >> 1 of the minimums counted in the same way, and -dmin is two of their units
+//   PairedHalf:   count = float16 scale in units of 2^-14 of the largest power of two that is not above the record's
+//                         largest scale, to nearest even: exact down to a sixteenth of that power
+//                 scale = (count + 2) >> 2, and d is four units
+//                 minimum = (count + 1) >> 1, counted in the same way, and -dmin is two units
 //   PairedSixBit: scale = 128 times the format's, and d a 128th
 //
 //   unit   = the largest power of two that is not above the largest activation scale of the record
@@ -70,8 +70,7 @@ ABACI_INLINE I32x16 power_below(F32x16 x) {
     return bit_and(as_ints(in_range), splat(kExponentBits));
 }
 
-// Reads 16 scales and sums, whatever the number of groups: see Activations. Of a pair that lacks its second group,
-// another's codes may stand there: its scale and its minimum are zero.
+// Reads 16 scales and sums, whatever the number of groups: see Activations. Groups beyond count as zero.
 template <class L>
 ABACI_INLINE void prepare_row(const Activations& in, int64_t row, int64_t group, int num_groups, PairedRow& out) {
     const int8_t* values = in.values + row * in.columns + group * kGroup;

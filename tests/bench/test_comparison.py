@@ -179,7 +179,9 @@ def test_costs_of_a_real_file(smollm2_path):
     mlp = 3 * 1536 * 576
     assert costs.asked_operations == 2 * (49152 * 576 + mlp)
     assert costs.body_operations == 2 * (30 * (2 * 576 * 576 + 2 * 192 * 576 + mlp) - mlp)
-    body_bytes = (costs.body_operations // 2 + mlp) * 20 // 32
+    # Q4_1 of 32 outputs: 640 bytes per group of 32 inputs, and 64 per eight groups.
+    from_576, from_1536 = 18 * 640 + 3 * 64, 48 * 640 + 6 * 64
+    body_bytes = 30 * ((2 * 576 + 2 * 192 + 2 * 1536) // 32 * from_576 + 576 // 32 * from_1536)
     assert costs.step_bytes(1) == body_bytes + 49152 * 576 * 34 // 32
 
 

@@ -108,10 +108,10 @@ def test_native_agrees_with_the_reference_and_with_itself(tmp_path: Path, name: 
     choices = [LoraChoice(adapter.write(tmp_path / "a.gguf"), 0.7)]
     expected = reference_logprobs(path, choices, token_ids, activations="int8")
     whole = native_logprobs(path, choices, token_ids)
-    # Later tokens see through the cache where an activation rounded to the other int8; gemma3's second does.
-    close = 1 if name == "gemma3" else 3
-    np.testing.assert_allclose(whole[:close], expected[:close], atol=2e-3)
-    np.testing.assert_allclose(whole, expected, atol=0.2)
+    # Where an activation rounds to the other int8, the two part by some of what int8 activations cost.
+    difference, cost = np.abs(whole - expected), np.abs(expected - reference_logprobs(path, choices, token_ids))
+    assert difference.max() < max(0.75 * cost.max(), 2e-3)
+    assert difference.mean() < max(0.6 * cost.mean(), 1e-4)
     for target, sizes, num_threads in itertools.product(TARGETS, ([24], [7, 1, 16]), (1, 2)):
         again = native_logprobs(path, choices, token_ids, target=target, sizes=sizes, num_threads=num_threads)
         assert again.tobytes() == whole.tobytes(), (target, sizes, num_threads)

@@ -53,15 +53,17 @@ def native_logprobs(name: str, target: str, *, chunk: int | None = None, num_thr
 def test_agrees_with_the_reference(name: str, target: str) -> None:
     token_ids = golden_sequences(name)[0].token_ids
     with opened_model(golden_path(name)) as (spec, source):
-        reference = ReferenceExecutor(spec, source, activations="int8")
-        expected = StepFeeder(reference, spec, 1, len(token_ids)).logprobs(token_ids)
+        expected, exact = (
+            StepFeeder(ReferenceExecutor(spec, source, activations=kind), spec, 1, len(token_ids)).logprobs(token_ids)
+            for kind in ("int8", "float32")
+        )
     actual = native_logprobs(name, target)
     # Until some activation rounds to the other int8, which later tokens then see through the cache, the two agree to
     # float rounding; after it they differ by a part of what int8 activations cost.
     np.testing.assert_allclose(actual[:3], expected[:3], atol=1e-3)
-    largest, mean = (0.25, 0.015) if name == "gemma3" else (0.2, 0.01)
-    np.testing.assert_allclose(actual, expected, atol=largest)
-    assert np.abs(actual - expected).mean() < mean
+    difference, cost = np.abs(actual - expected), np.abs(expected - exact)
+    assert difference.max() < max(0.75 * cost.max(), 1e-3)
+    assert difference.mean() < max(0.6 * cost.mean(), 1e-4)
 
 
 @pytest.mark.parametrize("name", GOLDEN_NAMES)
