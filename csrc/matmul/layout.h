@@ -39,16 +39,14 @@
 //
 // and a half of a record
 //
-//   PairedHalf    for each pair int16 d[16][2], minimum[16][2], which count powers of two; then the integers of all
-//   pairs.
+//   PairedHalf    for each pair int16 d[16][2], minimum[16][2], which count powers of two; then all pairs' integers.
 //                 The record begins with those powers, for each half uint8 of_d[16], of_minimum[16], 2^(e - 127). Where
 //                 an output has numbers too far apart to be counted exactly, they are 0, and the half has float16
 //                 d[2][16], minimum[2][16] instead.
 //   PairedSixBit  float16 d[16], dmin[16]; uint32[3][16], which output o's lane j shares between scales (s) and
-//   minimums
-//                 (m): s[2j] | m[2j] << 6 | s[2j + 1] << 16 | m[2j + 1] << 22, and in the 4 bits above each 12 of
-//                 groups 6 and 7: j = 0: low nibbles of s; j = 1: low nibbles of m; j = 2: s >> 4 | (m >> 4) << 2; then
-//                 the integers of all pairs
+//                 minimums (m): s[2j] | m[2j] << 6 | s[2j + 1] << 16 | m[2j + 1] << 22, and in the 4 bits above each 12
+//                 of groups 6 and 7: j = 0: low nibbles of s; j = 1: low nibbles of m; j = 2: s >> 4 | (m >> 4) << 2;
+//                 then all pairs' integers.
 //
 // Rows beyond the matrix in its last panel are zero in every field, as are groups beyond the last in its last record.
 // Of PairedHalf the last record ends with the last pair.

@@ -110,7 +110,9 @@ def test_native_agrees_with_the_reference_and_with_itself(tmp_path: Path, name: 
     whole = native_logprobs(path, choices, token_ids)
     # Where an activation rounds to the other int8, the two part by some of what int8 activations cost.
     difference, cost = np.abs(whole - expected), np.abs(expected - reference_logprobs(path, choices, token_ids))
-    assert difference.max() < max(0.75 * cost.max(), 2e-3)
+    if name != "gemma3":  # of which the first token's does
+        assert difference[:3].max() <= 2e-3
+    assert difference.max() < max(min(0.75 * cost.max(), 0.2), 2e-3)
     assert difference.mean() < max(0.6 * cost.mean(), 1e-4)
     for target, sizes, num_threads in itertools.product(TARGETS, ([24], [7, 1, 16]), (1, 2)):
         again = native_logprobs(path, choices, token_ids, target=target, sizes=sizes, num_threads=num_threads)

@@ -180,9 +180,15 @@ def _count(x: Floats) -> tuple[NDArray[np.int64], Floats]:
     num_groups = x.shape[-1]
     padded = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -num_groups % 8)])
     blocks = padded.reshape(*x.shape[:-1], -1, 8)
-    _, exponents = np.frexp(np.maximum(np.abs(blocks).max(axis=-1), np.float32(2.0**-110)))
-    unit = np.exp2(exponents - 15.0).astype(np.float32)
-    return np.rint(blocks / unit[..., np.newaxis]).astype(np.int64), unit
+    unit = (power_of_two_below(np.abs(blocks)) * 2.0**-14).astype(np.float32)
+    return np.rint(blocks / unit).astype(np.int64), unit[..., 0]
+
+
+def power_of_two_below(x: Floats) -> NDArray[np.float64]:
+    """The largest power of two that is not above the largest along the last axis, at least 2^-110: (..., 1)."""
+    _, exponents = np.frexp(np.maximum(x.max(axis=-1, keepdims=True), np.float32(2.0**-110)))
+    power: NDArray[np.float64] = np.exp2(exponents - 1.0)
+    return power
 
 
 def _k_scales_and_offsets(blocks: Bytes) -> tuple[Floats, Floats]:

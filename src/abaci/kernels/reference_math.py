@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from abaci.kernels.dequantise import GroupedIntegers, ScaleSteps
+from abaci.kernels.dequantise import GroupedIntegers, ScaleSteps, power_of_two_below
 from abaci.models.spec import Activation, DeltaNet, PositionScale, Rope, RopeStyle, Router, Scoring, Yarn
 from abaci.tensor import CACHE_GROUP
 
@@ -78,25 +78,18 @@ def multiply_blocks(
     total = np.zeros((num_tokens, len(weight_codes)), np.float32)
     for block in range(num_blocks):
         scale, group_codes = scales[:, block], codes_of[:, block]
-        unit = _power_of_two_below(scale)
+        unit = power_of_two_below(scale)
         multiples = np.minimum(np.rint(scale / unit * 2.0**14), 32767)
         dots = np.einsum("tgk,ogk->tog", group_codes, weights_of[:, block], optimize=True)  # below 2^15: exact
         products = np.floor(multiples[:, np.newaxis] * weight.steps[:, block] * 2.0**-15 + 0.5)
         sums = np.einsum("tog,tog->to", dots, products)
         total = _fused_multiply_add((sums * 2 * unit).astype(np.float32), weight.d[:, block], total)
         factors = scale * group_codes.sum(axis=-1)
-        unit = _power_of_two_below(np.abs(factors))
+        unit = power_of_two_below(np.abs(factors))
         counts = np.rint(factors / unit * 2.0**weight.factor_bits)
         sums = counts @ weight.minimums[:, block].T.astype(np.float64) * 2.0**-weight.factor_bits
         total = _fused_multiply_add((sums * unit).astype(np.float32), -weight.dmin[:, block], total)
     return total
-
-
-def _power_of_two_below(x: Floats) -> NDArray[np.float64]:
-    """The largest power of two that is not above the largest of each row, at least 2^-110: (rows, 1)."""
-    _, exponents = np.frexp(np.maximum(x.max(axis=-1, keepdims=True), np.float32(2.0**-110)))
-    power: NDArray[np.float64] = np.exp2(exponents - 1.0)
-    return power
 
 
 def quantise_activations(x: Floats) -> tuple[NDArray[np.int8], Floats]:
