@@ -28,21 +28,27 @@ ABACI_INLINE void store_lanes(float* p, F32x16 a, int lanes) {
 // Below this a group counts as zero: 127 / max|x| must stay finite.
 constexpr float kSmallestMaximum = 1e-30f;
 
-ABACI_INLINE I32x16 round_to_int8(F32x16 x) {
-    return round_to_int(min(max(x, splat(-127.0f)), splat(127.0f)));
+ABACI_INLINE I32x16 round_to_levels(F32x16 x, float levels) {
+    return round_to_int(min(max(x, splat(-levels)), splat(levels)));
 }
 
 // What the positive values of a group may sum to, and the negative ones: its dot product with 4-bit codes, 15 times
 // that at most, fits 16 bits. Values of at most kFewLevels cannot exceed it.
 constexpr int kLargestOneSidedSum = 2184;
 constexpr int kFewLevels = kLargestOneSidedSum / kGroup;
+// How far apart a group's values may be: with 4-bit codes added they still fit 8 bits, as crossed products need.
+constexpr int kMostSpread = 240;
+constexpr float kSpreadLevels = 30467.0f;  // 127 times a little less than that
 
 struct QuantisedGroup {
     I32x16 low, high;
     int32_t first, sum;  // of the first 16 values, of all
+    float levels;
 
-    ABACI_INLINE QuantisedGroup(F32x16 x, F32x16 y, float inverse)
-        : low(round_to_int8(mul(x, splat(inverse)))), high(round_to_int8(mul(y, splat(inverse)))) {
+    ABACI_INLINE QuantisedGroup(F32x16 x, F32x16 y, float largest, float most) : levels(most) {
+        const F32x16 inverse = splat(largest > kSmallestMaximum ? levels / largest : 0.0f);
+        low = round_to_levels(mul(x, inverse), levels);
+        high = round_to_levels(mul(y, inverse), levels);
         first = reduce_add(low);
         sum = first + reduce_add(high);
     }
@@ -52,31 +58,53 @@ struct QuantisedGroup {
         const F32x16 magnitudes = add(absolute(to_floats(low)), absolute(to_floats(high)));
         return static_cast<int32_t>(reduce_add(magnitudes)) + excess > 2 * kLargestOneSidedSum;
     }
+    ABACI_INLINE int32_t greatest() const {
+        return static_cast<int32_t>(reduce_max(max(to_floats(low), to_floats(high))));
+    }
+    ABACI_INLINE int32_t least() const {
+        const I32x16 zero = splat(0);
+        return -static_cast<int32_t>(reduce_max(max(to_floats(sub(zero, low)), to_floats(sub(zero, high)))));
+    }
+    ABACI_INLINE int32_t crossed_start(int32_t from) const {
+        const F32x16 crossed = mul(to_floats(sub(low, splat(from))), to_floats(sub(high, splat(from + 128))));
+        return -static_cast<int32_t>(reduce_add(crossed));  // below 2^24: exact
+    }
 };
 
-// One group of 32: scale = max|x| / levels, value = x * (levels / max|x|) to nearest even, with 127 levels, or, where
-// nearly all values are large and of one sign, with kFewLevels. Not a number becomes -127.
-ABACI_INLINE void quantise_group(F32x16 low, F32x16 high, int8_t* values, float* scale, int32_t* sum, int32_t* first) {
-    const float largest = reduce_max(max(absolute(low), absolute(high)));
-    const bool some = largest > kSmallestMaximum;
-    float levels = 127.0f;
-    QuantisedGroup group(low, high, some ? levels / largest : 0.0f);
-    if (group.is_one_sided()) {
-        levels = kFewLevels;
-        group = QuantisedGroup(low, high, some ? levels / largest : 0.0f);
-    }
-    store_low_bytes(values, group.low);
-    store_low_bytes(values + 16, group.high);
-    *scale = some ? largest / levels : 0.0f;
-    *first = group.first;
-    *sum = group.sum;
+// One group of 32: scale = max|x| / levels, value = x * (levels / max|x|) to nearest even. There are 127 levels; fewer
+// where nearly all values are large and of one sign (kFewLevels), or where values of both signs come too far apart: as
+// many as keep them within kMostSpread, even if they were a whole step farther apart. Not a number becomes -levels.
+ABACI_INLINE QuantisedGroup quantise_group(F32x16 low, F32x16 high, float largest, int32_t& least) {
+    QuantisedGroup group(low, high, largest, 127.0f);
+    least = group.least();
+    // One of both ends is at 127 from zero.
+    const int32_t spread = (least == -127 ? group.greatest() : 127) - least;
+    const bool is_one_sided = group.is_one_sided();
+    if (!is_one_sided && spread <= kMostSpread) return group;
+    const float levels = is_one_sided ? kFewLevels : kSpreadLevels / static_cast<float>(spread + 1);
+    group = QuantisedGroup(low, high, largest, levels);
+    least = group.least();
+    return group;
 }
 
 void quantise_row(const float* x, int64_t columns, const QuantiseTarget& out) {
     const int64_t num_groups = columns / kGroup;
-    for (int64_t g = 0; g < num_groups; ++g)
-        quantise_group(load(x + g * kGroup), load(x + g * kGroup + 16), out.values + g * kGroup, out.scales + g,
-                       out.sums + g, out.sums + out.row_groups + g);
+    for (int64_t g = 0; g < num_groups; ++g) {
+        const F32x16 low = load(x + g * kGroup), high = load(x + g * kGroup + 16);
+        const float largest = reduce_max(max(absolute(low), absolute(high)));
+        int32_t least;
+        const QuantisedGroup group = quantise_group(low, high, largest, least);
+        store_low_bytes(out.values + g * kGroup, group.low);
+        store_low_bytes(out.values + g * kGroup + 16, group.high);
+        out.scales[g] = largest > kSmallestMaximum ? largest / group.levels : 0.0f;
+        const auto put = [&](GroupSum kind, int32_t sum) {
+            out.sums[static_cast<int>(kind) * out.row_groups + g] = sum;
+        };
+        put(GroupSum::Whole, group.sum);
+        put(GroupSum::First, group.first);
+        put(GroupSum::Least, static_cast<int32_t>(0xFFFF0000u | (static_cast<uint32_t>(least) & 0xFFFF)));
+        put(GroupSum::CrossedStart, group.crossed_start(least));
+    }
 }
 
 void rms_norm(const NormTask& task) {

@@ -179,7 +179,7 @@ class DispatchOperation final : public RowOperation {
         const QuantiseTarget from = in.quantised(token), to = out.quantised(r);
         std::memcpy(to.values, from.values, in.columns);
         std::memcpy(to.scales, from.scales, in.groups() * sizeof(float));
-        std::memcpy(to.sums, from.sums, 2 * in.groups() * sizeof(int32_t));
+        std::memcpy(to.sums, from.sums, kGroupSums * in.groups() * sizeof(int32_t));
         if (out.wants_floats) std::memcpy(out.row(r), in.row(token), in.columns * sizeof(float));
     }
 

@@ -61,9 +61,18 @@ struct PackedMatrix {
     Format format;
 };
 
-// Rows of activations in both forms. `values`: int8 in [-127, 127], a group's of one sign summing to at most 2,184 (see
-// quantise_group); `scales`: one per group; `sums`: per row, one sum of values per group, then one sum of the first 16
-// values per group. Scales and sums are readable 64 bytes past their end.
+// What is known of every group's values, an int32 each; those of all groups of a row stand together, kind after kind.
+enum class GroupSum {
+    Whole,         // the sum of its values
+    First,         // the sum of the first 16
+    Least,         // for crossed products (matmul/crossed-inl.h): the least value in the low 16 bits, -1 in the high
+    CrossedStart,  // minus the sum, over the first 16 values, of (value - least) * (value 16 later - least - 128)
+};
+inline constexpr int kGroupSums = 4;
+
+// Rows of activations in both forms. `values`: int8 in [-127, 127], a group's at most 240 apart, and those of one sign
+// summing to at most 2,184 (see quantise_group); `scales`: one per group; `sums`: [row][GroupSum][group]. Scales and
+// sums are readable 64 bytes past their end.
 struct Activations {
     const float* floats;
     size_t float_stride;
@@ -80,9 +89,14 @@ struct Activations {
         if (values) {
             part.values += row * columns + column;
             part.scales += row * groups + column / kGroup;
-            part.sums += row * 2 * groups + column / kGroup;
+            part.sums += row * kGroupSums * groups + column / kGroup;
         }
         return part;
+    }
+
+    const int32_t* group_sums(int64_t row, GroupSum kind, int64_t group) const {
+        const int64_t groups = columns / kGroup;
+        return sums + (row * kGroupSums + static_cast<int>(kind)) * groups + group;
     }
 };
 
@@ -109,7 +123,7 @@ struct QuantiseTarget {
     int8_t* values;  // null: not wanted
     float* scales;
     int32_t* sums;
-    int64_t row_groups;  // groups of the whole row: how far the sums of first halves lie behind the others
+    int64_t row_groups;  // groups of the whole row: how far the sums of one kind lie behind those of another
 };
 
 struct NormTask {

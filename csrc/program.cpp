@@ -50,7 +50,7 @@ std::vector<float> rope_frequencies(double theta, int dim, double linear_scale, 
 QuantiseTarget Slot::quantised(int64_t r, int64_t first_group) const {
     if (!values) return {nullptr, nullptr, nullptr, 0};
     return {values + r * columns + first_group * kGroup, scales + r * groups() + first_group,
-            sums + r * 2 * groups() + first_group, groups()};
+            sums + r * kGroupSums * groups() + first_group, groups()};
 }
 
 Activations Slot::activations() const {
@@ -101,7 +101,7 @@ void Program::want_quantised(Slot& slot) {
     // Kernels read scales and sums in blocks, past the end of the last row.
     slot.values = static_cast<int8_t*>(workspace(rows * slot.columns));
     slot.scales = static_cast<float*>(workspace(rows * groups * sizeof(float) + 128));
-    slot.sums = static_cast<int32_t*>(workspace(rows * 2 * groups * sizeof(int32_t) + 128));
+    slot.sums = static_cast<int32_t*>(workspace(rows * kGroupSums * groups * sizeof(int32_t) + 128));
 }
 
 int Program::add_slot(int64_t columns, int32_t rows_per_token) {

@@ -76,14 +76,14 @@ class Hashing {
         constexpr size_t readable = 16;
         Buffer<int8_t> values(most_rows * columns);
         Floats scales(most_rows * num_groups + readable);
-        Buffer<int32_t> sums(2 * most_rows * num_groups + readable);
+        Buffer<int32_t> sums(kGroupSums * most_rows * num_groups + readable);
         Activations activations = {input.data(), static_cast<size_t>(columns), nullptr, nullptr,
                                    nullptr,      static_cast<size_t>(columns)};
         if (is_quantised(format)) {
             for (int64_t r = 0; r < most_rows; ++r)
                 k_.quantise(input.data() + r * columns, columns,
                             {values.data() + r * columns, scales.data() + r * num_groups,
-                             sums.data() + 2 * r * num_groups, num_groups});
+                             sums.data() + kGroupSums * r * num_groups, num_groups});
             activations.values = values.data();
             activations.scales = scales.data();
             activations.sums = sums.data();
@@ -109,7 +109,10 @@ class Hashing {
 
     struct Quantised {
         explicit Quantised(int64_t columns)
-            : values(columns), scales(columns / kGroup), sums(2 * columns / kGroup), num_groups(columns / kGroup) {}
+            : values(columns),
+              scales(columns / kGroup),
+              sums(kGroupSums * columns / kGroup),
+              num_groups(columns / kGroup) {}
         QuantiseTarget target() { return {values.data(), scales.data(), sums.data(), num_groups}; }
         void add_to(Hash& hash) const {
             hash.add(values);

@@ -153,21 +153,18 @@ struct RowFactors {
     [[no_unique_address]] If<L::has_minimum && L::splits, float> second_offset;
 };
 
-// Activations::sums of a row: num_groups sums of whole groups, then num_groups sums of their first 16 inputs. The
-// buffers are padded, so that reading a whole block past a row's end is harmless.
+// The buffers of activations are padded, so that reading a whole block past a row's end is harmless.
 template <class L>
 ABACI_INLINE void prepare_row(const Activations& in, int64_t row, int64_t group, RowFactors<L>& out) {
     constexpr int bias = kBias<L>;
     constexpr int shift = log2_of(bias);
-    const int64_t num_groups = in.columns / kGroup;
-    const int32_t* sums = in.sums + row * 2 * num_groups + group;
-    const F32x16 scale = load(in.scales + row * num_groups + group);
+    const F32x16 scale = load(in.scales + row * (in.columns / kGroup) + group);
     store(out.scale.of, scale);
-    const I32x16 whole = load(sums);
+    const I32x16 whole = load(in.group_sums(row, GroupSum::Whole, group));
     if constexpr (L::has_zeros) {
         store(out.start.of, sub(splat(0), whole));
     } else if constexpr (L::splits) {
-        const I32x16 first = load(sums + num_groups), second = sub(whole, first);
+        const I32x16 first = load(in.group_sums(row, GroupSum::First, group)), second = sub(whole, first);
         if constexpr (bias != 0) {
             store(out.start.of, sub(splat(kFirstBits<L>), shift_left<shift>(first)));
             store(out.second_start.of, sub(splat(0), shift_left<shift>(second)));

@@ -24,18 +24,25 @@
 // A record in which an activation scale is 2^90 or more, or not a number, makes outputs that are not numbers.
 #pragma once
 
-#include "matmul/matmul-inl.h"
+#include "matmul/crossed-inl.h"
 
 namespace abaci {
 namespace {
 
 constexpr int kBlockRecords = kBlockGroups / 8;
 // More than elsewhere: a block's rows take longer to prepare.
-constexpr int kPairedPanelsTogether = 16;
+constexpr int kPairedPanelsTogether = 25;
 
 // What a row brings to a block of inputs.
+template <bool IsCrossed>
 struct alignas(64) PairedRow {
-    int8_t values[kBlockGroups * kGroup];  // of each pair of groups, a quad of the first and one of the second in turn
+    struct Nothing {};
+    struct Crossed {
+        int32_t starts[kBlockGroups], least[kBlockGroups];
+    };
+    // Of each pair of groups, a quad of the first and one of the second in turn; moved for crossed products.
+    int8_t values[kBlockGroups * kGroup];
+    [[no_unique_address]] std::conditional_t<IsCrossed, Crossed, Nothing> crossed;
     int16_t factors[kBlockGroups];
     int16_t offsets[kBlockGroups];
     // Of a record, at every place of its groups: 2 unit, and the bits of the unit of offsets; or, where a record's sums
@@ -71,22 +78,38 @@ ABACI_INLINE I32x16 power_below(F32x16 x) {
 }
 
 // Reads 16 scales and sums, whatever the number of groups: see Activations. Groups beyond count as zero.
-template <class L>
-ABACI_INLINE void prepare_row(const Activations& in, int64_t row, int64_t group, int num_groups, PairedRow& out) {
+template <class L, bool IsCrossed>
+ABACI_INLINE void prepare_row(const Activations& in, int64_t row, int64_t group, int num_groups,
+                              PairedRow<IsCrossed>& out) {
+    if constexpr (IsCrossed) {
+        const auto of_groups = [&](GroupSum kind) {
+            return select_lanes(0, num_groups, as_floats(load(in.group_sums(row, kind, group))), zeros());
+        };
+        store(reinterpret_cast<float*>(out.crossed.starts), of_groups(GroupSum::CrossedStart));
+        store(reinterpret_cast<float*>(out.crossed.least), of_groups(GroupSum::Least));
+    }
+    const auto interleave = [&](const int8_t* from, int at) {
+        if constexpr (IsCrossed) {
+            const int32_t* least = out.crossed.least + at / kGroup;
+            interleave_crossed_quads(from, static_cast<int8_t>(least[0]), static_cast<int8_t>(least[1]),
+                                     out.values + at);
+        } else {
+            interleave_quads(from, out.values + at);
+        }
+    };
     const int8_t* values = in.values + row * in.columns + group * kGroup;
     const int end = num_groups * kGroup;
-    for (int at = 0; at + 2 * kGroup <= end; at += 2 * kGroup) interleave_quads(values + at, out.values + at);
+    for (int at = 0; at + 2 * kGroup <= end; at += 2 * kGroup) interleave(values + at, at);
     if (num_groups % 2 != 0) {
         int8_t last[2 * kGroup] = {};
         std::memcpy(last, values + end - kGroup, kGroup);
-        interleave_quads(last, out.values + end - kGroup);
+        interleave(last, end - kGroup);
     }
-    const int64_t row_groups = in.columns / kGroup;
-    const F32x16 scale = select_lanes(0, num_groups, load(in.scales + row * row_groups + group), zeros());
+    const F32x16 scale = select_lanes(0, num_groups, load(in.scales + row * (in.columns / kGroup) + group), zeros());
     const I32x16 unit = power_below(largest_of_eight(scale));
     store_low_halves(out.factors, round_to_int(min(in_units<14>(scale, unit), splat(32767.0f))));
     store(out.unit, add(as_floats(unit), as_floats(unit)));
-    const F32x16 offset = mul(scale, to_floats(load(in.sums + row * 2 * row_groups + group)));
+    const F32x16 offset = mul(scale, to_floats(load(in.group_sums(row, GroupSum::Whole, group))));
     const I32x16 power = power_below(largest_of_eight(absolute(offset)));
     store_low_halves(out.offsets, round_to_int(in_units<kOffsetBits<L>>(offset, power)));
     const int32_t counted_from = kCountsInBits<L> ? kMagicBits - exponent_bits(127) : 0;
@@ -196,41 +219,74 @@ ABACI_INLINE T value_at(const uint8_t* p) {
     return value;
 }
 
-// One record of 16 outputs; get(pair, Index, part) yields codes, begin(pair) is called before those of a pair.
-template <class L, int Rows, class Begin, class Get>
-ABACI_INLINE void add_record(F32x16 (&sum)[Rows][1], const PairedScales& of, const PairedRow* rows, int record,
-                             int num_pairs, Begin begin, Get get) {
+// Dot products of 16 outputs and a pair of a block with rows; get(Index, part) yields codes.
+template <int Rows, class Get>
+ABACI_INLINE void dot_pair(I32x16 (&dots)[Rows][2], const PairedRow<false>* rows, int pair, Get get) {
+    const int8_t* values = opaque(rows->values + 64 * pair);
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) dots[r][0] = dots[r][1] = splat(0);
+    const auto add_quads = [&](auto index) __attribute__((always_inline)) {
+        constexpr int quad = decltype(index)::value;
+        const U8x64 codes[2] = {get(index, 0), get(index, 1)};
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows; ++r) {
+            const Quad a = broadcast_quads(values + r * sizeof *rows + 8 * quad);
+            dots[r][0] = dot_in_halves(dots[r][0], codes[0], a);
+            dots[r][1] = dot_in_halves(dots[r][1], codes[1], a);
+        }
+    };
+    four_quads<0>(add_quads);
+    four_quads<4>(add_quads);
+}
+
+// The same by crossed products.
+template <int Rows, class Get>
+ABACI_INLINE void dot_crossed_pair(I32x16 (&dots)[Rows][2], const PairedRow<true>* rows, int pair,
+                                   const CrossedCodes (&of_codes)[2], Get get) {
+    const auto* at = opaque(reinterpret_cast<const uint8_t*>(rows) + 8 * pair);
+    const I32x16 both[2] = {load(of_codes[0].of), load(of_codes[1].of)};
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) {
+        const auto of_row = [&](size_t offset) __attribute__((always_inline)) {
+            return reinterpret_cast<const int32_t*>(at + r * sizeof *rows + offset);
+        };
+        start_crossed(dots[r], both, of_row(offsetof(PairedRow<true>, crossed.starts)),
+                      of_row(offsetof(PairedRow<true>, crossed.least)));
+    }
+    const int8_t* values = opaque(rows->values + 64 * pair);
+    four_quads<0>([&](auto index) __attribute__((always_inline)) {
+        constexpr int quad = decltype(index)::value;
+        const Index<quad + 4> other;
+        const U8x64 first[2] = {get(index, 0), get(index, 1)}, second[2] = {get(other, 0), get(other, 1)};
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows; ++r) {
+            const int8_t* of_row = values + r * sizeof *rows + 8 * quad;
+            const Quad x = broadcast_quads(of_row), y = broadcast_quads(of_row + 32);
+            dots[r][0] = dot_crossed(dots[r][0], first[0], second[0], x, y);
+            dots[r][1] = dot_crossed(dots[r][1], first[1], second[1], x, y);
+        }
+    });
+}
+
+// One record of 16 outputs; dot(pair, dots) yields the dot products of a pair of groups, as dot_pair does.
+template <class L, int Rows, bool IsCrossed, class Dot>
+ABACI_INLINE void add_record(F32x16 (&sum)[Rows][1], const PairedScales& of, const PairedRow<IsCrossed>* rows,
+                             int record, int num_pairs, Dot dot) {
+    using Row = PairedRow<IsCrossed>;
     // One address serves all rows and kinds: the compiler would make one for each.
     const auto* at = reinterpret_cast<const uint8_t*>(rows);
-    const auto factor = [&](size_t offset, int r) {
-        return splat(value_at<int32_t>(at + offset + r * sizeof(PairedRow)));
-    };
+    const auto factor = [&](size_t offset, int r) { return splat(value_at<int32_t>(at + offset + r * sizeof(Row))); };
     I32x16 total[Rows];
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) total[r] = splat(0);
 #pragma GCC unroll 1
     for (int pair = 0; pair < num_pairs; ++pair) {
-        begin(pair);
-        at = opaque(reinterpret_cast<const uint8_t*>(rows) + 256 * record + 64 * pair);
         I32x16 dots[Rows][2];
-#pragma GCC unroll 8
-        for (int r = 0; r < Rows; ++r) dots[r][0] = dots[r][1] = splat(0);
-        const auto add_quads = [&](auto index) __attribute__((always_inline)) {
-            constexpr int quad = decltype(index)::value;
-            const U8x64 codes[2] = {get(pair, index, 0), get(pair, index, 1)};
-#pragma GCC unroll 8
-            for (int r = 0; r < Rows; ++r) {
-                const Quad a = broadcast_quads(reinterpret_cast<const int8_t*>(at) + r * sizeof(PairedRow) + 8 * quad);
-                dots[r][0] = dot_in_halves(dots[r][0], codes[0], a);
-                dots[r][1] = dot_in_halves(dots[r][1], codes[1], a);
-            }
-        };
-        four_quads<0>(add_quads);
-        four_quads<4>(add_quads);
+        dot(pair, dots);
         at = opaque(reinterpret_cast<const uint8_t*>(rows) + 16 * record + 4 * pair);
 #pragma GCC unroll 8
         for (int r = 0; r < Rows; ++r) {
-            const I32x16 both_scales = round_pair_products(of.scales[pair], factor(offsetof(PairedRow, factors), r));
+            const I32x16 both_scales = round_pair_products(of.scales[pair], factor(offsetof(Row, factors), r));
             const I32x16 both_dots = pack_pairs(add_halves(dots[r][0]), add_halves(dots[r][1]));
             total[r] = add_pair_products(total[r], both_dots, both_scales);
         }
@@ -238,13 +294,13 @@ ABACI_INLINE void add_record(F32x16 (&sum)[Rows][1], const PairedScales& of, con
     at = opaque(reinterpret_cast<const uint8_t*>(rows) + 32 * record);
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
-        const I32x16 offset_unit = factor(offsetof(PairedRow, offset_unit), r);
+        const I32x16 offset_unit = factor(offsetof(Row, offset_unit), r);
         I32x16 minimums = kCountsInBits<L> ? offset_unit : splat(0);
 #pragma GCC unroll 4
         for (int pair = 0; pair < 4; ++pair)
             minimums = add_pair_products(minimums, of.minimums[pair],
-                                         factor(offsetof(PairedRow, offsets) + 4 * pair - 16 * record, r));
-        const F32x16 scaled = mul(to_floats(total[r]), as_floats(factor(offsetof(PairedRow, unit), r)));
+                                         factor(offsetof(Row, offsets) + 4 * pair - 16 * record, r));
+        const F32x16 scaled = mul(to_floats(total[r]), as_floats(factor(offsetof(Row, unit), r)));
         sum[r][0] = fma(scaled, of.d, sum[r][0]);
         const F32x16 added = kCountsInBits<L> ? sub(as_floats(minimums), as_floats(offset_unit))
                                               : mul(to_floats(minimums), as_floats(offset_unit));
@@ -253,9 +309,27 @@ ABACI_INLINE void add_record(F32x16 (&sum)[Rows][1], const PairedScales& of, con
 }
 
 struct PairedTile {
-    alignas(64) uint8_t codes[2][kBlockGroups / 2][8][2][64];  // [half][pair][quad][part]
+    struct Pair {
+        alignas(64) uint8_t codes[8][2][64];  // [quad][part]
+        CrossedCodes crossed[2];              // [part]
+    };
+    Pair pairs[2][kBlockGroups / 2];  // [half][pair]
     PairedScales scales[2][kBlockRecords];
 };
+
+// For crossed products all codes of a pair are unpacked before the first is multiplied.
+template <class L>
+ABACI_INLINE void unpack_crossed_pair(const uint8_t* packed, PairedTile::Pair& out) {
+#pragma GCC unroll 2
+    for (int part = 0; part < 2; ++part) {
+        const auto unpack = [&](auto index) __attribute__((always_inline)) {
+            const U8x64 codes = unpack_paired_quad<decltype(index)::value>(packed, part);
+            store_bytes(out.codes[decltype(index)::value][part], codes);
+            return codes;
+        };
+        sum_crossed_codes(unpack, out.crossed[part]);
+    }
+}
 
 // Sums of some rows for 16 outputs, from their start, or from what another pass left, to there.
 template <class L, int Rows>
@@ -270,7 +344,7 @@ ABACI_INLINE int pairs_of(int64_t num_groups) {
 // Up to kTileRows rows: codes are unpacked in registers. `rows`: [block][row].
 template <class L, int Rows, bool AsksAhead>
 void paired_direct_pass(const MatmulTask& task, int64_t panel, int64_t group, int64_t num_groups,
-                        const PairedRow* rows) {
+                        const PairedRow<false>* rows) {
     const int64_t output = panel * kPanel;
     constexpr size_t pair_bytes = paired_half_bytes<L>(1);
     const uint8_t* record = task.matrix.data + panel * task.matrix.panel_bytes + group / 8 * L::record_bytes;
@@ -284,7 +358,7 @@ void paired_direct_pass(const MatmulTask& task, int64_t panel, int64_t group, in
         }
     }
     for (int64_t at = 0; at < num_groups; at += 8, record += L::record_bytes) {
-        const PairedRow* of_rows = rows + at / kBlockGroups * Rows;
+        const PairedRow<false>* of_rows = rows + at / kBlockGroups * Rows;
         const int in_block = static_cast<int>(at % kBlockGroups / 8), num_pairs = pairs_of<L>(num_groups - at);
         const auto ask_lines = [](const uint8_t* from, size_t num_bytes) __attribute__((always_inline)) {
 #pragma GCC unroll 10
@@ -297,23 +371,23 @@ void paired_direct_pass(const MatmulTask& task, int64_t panel, int64_t group, in
 #pragma GCC unroll 2
         for (int half = 0; half < 2; ++half) {
             const PackedHalf<L> packed(record, half, num_pairs);
-            const auto ask = [&](int pair) __attribute__((always_inline)) {
+            const auto dot = [&](int pair, I32x16(&dots)[Rows][2]) __attribute__((always_inline)) {
                 ask_lines(packed.scales + pair_bytes * pair, pair_bytes);
-            };
-            const auto get = [&](int pair, auto index, int part) __attribute__((always_inline)) {
-                return unpack_paired_quad<decltype(index)::value>(packed.integers + 512 * pair, part);
+                dot_pair(dots, of_rows, 4 * in_block + pair, [&](auto index, int part) __attribute__((always_inline)) {
+                    return unpack_paired_quad<decltype(index)::value>(packed.integers + 512 * pair, part);
+                });
             };
             const PairedScales scales = read_paired_scales(packed);
-            add_record<L>(sums[half].sum, scales, of_rows, in_block, num_pairs, ask, get);
+            add_record<L>(sums[half].sum, scales, of_rows, in_block, num_pairs, dot);
         }
     }
     for (int half = 0; half < 2; ++half) sums[half].end(task, task.row_begin, output + 16 * half);
 }
 
 // One pass over `num_groups` groups of a panel, from `group`; the first one over a block fills the tile.
-template <class L, int Rows, bool FillsTile>
+template <class L, int Rows, bool FillsTile, bool IsCrossed>
 void paired_tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t group, int num_groups,
-                      PairedTile& tile, const PairedRow* rows, PanelSums& kept, Ahead ahead) {
+                      PairedTile& tile, const PairedRow<IsCrossed>* rows, PanelSums& kept, Ahead ahead) {
     const uint8_t* records = task.matrix.data + panel * task.matrix.panel_bytes + group / 8 * L::record_bytes;
     const int64_t output = panel * kPanel;
     const bool is_first = group == 0, is_last = (group + num_groups) * kGroup == task.matrix.columns;
@@ -325,30 +399,41 @@ void paired_tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_
         for (int record = 0; 8 * record < num_groups; ++record) {
             const int num_pairs = pairs_of<L>(num_groups - 8 * record);
             const PackedHalf<L> packed(records + record * L::record_bytes, half, num_pairs);
-            const auto ask = [&](int) __attribute__((always_inline)) { ahead.fetch(); };
-            const auto get = [&](int pair, auto index, int part) __attribute__((always_inline)) {
-                constexpr int quad = decltype(index)::value;
-                uint8_t* unpacked = tile.codes[half][4 * record + pair][quad][part];
-                if constexpr (FillsTile) {
-                    const U8x64 codes = unpack_paired_quad<quad>(packed.integers + 512 * pair, part);
-                    store_bytes(unpacked, codes);
-                    return codes;
+            const auto dot = [&](int in_record, I32x16(&dots)[Rows][2]) __attribute__((always_inline)) {
+                ahead.fetch();
+                const int pair = 4 * record + in_record;
+                PairedTile::Pair& unpacked = tile.pairs[half][pair];
+                const uint8_t* integers = packed.integers + 512 * in_record;
+                if constexpr (IsCrossed) {
+                    if constexpr (FillsTile) unpack_crossed_pair<L>(integers, unpacked);
+                    dot_crossed_pair(dots, rows, pair, unpacked.crossed,
+                                     [&](auto index, int part) __attribute__((always_inline)) {
+                                         return load_bytes(unpacked.codes[decltype(index)::value][part]);
+                                     });
                 } else {
-                    return load_bytes(unpacked);
+                    dot_pair(dots, rows, pair, [&](auto index, int part) __attribute__((always_inline)) {
+                        constexpr int quad = decltype(index)::value;
+                        if constexpr (!FillsTile) return load_bytes(unpacked.codes[quad][part]);
+                        const U8x64 codes = unpack_paired_quad<quad>(integers, part);
+                        store_bytes(unpacked.codes[quad][part], codes);
+                        return codes;
+                    });
                 }
             };
             PairedScales& scales = tile.scales[half][record];
             if constexpr (FillsTile) scales = read_paired_scales(packed);
-            add_record<L>(sums.sum, scales, rows, record, num_pairs, ask, get);
+            add_record<L>(sums.sum, scales, rows, record, num_pairs, dot);
         }
         kept.end_block(sums, task, row, output + 16 * half, is_last);
     }
 }
 
 // Rows of a task, prepared for as many blocks as there is room for: mostly all of them, and then once for all panels.
-template <class L>
+template <class L, bool IsCrossed>
 class PreparedRows {
   public:
+    using Row = PairedRow<IsCrossed>;
+
     explicit PreparedRows(const MatmulTask& task)
         : task_(task), num_rows_(task.row_end - task.row_begin), num_groups_(task.matrix.columns / kGroup) {
         const int64_t room = kMaxTaskRows / num_rows_ * kBlockGroups;
@@ -358,7 +443,7 @@ class PreparedRows {
     bool holds_all() const { return groups_at_once_ == num_groups_; }
 
     // All rows of the block from `group`; those of the next block follow, while they are among groups_at_once().
-    const PairedRow* block(int64_t group) {
+    const Row* block(int64_t group) {
         const int64_t begin = group / groups_at_once_ * groups_at_once_;
         if (begin != begin_) prepare(begin);
         return rows_ + (group - begin) / kBlockGroups * num_rows_;
@@ -368,26 +453,27 @@ class PreparedRows {
     void prepare(int64_t begin) {
         begin_ = begin;
         const int64_t end = num_groups_ - begin < groups_at_once_ ? num_groups_ : begin + groups_at_once_;
-        PairedRow* out = rows_;
+        Row* out = rows_;
         for (int64_t group = begin; group < end; group += kBlockGroups) {
             const int count = static_cast<int>(end - group < kBlockGroups ? end - group : kBlockGroups);
             for (int64_t row = task_.row_begin; row < task_.row_end; ++row)
-                prepare_row<L>(task_.input, row, group, count, *out++);
+                prepare_row<L, IsCrossed>(task_.input, row, group, count, *out++);
         }
     }
 
     const MatmulTask& task_;
     const int64_t num_rows_, num_groups_;
     int64_t groups_at_once_, begin_ = -1;
-    PairedRow rows_[kMaxTaskRows];
+    Row rows_[kMaxTaskRows];
 };
 
 template <class L>
-void paired_direct(const MatmulTask& task, PreparedRows<L>& prepared) {
+void paired_direct(const MatmulTask& task) {
+    PreparedRows<L, false> prepared(task);
     const int64_t num_groups = task.matrix.columns / kGroup, at_once = prepared.groups_at_once();
     for (int64_t group = 0; group < num_groups; group += at_once) {
         const int64_t count = num_groups - group < at_once ? num_groups - group : at_once;
-        const PairedRow* of_rows = prepared.block(group);
+        const PairedRow<false>* of_rows = prepared.block(group);
         const auto pass = [&](auto rows, int64_t) {
             constexpr int num_rows = decltype(rows)::value;
             for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel) {
@@ -404,15 +490,16 @@ void paired_direct(const MatmulTask& task, PreparedRows<L>& prepared) {
     }
 }
 
-template <class L>
-void paired_tiled(const MatmulTask& task, PreparedRows<L>& prepared) {
+template <class L, bool IsCrossed>
+void paired_tiled(const MatmulTask& task) {
+    PreparedRows<L, IsCrossed> prepared(task);
     PairedTile tile;
-    const PairedRow* of_rows;
+    const PairedRow<IsCrossed>* of_rows;
     const auto prepare = [&](int64_t group, int) { of_rows = prepared.block(group); };
     const auto pass = [&](auto rows, int64_t row, int64_t panel, int64_t group, int count, PanelSums& sums,
                           const Ahead& ahead) {
         constexpr int num_rows = decltype(rows)::value;
-        const PairedRow* of = of_rows + (row - task.row_begin);
+        const PairedRow<IsCrossed>* of = of_rows + (row - task.row_begin);
         if (row == task.row_begin) {
             paired_tile_pass<L, num_rows, true>(task, panel, row, group, count, tile, of, sums, ahead);
         } else {
@@ -425,12 +512,11 @@ void paired_tiled(const MatmulTask& task, PreparedRows<L>& prepared) {
 
 template <class L>
 void matmul_paired(const MatmulTask& task) {
-    PreparedRows<L> prepared(task);
-    if (task.row_end - task.row_begin > kTileRows) {
-        paired_tiled(task, prepared);
-    } else {
-        paired_direct(task, prepared);
+    if (task.row_end - task.row_begin <= kTileRows) return paired_direct<L>(task);
+    if constexpr (kHasCrossedProducts) {
+        if (prefers_crossed_products()) return paired_tiled<L, true>(task);
     }
+    paired_tiled<L, false>(task);
 }
 
 }  // namespace

@@ -30,12 +30,12 @@ struct Kernels {
     Quantised quantise_rows(const float* x, int64_t rows, int64_t columns) const {
         const int64_t groups = columns / kGroup;
         Quantised q{std::vector<int8_t>(rows * columns), std::vector<float>(rows * groups + 32),
-                    std::vector<int32_t>(rows * 2 * groups + 32)};
+                    std::vector<int32_t>(rows * kGroupSums * groups + 32)};
         const KernelFloatModes modes(table->prepare_thread);
         for (int64_t r = 0; r < rows; ++r)
-            table->quantise(
-                x + r * columns, columns,
-                {q.values.data() + r * columns, q.scales.data() + r * groups, q.sums.data() + r * 2 * groups, groups});
+            table->quantise(x + r * columns, columns,
+                            {q.values.data() + r * columns, q.scales.data() + r * groups,
+                             q.sums.data() + r * kGroupSums * groups, groups});
         return q;
     }
 
@@ -46,10 +46,10 @@ struct Kernels {
         const size_t groups = columns / kGroup;
         auto values = new_array<int8_t>({x.shape(0), x.shape(1)});
         auto scales = new_array<float>({x.shape(0), groups});
-        auto sums = new_array<int32_t>({x.shape(0), 2, groups});
+        auto sums = new_array<int32_t>({x.shape(0), kGroupSums, groups});
         std::copy(q.values.begin(), q.values.end(), values.data());
         std::copy_n(q.scales.begin(), rows * groups, scales.data());
-        std::copy_n(q.sums.begin(), rows * 2 * groups, sums.data());
+        std::copy_n(q.sums.begin(), rows * kGroupSums * groups, sums.data());
         return std::make_tuple(values, scales, sums);
     }
 

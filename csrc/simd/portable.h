@@ -40,6 +40,10 @@ constexpr bool has_slow_stores() {
 constexpr bool follows_streams() {
     return false;
 }
+constexpr bool kHasCrossedProducts = false;
+constexpr bool prefers_crossed_products() {
+    return false;
+}
 // Queries that one pass of attention keeps in registers.
 constexpr int kQueryRows = 1;
 

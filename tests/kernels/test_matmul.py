@@ -24,6 +24,8 @@ ZERO_POINT_FORMATS = (WeightFormat.INT4, WeightFormat.INT4_128)
 PAIRED_FORMATS = (WeightFormat.Q4_1, WeightFormat.Q4_K)
 ONE_SIDED = 2184
 """What a group's values of one sign may sum to before it is quantised to fewer levels."""
+MOST_SPREAD, SPREAD_LEVELS = 240, 30467
+"""How far apart they may be before that, and what gives the levels then."""
 IS_REDUCED = os.environ.get("ABACI_TEST_REDUCED") == "1"
 """Set where the same tests run slowly, under sanitizers."""
 
@@ -107,7 +109,10 @@ def float_weights(
 
 
 def activations(rows: int, columns: int) -> Floats:
-    """Rows of every kind: usual, huge, around the threshold, denormal, zero, a spike, ties, one sign, constant."""
+    """Rows of every kind.
+
+    Usual, huge, around the threshold, denormal, zero, a spike, ties, one sign, constant, far apart.
+    """
     random = np.random.default_rng(columns)
     x = random.normal(size=(rows, columns))
     x *= np.resize([1.0, 1e-3, 1e20, 1e-29, 1e-31, 1e-40, 0.0], rows)[:, np.newaxis]
@@ -118,6 +123,8 @@ def activations(rows: int, columns: int) -> Floats:
         x[8, ::GROUP] = 127.0
         x[9] = np.abs(x[9]) + 1.5
         x[10, :GROUP] = -2.5
+        x[11] = np.resize([2.75, -2.75], columns)
+        x[12] = np.sign(x[12]) * random.uniform(0.85, 1.0, columns)
     return x.astype(np.float32)
 
 
@@ -144,7 +151,9 @@ def quantised_by_definition(x: Floats) -> tuple[NDArray[np.int64], Floats]:
 
     values = values_of(np.full_like(largest, 127))
     is_one_sided = np.maximum(values.clip(0).sum(-1), -values.clip(max=0).sum(-1)) > ONE_SIDED
-    levels = np.where(is_one_sided, np.float32(ONE_SIDED // GROUP), np.float32(127))
+    spread = values.max(-1) - values.min(-1)
+    levels = np.where(spread > MOST_SPREAD, np.float32(SPREAD_LEVELS) / (spread + 1), np.float32(127))
+    levels = np.where(is_one_sided, np.float32(ONE_SIDED // GROUP), levels)
     return values_of(levels).astype(np.int64), largest / levels
 
 
@@ -385,6 +394,12 @@ def test_activations_are_quantised_as_defined(target: str, columns: int) -> None
     np.testing.assert_array_equal(scales, expected_scales)
     np.testing.assert_array_equal(sums[:, 0], expected_values.sum(axis=-1))
     np.testing.assert_array_equal(sums[:, 1], expected_values[..., :16].sum(axis=-1))
+    least = expected_values.min(axis=-1)
+    np.testing.assert_array_equal(sums[:, 2] & 0xFFFF, least & 0xFFFF)
+    np.testing.assert_array_equal(sums[:, 2] >> 16, -1)
+    from_least = expected_values - least[..., np.newaxis]
+    assert from_least.max() <= MOST_SPREAD
+    np.testing.assert_array_equal(sums[:, 3], -(from_least[..., :16] * (from_least[..., 16:] - 128)).sum(axis=-1))
 
 
 def test_the_callers_float_modes_are_its_own_again() -> None:
