@@ -36,9 +36,10 @@ ABACI_INLINE I32x16 round_to_levels(F32x16 x, float levels) {
 // that at most, fits 16 bits. Values of at most kFewLevels cannot exceed it.
 constexpr int kLargestOneSidedSum = 2184;
 constexpr int kFewLevels = kLargestOneSidedSum / kGroup;
-// How far apart a group's values may be: with 4-bit codes added they still fit 8 bits, as crossed products need.
+// How far apart a group's values may be: with 4-bit codes added they still fit 8 bits, as crossed products need. Before
+// they are rounded they are a little closer.
 constexpr int kMostSpread = 240;
-constexpr float kSpreadLevels = 30467.0f;  // 127 times a little less than that
+constexpr float kMostExactSpread = 239.9f;
 
 struct QuantisedGroup {
     I32x16 low, high;
@@ -73,16 +74,17 @@ struct QuantisedGroup {
 
 // One group of 32: scale = max|x| / levels, value = x * (levels / max|x|) to nearest even. There are 127 levels; fewer
 // where nearly all values are large and of one sign (kFewLevels), or where values of both signs come too far apart: as
-// many as keep them within kMostSpread, even if they were a whole step farther apart. Not a number becomes -levels.
-ABACI_INLINE QuantisedGroup quantise_group(F32x16 low, F32x16 high, float largest, int32_t& least) {
-    QuantisedGroup group(low, high, largest, 127.0f);
+// many as keep them within kMostSpread. Not a number becomes -levels.
+ABACI_INLINE QuantisedGroup quantise_group(F32x16 low, F32x16 high, float& largest, int32_t& least) {
+    const float above = reduce_max(max(low, high)), below = reduce_max(max(sub(zeros(), low), sub(zeros(), high)));
+    largest = above > below ? above : below;
+    const float within = kMostExactSpread / (above / largest + below / largest);
+    QuantisedGroup group(low, high, largest, within < 127.0f ? within : 127.0f);
     least = group.least();
-    // One of both ends is at 127 from zero.
-    const int32_t spread = (least == -127 ? group.greatest() : 127) - least;
-    const bool is_one_sided = group.is_one_sided();
-    if (!is_one_sided && spread <= kMostSpread) return group;
-    const float levels = is_one_sided ? kFewLevels : kSpreadLevels / static_cast<float>(spread + 1);
-    group = QuantisedGroup(low, high, largest, levels);
+    // Of numbers no two are too far apart now.
+    const bool is_spread = least < -kMostSpread / 2 && group.greatest() - least > kMostSpread;
+    if (!is_spread && !group.is_one_sided()) return group;
+    group = QuantisedGroup(low, high, largest, kFewLevels);
     least = group.least();
     return group;
 }
@@ -90,10 +92,9 @@ ABACI_INLINE QuantisedGroup quantise_group(F32x16 low, F32x16 high, float larges
 void quantise_row(const float* x, int64_t columns, const QuantiseTarget& out) {
     const int64_t num_groups = columns / kGroup;
     for (int64_t g = 0; g < num_groups; ++g) {
-        const F32x16 low = load(x + g * kGroup), high = load(x + g * kGroup + 16);
-        const float largest = reduce_max(max(absolute(low), absolute(high)));
+        float largest;
         int32_t least;
-        const QuantisedGroup group = quantise_group(low, high, largest, least);
+        const QuantisedGroup group = quantise_group(load(x + g * kGroup), load(x + g * kGroup + 16), largest, least);
         store_low_bytes(out.values + g * kGroup, group.low);
         store_low_bytes(out.values + g * kGroup + 16, group.high);
         out.scales[g] = largest > kSmallestMaximum ? largest / group.levels : 0.0f;

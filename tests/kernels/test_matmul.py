@@ -24,8 +24,8 @@ ZERO_POINT_FORMATS = (WeightFormat.INT4, WeightFormat.INT4_128)
 PAIRED_FORMATS = (WeightFormat.Q4_1, WeightFormat.Q4_K)
 ONE_SIDED = 2184
 """What a group's values of one sign may sum to before it is quantised to fewer levels."""
-MOST_SPREAD, SPREAD_LEVELS = 240, 30467
-"""How far apart they may be before that, and what gives the levels then."""
+MOST_SPREAD = 239.9
+"""How far apart they may be before they are rounded."""
 IS_REDUCED = os.environ.get("ABACI_TEST_REDUCED") == "1"
 """Set where the same tests run slowly, under sanitizers."""
 
@@ -149,10 +149,11 @@ def quantised_by_definition(x: Floats) -> tuple[NDArray[np.int64], Floats]:
         inverse = np.divide(levels, largest, out=np.zeros_like(largest), where=largest > 0)
         return np.rint(product(groups, inverse[..., np.newaxis]))
 
-    values = values_of(np.full_like(largest, 127))
+    shares = np.divide(groups, largest[..., np.newaxis], out=np.zeros_like(groups), where=largest[..., np.newaxis] > 0)
+    spread = np.maximum(shares.max(-1) + -shares.min(-1), np.float32(1))
+    levels = np.minimum(np.float32(MOST_SPREAD) / spread, np.float32(127))
+    values = values_of(levels)
     is_one_sided = np.maximum(values.clip(0).sum(-1), -values.clip(max=0).sum(-1)) > ONE_SIDED
-    spread = values.max(-1) - values.min(-1)
-    levels = np.where(spread > MOST_SPREAD, np.float32(SPREAD_LEVELS) / (spread + 1), np.float32(127))
     levels = np.where(is_one_sided, np.float32(ONE_SIDED // GROUP), levels)
     return values_of(levels).astype(np.int64), largest / levels
 
@@ -398,7 +399,7 @@ def test_activations_are_quantised_as_defined(target: str, columns: int) -> None
     np.testing.assert_array_equal(sums[:, 2] & 0xFFFF, least & 0xFFFF)
     np.testing.assert_array_equal(sums[:, 2] >> 16, -1)
     from_least = expected_values - least[..., np.newaxis]
-    assert from_least.max() <= MOST_SPREAD
+    assert from_least.max() <= 240
     np.testing.assert_array_equal(sums[:, 3], -(from_least[..., :16] * (from_least[..., 16:] - 128)).sum(axis=-1))
 
 

@@ -27,11 +27,8 @@ LARGEST_ONE_SIDED_SUM = 2184
 FEW_LEVELS = LARGEST_ONE_SIDED_SUM // ACTIVATION_GROUP
 """What the codes of a nearly constant group reach instead of 127."""
 
-MOST_SPREAD = 240
-"""How far apart a group's codes may be: with a 4-bit code added to them they still fit 8 bits."""
-
-SPREAD_LEVELS = 30467
-"""Divided by a wider spread and one more: what the codes of such a group reach."""
+MOST_SPREAD = 239.9
+"""How far apart a group's codes may be before they are rounded: then, with a 4-bit code added, they fit 8 bits."""
 
 NORMALISE_EPSILON = 1e-20
 """Added to the sum by which a router's weights are divided."""
@@ -102,16 +99,17 @@ def quantise_activations(x: Floats) -> tuple[NDArray[np.int8], Floats]:
     """Rows as int8 in groups of ACTIVATION_GROUP: codes (tokens, columns) in [-127, 127], scales (tokens, groups).
 
     Where the positive or the negative codes of a group would sum to more than LARGEST_ONE_SIDED_SUM, its codes are made
-    anew, in [-FEW_LEVELS, FEW_LEVELS]; where they would be more than MOST_SPREAD apart, in so small a range that they
-    are not.
+    anew, in [-FEW_LEVELS, FEW_LEVELS]. Where codes would be more than MOST_SPREAD apart, their range is that much
+    smaller.
     """
     grouped = x.reshape(len(x), -1, ACTIVATION_GROUP)
     largest = np.abs(grouped).max(axis=-1, keepdims=True)
     largest[largest <= SMALLEST_MAXIMUM] = 0
-    codes = _round_to_levels(grouped, largest, np.full_like(largest, 127))
+    shares = np.divide(grouped, largest, out=np.zeros_like(grouped), where=largest > 0)
+    spread = shares.max(axis=-1, keepdims=True) + -shares.min(axis=-1, keepdims=True)
+    levels = np.minimum(np.float32(MOST_SPREAD) / np.maximum(spread, np.float32(1)), np.float32(127))
+    codes = _round_to_levels(grouped, largest, levels)
     one_sided = np.maximum(codes.clip(0).sum(-1, keepdims=True), -codes.clip(max=0).sum(-1, keepdims=True))
-    spread = codes.max(axis=-1, keepdims=True) - codes.min(axis=-1, keepdims=True)
-    levels = np.where(spread > MOST_SPREAD, np.float32(SPREAD_LEVELS) / (spread + 1), np.float32(127))
     levels = np.where(one_sided > LARGEST_ONE_SIDED_SUM, np.float32(FEW_LEVELS), levels)
     codes = _round_to_levels(grouped, largest, levels)
     return codes.astype(np.int8).reshape(x.shape), (largest / levels)[..., 0]
