@@ -81,7 +81,7 @@ ABACI_INLINE QuantisedGroup quantise_group(F32x16 low, F32x16 high, float& large
     const float within = kMostExactSpread / (above / largest + below / largest);
     QuantisedGroup group(low, high, largest, within < 127.0f ? within : 127.0f);
     least = group.least();
-    // Of numbers no two are too far apart now.
+    // Now only what is not a number can be too far from the others.
     const bool is_spread = least < -kMostSpread / 2 && group.greatest() - least > kMostSpread;
     if (!is_spread && !group.is_one_sided()) return group;
     group = QuantisedGroup(low, high, largest, kFewLevels);
