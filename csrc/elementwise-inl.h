@@ -43,15 +43,19 @@ constexpr float kMostExactSpread = 239.9f;
 
 struct QuantisedGroup {
     I32x16 low, high;
-    int32_t first, sum;  // of the first 16 values, of all
-    float levels;
+    int32_t first, sum, least;  // of the first 16 values, of all; the least of them
+    float scale;
 
-    ABACI_INLINE QuantisedGroup(F32x16 x, F32x16 y, float largest, float most) : levels(most) {
-        const F32x16 inverse = splat(largest > kSmallestMaximum ? levels / largest : 0.0f);
+    ABACI_INLINE QuantisedGroup(F32x16 x, F32x16 y, float largest, float levels) {
+        const bool some = largest > kSmallestMaximum;
+        scale = some ? largest / levels : 0.0f;
+        const F32x16 inverse = splat(some ? levels / largest : 0.0f);
         low = round_to_levels(mul(x, inverse), levels);
         high = round_to_levels(mul(y, inverse), levels);
         first = reduce_add(low);
         sum = first + reduce_add(high);
+        const I32x16 zero = splat(0);
+        least = -static_cast<int32_t>(reduce_max(max(to_floats(sub(zero, low)), to_floats(sub(zero, high)))));
     }
     ABACI_INLINE bool is_one_sided() const {
         const int32_t excess = sum < 0 ? -sum : sum;
@@ -62,12 +66,8 @@ struct QuantisedGroup {
     ABACI_INLINE int32_t greatest() const {
         return static_cast<int32_t>(reduce_max(max(to_floats(low), to_floats(high))));
     }
-    ABACI_INLINE int32_t least() const {
-        const I32x16 zero = splat(0);
-        return -static_cast<int32_t>(reduce_max(max(to_floats(sub(zero, low)), to_floats(sub(zero, high)))));
-    }
-    ABACI_INLINE int32_t crossed_start(int32_t from) const {
-        const F32x16 crossed = mul(to_floats(sub(low, splat(from))), to_floats(sub(high, splat(from + 128))));
+    ABACI_INLINE int32_t crossed_start() const {
+        const F32x16 crossed = mul(to_floats(sub(low, splat(least))), to_floats(sub(high, splat(least + 128))));
         return -static_cast<int32_t>(reduce_add(crossed));  // below 2^24: exact
     }
 };
@@ -75,36 +75,31 @@ struct QuantisedGroup {
 // One group of 32: scale = max|x| / levels, value = x * (levels / max|x|) to nearest even. There are 127 levels; fewer
 // where nearly all values are large and of one sign (kFewLevels), or where values of both signs come too far apart: as
 // many as keep them within kMostSpread. Not a number becomes -levels.
-ABACI_INLINE QuantisedGroup quantise_group(F32x16 low, F32x16 high, float& largest, int32_t& least) {
+ABACI_INLINE QuantisedGroup quantise_group(F32x16 low, F32x16 high) {
     const float above = reduce_max(max(low, high)), below = reduce_max(max(sub(zeros(), low), sub(zeros(), high)));
-    largest = above > below ? above : below;
+    const float largest = above > below ? above : below;
     const float within = kMostExactSpread / (above / largest + below / largest);
-    QuantisedGroup group(low, high, largest, within < 127.0f ? within : 127.0f);
-    least = group.least();
+    const QuantisedGroup group(low, high, largest, within < 127.0f ? within : 127.0f);
     // Now only what is not a number can be too far from the others.
-    const bool is_spread = least < -kMostSpread / 2 && group.greatest() - least > kMostSpread;
+    const bool is_spread = group.least < -kMostSpread / 2 && group.greatest() - group.least > kMostSpread;
     if (!is_spread && !group.is_one_sided()) return group;
-    group = QuantisedGroup(low, high, largest, kFewLevels);
-    least = group.least();
-    return group;
+    return QuantisedGroup(low, high, largest, kFewLevels);
 }
 
 void quantise_row(const float* x, int64_t columns, const QuantiseTarget& out) {
     const int64_t num_groups = columns / kGroup;
     for (int64_t g = 0; g < num_groups; ++g) {
-        float largest;
-        int32_t least;
-        const QuantisedGroup group = quantise_group(load(x + g * kGroup), load(x + g * kGroup + 16), largest, least);
+        const QuantisedGroup group = quantise_group(load(x + g * kGroup), load(x + g * kGroup + 16));
         store_low_bytes(out.values + g * kGroup, group.low);
         store_low_bytes(out.values + g * kGroup + 16, group.high);
-        out.scales[g] = largest > kSmallestMaximum ? largest / group.levels : 0.0f;
+        out.scales[g] = group.scale;
         const auto put = [&](GroupSum kind, int32_t sum) {
             out.sums[static_cast<int>(kind) * out.row_groups + g] = sum;
         };
         put(GroupSum::Whole, group.sum);
         put(GroupSum::First, group.first);
-        put(GroupSum::Least, static_cast<int32_t>(0xFFFF0000u | (static_cast<uint32_t>(least) & 0xFFFF)));
-        put(GroupSum::CrossedStart, group.crossed_start(least));
+        put(GroupSum::Least, static_cast<int32_t>(0xFFFF0000u | (static_cast<uint32_t>(group.least) & 0xFFFF)));
+        put(GroupSum::CrossedStart, group.crossed_start());
     }
 }
 

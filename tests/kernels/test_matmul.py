@@ -383,6 +383,8 @@ def test_rows_that_are_not_finite_stay_alone() -> None:
             np.testing.assert_array_equal(result, multiply(TARGETS[0], matrix, x))
             assert result[[0, 3, 5]].tobytes() == clean[[0, 3, 5]].tobytes()
             assert not np.isfinite(result[[2, 4]]).any(), (weight_format, target)
+            among_others = multiply(target, matrix, np.tile(x, (5, 1)))
+            assert among_others.tobytes() == np.tile(result, (5, 1)).tobytes(), (weight_format, target)
 
 
 @pytest.mark.parametrize("target", TARGETS)
