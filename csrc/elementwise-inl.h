@@ -25,37 +25,30 @@ ABACI_INLINE void store_lanes(float* p, F32x16 a, int lanes) {
     }
 }
 
-// Below this a group counts as zero: 127 / max|x| must stay finite.
+// Below this a group counts as zero: its scale's inverse must stay finite.
 constexpr float kSmallestMaximum = 1e-30f;
-
-ABACI_INLINE I32x16 round_to_levels(F32x16 x, float levels) {
-    return round_to_int(min(max(x, splat(-levels)), splat(levels)));
-}
-
+// What a group's values reach: with a 4-bit code added they still fit 8 bits, as crossed products need.
+constexpr float kMostBelow = 127.0f, kMostAbove = 113.0f;
 // What the positive values of a group may sum to, and the negative ones: its dot product with 4-bit codes, 15 times
 // that at most, fits 16 bits. Values of at most kFewLevels cannot exceed it.
 constexpr int kLargestOneSidedSum = 2184;
-constexpr int kFewLevels = kLargestOneSidedSum / kGroup;
-// How far apart a group's values may be: with 4-bit codes added they still fit 8 bits, as crossed products need. Before
-// they are rounded they are a little closer.
-constexpr int kMostSpread = 240;
-constexpr float kMostExactSpread = 239.9f;
+constexpr float kFewLevels = kLargestOneSidedSum / kGroup;
 
 struct QuantisedGroup {
     I32x16 low, high;
-    int32_t first, sum, least;  // of the first 16 values, of all; the least of them
+    int32_t first, sum;  // of the first 16 values, of all
     float scale;
 
-    ABACI_INLINE QuantisedGroup(F32x16 x, F32x16 y, float largest, float levels) {
-        const bool some = largest > kSmallestMaximum;
-        scale = some ? largest / levels : 0.0f;
-        const F32x16 inverse = splat(some ? levels / largest : 0.0f);
-        low = round_to_levels(mul(x, inverse), levels);
-        high = round_to_levels(mul(y, inverse), levels);
+    ABACI_INLINE QuantisedGroup(F32x16 x, F32x16 y, float scale_of_all, float below, float above)
+        : scale(scale_of_all) {
+        const F32x16 inverse = splat(scale != 0.0f ? 1.0f / scale : 0.0f);
+        const auto round = [&](F32x16 values) __attribute__((always_inline)) {
+            return round_to_int(min(max(mul(values, inverse), splat(-below)), splat(above)));
+        };
+        low = round(x);
+        high = round(y);
         first = reduce_add(low);
         sum = first + reduce_add(high);
-        const I32x16 zero = splat(0);
-        least = -static_cast<int32_t>(reduce_max(max(to_floats(sub(zero, low)), to_floats(sub(zero, high)))));
     }
     ABACI_INLINE bool is_one_sided() const {
         const int32_t excess = sum < 0 ? -sum : sum;
@@ -63,27 +56,24 @@ struct QuantisedGroup {
         const F32x16 magnitudes = add(absolute(to_floats(low)), absolute(to_floats(high)));
         return static_cast<int32_t>(reduce_add(magnitudes)) + excess > 2 * kLargestOneSidedSum;
     }
-    ABACI_INLINE int32_t greatest() const {
-        return static_cast<int32_t>(reduce_max(max(to_floats(low), to_floats(high))));
-    }
-    ABACI_INLINE int32_t crossed_start() const {
-        const F32x16 crossed = mul(to_floats(sub(low, splat(least))), to_floats(sub(high, splat(least + 128))));
-        return -static_cast<int32_t>(reduce_add(crossed));  // below 2^24: exact
-    }
 };
 
-// One group of 32: scale = max|x| / levels, value = x * (levels / max|x|) to nearest even. There are 127 levels; fewer
-// where nearly all values are large and of one sign (kFewLevels), or where values of both signs come too far apart: as
-// many as keep them within kMostSpread. Not a number becomes -levels.
+// One group of 32: value = x / scale to nearest even. The scale's sign makes the x of the largest magnitude the least
+// value. |scale| is that magnitude / 127, or the largest one of the other sign / 113, whichever is more; where nearly
+// all are large and of one sign, the largest magnitude / kFewLevels. Not a number becomes the least value.
 ABACI_INLINE QuantisedGroup quantise_group(F32x16 low, F32x16 high) {
     const float above = reduce_max(max(low, high)), below = reduce_max(max(sub(zeros(), low), sub(zeros(), high)));
-    const float largest = above > below ? above : below;
-    const float within = kMostExactSpread / (above / largest + below / largest);
-    const QuantisedGroup group(low, high, largest, within < 127.0f ? within : 127.0f);
-    // Now only what is not a number can be too far from the others.
-    const bool is_spread = group.least < -kMostSpread / 2 && group.greatest() - group.least > kMostSpread;
-    if (!is_spread && !group.is_one_sided()) return group;
-    return QuantisedGroup(low, high, largest, kFewLevels);
+    const bool is_turned = above > below;
+    const float largest = is_turned ? above : below;
+    const auto scale_of = [&](float magnitude) __attribute__((always_inline)) {
+        return largest > kSmallestMaximum ? is_turned ? -magnitude : magnitude : 0.0f;
+    };
+    const float of_largest = largest * (1.0f / kMostBelow),
+                of_others = (is_turned ? below : above) * (1.0f / kMostAbove);
+    const QuantisedGroup group(low, high, scale_of(of_others > of_largest ? of_others : of_largest), kMostBelow,
+                               kMostAbove);
+    if (!group.is_one_sided()) return group;
+    return QuantisedGroup(low, high, scale_of(largest * (1.0f / kFewLevels)), kFewLevels, kFewLevels);
 }
 
 void quantise_row(const float* x, int64_t columns, const QuantiseTarget& out) {
@@ -98,8 +88,6 @@ void quantise_row(const float* x, int64_t columns, const QuantiseTarget& out) {
         };
         put(GroupSum::Whole, group.sum);
         put(GroupSum::First, group.first);
-        put(GroupSum::Least, static_cast<int32_t>(0xFFFF0000u | (static_cast<uint32_t>(group.least) & 0xFFFF)));
-        put(GroupSum::CrossedStart, group.crossed_start());
     }
 }
 

@@ -63,15 +63,13 @@ struct PackedMatrix {
 
 // What is known of every group's values, an int32 each; those of all groups of a row stand together, kind after kind.
 enum class GroupSum {
-    Whole,         // the sum of its values
-    First,         // the sum of the first 16
-    Least,         // for crossed products (matmul/crossed-inl.h): the least value in the low 16 bits, -1 in the high
-    CrossedStart,  // minus the sum, over the first 16 values, of (value - least) * (value 16 later - least - 128)
+    Whole,  // the sum of its values
+    First,  // the sum of the first 16
 };
-inline constexpr int kGroupSums = 4;
+inline constexpr int kGroupSums = 2;
 
-// Rows of activations in both forms. `values`: int8 in [-127, 127], a group's at most 240 apart, and those of one sign
-// summing to at most 2,184 (see quantise_group); `scales`: one per group; `sums`: [row][GroupSum][group]. Scales and
+// Rows of activations in both forms. `values`: int8 in [-127, 113], those of one sign in a group summing to at most
+// 2,184 (see quantise_group); `scales`: one per group, of either sign; `sums`: [row][GroupSum][group]. Scales and
 // sums are readable 64 bytes past their end.
 struct Activations {
     const float* floats;

@@ -8,7 +8,7 @@
 //                 minimum = (count + 1) >> 1, counted in the same way, and -dmin is two units
 //   PairedSixBit: scale = 128 times the format's, and d a 128th
 //
-//   unit   = the largest power of two that is not above the largest activation scale of the record
+//   unit   = the largest power of two that is not above the largest magnitude of the record's activation scales
 //   factor = activation scale in units of 2^-14 unit, to nearest even, at most 32,767
 //   both   = (scale * factor + 2^14) >> 15, the product of both scales in units of 2 unit * d
 //   sum    = fma(sum of integer dot * both over the record, as a float, * 2 unit, d, sum)
@@ -21,7 +21,8 @@
 // both products with what another has made of both scales. Scales have 13 bits, so that a record's sum fits 32. It is
 // the scales' product that is rounded, not the group's part: most dot products are far from the largest.
 //
-// A record in which an activation scale is 2^90 or more, or not a number, makes outputs that are not numbers.
+// A record in which an activation scale has a magnitude of 2^90 or more, or is not a number, makes outputs that are not
+// numbers.
 #pragma once
 
 #include "matmul/crossed-inl.h"
@@ -38,7 +39,7 @@ template <bool IsCrossed>
 struct alignas(64) PairedRow {
     struct Nothing {};
     struct Crossed {
-        int32_t starts[kBlockGroups], least[kBlockGroups];
+        int32_t starts[kBlockGroups];
     };
     // Of each pair of groups, a quad of the first and one of the second in turn; moved for crossed products.
     int8_t values[kBlockGroups * kGroup];
@@ -81,18 +82,9 @@ ABACI_INLINE I32x16 power_below(F32x16 x) {
 template <class L, bool IsCrossed>
 ABACI_INLINE void prepare_row(const Activations& in, int64_t row, int64_t group, int num_groups,
                               PairedRow<IsCrossed>& out) {
-    if constexpr (IsCrossed) {
-        const auto of_groups = [&](GroupSum kind) {
-            return select_lanes(0, num_groups, as_floats(load(in.group_sums(row, kind, group))), zeros());
-        };
-        store(reinterpret_cast<float*>(out.crossed.starts), of_groups(GroupSum::CrossedStart));
-        store(reinterpret_cast<float*>(out.crossed.least), of_groups(GroupSum::Least));
-    }
     const auto interleave = [&](const int8_t* from, int at) {
         if constexpr (IsCrossed) {
-            const int32_t* least = out.crossed.least + at / kGroup;
-            interleave_crossed_quads(from, static_cast<int8_t>(least[0]), static_cast<int8_t>(least[1]),
-                                     out.values + at);
+            interleave_crossed_quads(from, out.values + at, out.crossed.starts + at / kGroup);
         } else {
             interleave_quads(from, out.values + at);
         }
@@ -106,7 +98,7 @@ ABACI_INLINE void prepare_row(const Activations& in, int64_t row, int64_t group,
         interleave(last, end - kGroup);
     }
     const F32x16 scale = select_lanes(0, num_groups, load(in.scales + row * (in.columns / kGroup) + group), zeros());
-    const I32x16 unit = power_below(largest_of_eight(scale));
+    const I32x16 unit = power_below(largest_of_eight(absolute(scale)));
     store_low_halves(out.factors, round_to_int(min(in_units<14>(scale, unit), splat(32767.0f))));
     store(out.unit, add(as_floats(unit), as_floats(unit)));
     const F32x16 offset = mul(scale, to_floats(load(in.group_sums(row, GroupSum::Whole, group))));
@@ -219,9 +211,10 @@ ABACI_INLINE T value_at(const uint8_t* p) {
     return value;
 }
 
-// Dot products of 16 outputs and a pair of a block with rows; get(Index, part) yields codes.
+// Dot products of 16 outputs and a pair of a block with rows, as add_record takes them; get(Index, part) yields codes.
 template <int Rows, class Get>
-ABACI_INLINE void dot_pair(I32x16 (&dots)[Rows][2], const PairedRow<false>* rows, int pair, Get get) {
+ABACI_INLINE void dot_pair(I32x16 (&both)[Rows], const PairedRow<false>* rows, int pair, Get get) {
+    I32x16 dots[Rows][2];
     const int8_t* values = opaque(rows->values + 64 * pair);
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) dots[r][0] = dots[r][1] = splat(0);
@@ -237,38 +230,55 @@ ABACI_INLINE void dot_pair(I32x16 (&dots)[Rows][2], const PairedRow<false>* rows
     };
     four_quads<0>(add_quads);
     four_quads<4>(add_quads);
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) both[r] = pack_pairs(add_halves(dots[r][0]), add_halves(dots[r][1]));
 }
 
-// The same by crossed products.
+// The same, most of it by crossed products; `of_zeros`: see CrossedCodes.
 template <int Rows, class Get>
-ABACI_INLINE void dot_crossed_pair(I32x16 (&dots)[Rows][2], const PairedRow<true>* rows, int pair,
-                                   const CrossedCodes (&of_codes)[2], Get get) {
+ABACI_INLINE void dot_crossed_pair(I32x16 (&both)[Rows], const PairedRow<true>* rows, int pair,
+                                   const CrossedCodes& codes_alone, Get get) {
+    using Row = PairedRow<true>;
     const auto* at = opaque(reinterpret_cast<const uint8_t*>(rows) + 8 * pair);
-    const I32x16 both[2] = {load(of_codes[0].of), load(of_codes[1].of)};
+    I32x16 dots[Rows][2];
+    const I32x16 of_zeros[2] = {load(codes_alone.of_zeros[0]), load(codes_alone.of_zeros[1])};
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
-        const auto of_row = [&](size_t offset) __attribute__((always_inline)) {
-            return reinterpret_cast<const int32_t*>(at + r * sizeof *rows + offset);
-        };
-        start_crossed(dots[r], both, of_row(offsetof(PairedRow<true>, crossed.starts)),
-                      of_row(offsetof(PairedRow<true>, crossed.least)));
+        const size_t offset = r * sizeof(Row) + offsetof(Row, crossed.starts);
+        start_crossed(dots[r], reinterpret_cast<const int32_t*>(at + offset), of_zeros);
     }
     const int8_t* values = opaque(rows->values + 64 * pair);
-    four_quads<0>([&](auto index) __attribute__((always_inline)) {
+    const auto add_crossed = [&](auto index) __attribute__((always_inline)) {
         constexpr int quad = decltype(index)::value;
         const Index<quad + 4> other;
         const U8x64 first[2] = {get(index, 0), get(index, 1)}, second[2] = {get(other, 0), get(other, 1)};
 #pragma GCC unroll 8
         for (int r = 0; r < Rows; ++r) {
-            const int8_t* of_row = values + r * sizeof *rows + 8 * quad;
+            const int8_t* of_row = values + r * sizeof(Row) + 8 * quad;
             const Quad x = broadcast_quads(of_row), y = broadcast_quads(of_row + 32);
             dots[r][0] = dot_crossed(dots[r][0], first[0], second[0], x, y);
             dots[r][1] = dot_crossed(dots[r][1], first[1], second[1], x, y);
         }
-    });
+    };
+    const auto add_plain = [&](auto index) __attribute__((always_inline)) {
+        const U8x64 codes[2] = {get(index, 0), get(index, 1)};
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows; ++r) {
+            const Quad a = broadcast_quads(values + r * sizeof(Row) + 8 * decltype(index)::value);
+            dots[r][0] = dot(dots[r][0], codes[0], a);
+            dots[r][1] = dot(dots[r][1], codes[1], a);
+        }
+    };
+    add_plain(Index<3>());
+    add_crossed(Index<0>());
+    add_plain(Index<7>());
+    add_crossed(Index<1>());
+    add_crossed(Index<2>());
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) both[r] = pack_pairs(dots[r][0], dots[r][1]);
 }
 
-// One record of 16 outputs; dot(pair, dots) yields the dot products of a pair of groups, as dot_pair does.
+// One record of 16 outputs; dot(pair, dots) yields the dot products of a pair of groups, two int16 in each lane.
 template <class L, int Rows, bool IsCrossed, class Dot>
 ABACI_INLINE void add_record(F32x16 (&sum)[Rows][1], const PairedScales& of, const PairedRow<IsCrossed>* rows,
                              int record, int num_pairs, Dot dot) {
@@ -281,14 +291,13 @@ ABACI_INLINE void add_record(F32x16 (&sum)[Rows][1], const PairedScales& of, con
     for (int r = 0; r < Rows; ++r) total[r] = splat(0);
 #pragma GCC unroll 1
     for (int pair = 0; pair < num_pairs; ++pair) {
-        I32x16 dots[Rows][2];
+        I32x16 dots[Rows];
         dot(pair, dots);
         at = opaque(reinterpret_cast<const uint8_t*>(rows) + 16 * record + 4 * pair);
 #pragma GCC unroll 8
         for (int r = 0; r < Rows; ++r) {
             const I32x16 both_scales = round_pair_products(of.scales[pair], factor(offsetof(Row, factors), r));
-            const I32x16 both_dots = pack_pairs(add_halves(dots[r][0]), add_halves(dots[r][1]));
-            total[r] = add_pair_products(total[r], both_dots, both_scales);
+            total[r] = add_pair_products(total[r], dots[r], both_scales);
         }
     }
     at = opaque(reinterpret_cast<const uint8_t*>(rows) + 32 * record);
@@ -311,7 +320,7 @@ ABACI_INLINE void add_record(F32x16 (&sum)[Rows][1], const PairedScales& of, con
 struct PairedTile {
     struct Pair {
         alignas(64) uint8_t codes[8][2][64];  // [quad][part]
-        CrossedCodes crossed[2];              // [part]
+        CrossedCodes crossed;
     };
     Pair pairs[2][kBlockGroups / 2];  // [half][pair]
     PairedScales scales[2][kBlockRecords];
@@ -322,12 +331,16 @@ template <class L>
 ABACI_INLINE void unpack_crossed_pair(const uint8_t* packed, PairedTile::Pair& out) {
 #pragma GCC unroll 2
     for (int part = 0; part < 2; ++part) {
-        const auto unpack = [&](auto index) __attribute__((always_inline)) {
-            const U8x64 codes = unpack_paired_quad<decltype(index)::value>(packed, part);
-            store_bytes(out.codes[decltype(index)::value][part], codes);
-            return codes;
-        };
-        sum_crossed_codes(unpack, out.crossed[part]);
+        I32x16 of_zeros = splat(0);
+        four_quads<0>([&](auto index) __attribute__((always_inline)) {
+            constexpr int quad = decltype(index)::value;
+            const auto first = unpack_paired_quad<quad>(packed, part);
+            const auto second = unpack_paired_quad<quad + 4>(packed, part);
+            store_bytes(out.codes[quad][part], first);
+            store_bytes(out.codes[quad + 4][part], second);
+            if constexpr (quad < kCrossedQuads) of_zeros = dot_crossed_zeros(of_zeros, first, second);
+        });
+        store(out.crossed.of_zeros[part], of_zeros);
     }
 }
 
@@ -371,7 +384,7 @@ void paired_direct_pass(const MatmulTask& task, int64_t panel, int64_t group, in
 #pragma GCC unroll 2
         for (int half = 0; half < 2; ++half) {
             const PackedHalf<L> packed(record, half, num_pairs);
-            const auto dot = [&](int pair, I32x16(&dots)[Rows][2]) __attribute__((always_inline)) {
+            const auto dot = [&](int pair, I32x16(&dots)[Rows]) __attribute__((always_inline)) {
                 ask_lines(packed.scales + pair_bytes * pair, pair_bytes);
                 dot_pair(dots, of_rows, 4 * in_block + pair, [&](auto index, int part) __attribute__((always_inline)) {
                     return unpack_paired_quad<decltype(index)::value>(packed.integers + 512 * pair, part);
@@ -399,7 +412,7 @@ void paired_tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_
         for (int record = 0; 8 * record < num_groups; ++record) {
             const int num_pairs = pairs_of<L>(num_groups - 8 * record);
             const PackedHalf<L> packed(records + record * L::record_bytes, half, num_pairs);
-            const auto dot = [&](int in_record, I32x16(&dots)[Rows][2]) __attribute__((always_inline)) {
+            const auto dot = [&](int in_record, I32x16(&dots)[Rows]) __attribute__((always_inline)) {
                 ahead.fetch();
                 const int pair = 4 * record + in_record;
                 PairedTile::Pair& unpacked = tile.pairs[half][pair];
@@ -512,9 +525,10 @@ void paired_tiled(const MatmulTask& task) {
 
 template <class L>
 void matmul_paired(const MatmulTask& task) {
-    if (task.row_end - task.row_begin <= kTileRows) return paired_direct<L>(task);
+    const int64_t num_rows = task.row_end - task.row_begin;
+    if (num_rows <= kTileRows) return paired_direct<L>(task);
     if constexpr (kHasCrossedProducts) {
-        if (prefers_crossed_products()) return paired_tiled<L, true>(task);
+        if (num_rows >= kFewestCrossedRows && prefers_crossed_products()) return paired_tiled<L, true>(task);
     }
     paired_tiled<L, false>(task);
 }

@@ -254,15 +254,22 @@ ABACI_INLINE __m512i interleaved_quads(const int8_t* from) {
 ABACI_INLINE void interleave_quads(const int8_t* from, int8_t* to) {
     _mm512_storeu_si512(to, interleaved_quads(from));
 }
-// The same of values moved as crossed products take them (see matmul/crossed-inl.h), `least` of each 32.
-ABACI_INLINE void interleave_crossed_quads(const int8_t* from, int8_t least_of_first, int8_t least_of_second,
-                                           int8_t* to) {
-    constexpr uint64_t four = 0x01010101;
-    const uint64_t least = static_cast<uint8_t>(least_of_first) * four | (static_cast<uint8_t>(least_of_second) * four)
-                                                                             << 32;
-    const __m512i moved = _mm512_sub_epi8(interleaved_quads(from), _mm512_set1_epi64(static_cast<int64_t>(least)));
-    const __m512i second_half = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi8(-128), 1);
-    _mm512_storeu_si512(to, _mm512_xor_si512(moved, second_half));
+// The same with three quads of each half moved as crossed products take them, and the sums that those of each 32 start
+// from. See matmul/crossed-inl.h.
+constexpr int8_t kCrossedFirst = 127, kCrossedSecond = -1;
+ABACI_INLINE void interleave_crossed_quads(const int8_t* from, int8_t* to, int32_t* starts) {
+    constexpr uint64_t each = 0x0101010101010101;
+    constexpr auto first = static_cast<int64_t>(each * static_cast<uint8_t>(kCrossedFirst));
+    constexpr auto second = static_cast<int64_t>(each * static_cast<uint8_t>(kCrossedSecond));
+    const __m512i moves = _mm512_setr_epi64(first, first, first, 0, second, second, second, 0);
+    const __m512i moved = _mm512_add_epi8(interleaved_quads(from), moves);
+    _mm512_storeu_si512(to, moved);
+    const __m256i x = _mm256_maskz_mov_epi64(7, _mm512_castsi512_si256(moved)), y = _mm512_extracti64x4_epi64(moved, 1);
+    const __m256i products = _mm256_dpbusd_epi32(_mm256_setzero_si256(), x, y);
+    const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(products), _mm256_extracti128_si256(products, 1));
+    const __m128i sums = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
+    const __m128i of_zeros = _mm_set1_epi32(12 * kCrossedFirst * kCrossedSecond);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(starts), _mm_sub_epi32(of_zeros, sums));
 }
 // Adds the dot product of each lane's four codes with the quad. Codes of at most 7 bits.
 ABACI_INLINE I32x16 dot(I32x16 sum, U8x64 codes, Quad a) {
@@ -276,29 +283,25 @@ ABACI_INLINE I32x16 dot_in_halves(I32x16 sum, U8x64 codes, Quad a) {
 ABACI_INLINE I32x16 add_halves(I32x16 sum) {
     return sum;
 }
-// Where crossed products of two groups begin: `starts` and `least` of a row, `codes` of the outputs of each part.
-ABACI_INLINE void start_crossed(I32x16 (&sums)[2], const I32x16 (&codes)[2], const int32_t* starts,
-                                const int32_t* least) {
-    const auto in_turn = [](const int32_t* p) __attribute__((always_inline)) {
-        int64_t two;
-        std::memcpy(&two, p, 8);
-        return _mm512_set1_epi64(two);
-    };
-    const __m512i start = in_turn(starts), factors = in_turn(least);
-    sums[0].v = _mm512_dpwssd_epi32(start, codes[0].v, factors);
-    sums[1].v = _mm512_dpwssd_epi32(start, codes[1].v, factors);
+// Where crossed products of two groups begin: `starts` of a row, `of_zeros` of the outputs of each part.
+ABACI_INLINE void start_crossed(I32x16 (&sums)[2], const int32_t* starts, const I32x16 (&of_zeros)[2]) {
+    int64_t two;
+    std::memcpy(&two, starts, 8);
+    const I32x16 start = {_mm512_set1_epi64(two)};
+    sums[0] = sub(start, of_zeros[0]);
+    sums[1] = sub(start, of_zeros[1]);
 }
 // Adds the crossed products of each lane's four codes of two quads with four values of each.
 ABACI_INLINE I32x16 dot_crossed(I32x16 sum, U8x64 first_codes, U8x64 second_codes, Quad first, Quad second) {
     const __m512i not_negative = _mm512_add_epi8(second_codes.v, first.v);
     return {_mm512_dpbusd_epi32(sum.v, not_negative, _mm512_add_epi8(first_codes.v, second.v))};
 }
-// Adds four codes a of each lane and four codes b to `sum`, and b (a - 128) to `crossed`.
-ABACI_INLINE void add_crossed_codes(U8x64 a, U8x64 b, I32x16& sum, I32x16& crossed) {
-    sum.v = _mm512_dpbusd_epi32(sum.v, _mm512_add_epi8(a.v, b.v), _mm512_set1_epi8(1));
-    crossed.v = _mm512_dpbusd_epi32(crossed.v, b.v, _mm512_xor_si512(a.v, _mm512_set1_epi8(-128)));
+// The same with a row of zeros.
+ABACI_INLINE I32x16 dot_crossed_zeros(I32x16 sum, U8x64 first_codes, U8x64 second_codes) {
+    return dot_crossed(sum, first_codes, second_codes, {_mm512_set1_epi8(kCrossedFirst)},
+                       {_mm512_set1_epi8(kCrossedSecond)});
 }
-// The same for 8-bit codes, of which kWideBias has been subtracted.
+// dot() of 8-bit codes, of which kWideBias has been subtracted.
 constexpr int kWideBias = 0;
 ABACI_INLINE I32x16 dot_wide(I32x16 sum, U8x64 codes, Quad a) {
     return dot(sum, codes, a);

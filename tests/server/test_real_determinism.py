@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -126,9 +127,15 @@ def test_constrained_answers_have_their_form(alone: list[bytes]) -> None:
     person = json.loads(json.loads(alone[3])["choices"][0]["message"]["content"])
     assert set(person) == {"name", "age"}
     pieces = [json.loads(line[6:]) for line in alone[4].decode().splitlines() if line.startswith("data: {")]
-    calls = [call for piece in pieces for choice in piece["choices"] for call in choice["delta"].get("tool_calls", [])]
-    assert calls[0]["function"]["name"] == "get_weather"
-    assert set(json.loads("".join(call["function"]["arguments"] for call in calls))) == {"city"}
+    deltas = [call for piece in pieces for choice in piece["choices"] for call in choice["delta"].get("tool_calls", [])]
+    names: defaultdict[int, str] = defaultdict(str)
+    arguments: defaultdict[int, str] = defaultdict(str)
+    for delta in deltas:  # one call or several, each in pieces
+        names[delta["index"]] += delta["function"].get("name", "")
+        arguments[delta["index"]] += delta["function"]["arguments"]
+    assert set(names.values()) == {"get_weather"}
+    for of_call in arguments.values():
+        assert set(json.loads(of_call)) == {"city"}
 
 
 @pytest.mark.parametrize("max_tokens", [0, 1])

@@ -177,10 +177,10 @@ def _packed_bytes(weight_format: WeightFormat, rows: int, columns: int) -> int:
 
 
 def _slot_bytes(columns: int, is_quantised: bool) -> int:
-    """A row of a slot: floats to whole panels; where it is quantised, int8 values, a scale and four sums per group."""
+    """A row of a slot: floats to whole panels; where it is quantised, int8 values, a scale and two sums per group."""
     floats = whole_panels(columns) * _FLOAT_BYTES
     groups = columns // QUANTISATION_GROUP
-    return floats + (columns + 5 * _FLOAT_BYTES * groups if is_quantised else 0)
+    return floats + (columns + 3 * _FLOAT_BYTES * groups if is_quantised else 0)
 
 
 def _row_bytes(steps: Sequence[RecordedStep], shapes: Sequence[tuple[int, int]]) -> int:

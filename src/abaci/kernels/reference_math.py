@@ -19,16 +19,19 @@ ACTIVATION_GROUP = 32
 """Consecutive activations that share a scale in int8 mode."""
 
 SMALLEST_MAXIMUM = 1e-30
-"""A group of activations no larger than this counts as zero: 127 / max|x| must stay finite."""
+"""A group of activations no larger than this counts as zero: its scale's inverse must stay finite."""
+
+MOST_BELOW = 127
+"""The magnitude of the least code: that of a group's largest activation, whatever its sign was."""
+
+MOST_ABOVE = 113
+"""The largest code of the other sign: with a 4-bit code added, all fit 8 bits."""
 
 LARGEST_ONE_SIDED_SUM = 2184
 """Of a group's positive codes, or of its negative ones: times 15, the largest 4-bit code, that fits 16 bits."""
 
 FEW_LEVELS = LARGEST_ONE_SIDED_SUM // ACTIVATION_GROUP
-"""What the codes of a nearly constant group reach instead of 127."""
-
-MOST_SPREAD = 239.9
-"""How far apart a group's codes may be before they are rounded: then, with a 4-bit code added, they fit 8 bits."""
+"""What the codes of a nearly constant group reach instead of MOST_BELOW."""
 
 NORMALISE_EPSILON = 1e-20
 """Added to the sum by which a router's weights are divided."""
@@ -81,7 +84,7 @@ def multiply_blocks(
     total = np.zeros((num_tokens, len(weight_codes)), np.float32)
     for block in range(num_blocks):
         scale, group_codes = scales[:, block], codes_of[:, block]
-        unit = power_of_two_below(scale)
+        unit = power_of_two_below(np.abs(scale))
         multiples = np.minimum(np.rint(scale / unit * 2.0**14), 32767)
         dots = np.einsum("tgk,ogk->tog", group_codes, weights_of[:, block], optimize=True)  # below 2^15: exact
         products = np.floor(multiples[:, np.newaxis] * weight.steps[:, block] * 2.0**-15 + 0.5)
@@ -96,28 +99,27 @@ def multiply_blocks(
 
 
 def quantise_activations(x: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """Rows as int8 in groups of ACTIVATION_GROUP: codes (tokens, columns) in [-127, 127], scales (tokens, groups).
+    """Rows as int8 in groups of ACTIVATION_GROUP: codes (tokens, columns), scales (tokens, groups) of either sign.
 
-    Where the positive or the negative codes of a group would sum to more than LARGEST_ONE_SIDED_SUM, its codes are made
-    anew, in [-FEW_LEVELS, FEW_LEVELS]. Where codes would be more than MOST_SPREAD apart, their range is that much
-    smaller.
+    A group's largest activation gets a negative code, at least -MOST_BELOW; those of the other sign get codes up to
+    MOST_ABOVE. Where the positive or the negative codes would sum to more than LARGEST_ONE_SIDED_SUM, codes are made
+    anew, and the largest becomes -FEW_LEVELS.
     """
     grouped = x.reshape(len(x), -1, ACTIVATION_GROUP)
-    largest = np.abs(grouped).max(axis=-1, keepdims=True)
-    largest[largest <= SMALLEST_MAXIMUM] = 0
-    shares = np.divide(grouped, largest, out=np.zeros_like(grouped), where=largest > 0)
-    spread = shares.max(axis=-1, keepdims=True) + -shares.min(axis=-1, keepdims=True)
-    levels = np.minimum(np.float32(MOST_SPREAD) / np.maximum(spread, np.float32(1)), np.float32(127))
-    codes = _round_to_levels(grouped, largest, levels)
+    above, below = grouped.max(axis=-1, keepdims=True), -grouped.min(axis=-1, keepdims=True)
+    largest, others = np.maximum(above, below), np.minimum(above, below)
+    sign = np.where(above > below, np.float32(-1), np.float32(1)) * (largest > SMALLEST_MAXIMUM)
+    scales = sign * np.maximum(largest * np.float32(1 / MOST_BELOW), others * np.float32(1 / MOST_ABOVE))
+    codes = _round_to_codes(grouped, scales)
     one_sided = np.maximum(codes.clip(0).sum(-1, keepdims=True), -codes.clip(max=0).sum(-1, keepdims=True))
-    levels = np.where(one_sided > LARGEST_ONE_SIDED_SUM, np.float32(FEW_LEVELS), levels)
-    codes = _round_to_levels(grouped, largest, levels)
-    return codes.astype(np.int8).reshape(x.shape), (largest / levels)[..., 0]
+    few = sign * largest * np.float32(1 / FEW_LEVELS)
+    scales = np.where(one_sided > LARGEST_ONE_SIDED_SUM, few, scales)
+    return _round_to_codes(grouped, scales).astype(np.int8).reshape(x.shape), scales[..., 0]
 
 
-def _round_to_levels(grouped: Floats, largest: Floats, levels: Floats) -> Floats:
-    inverse = np.divide(levels, largest, out=np.zeros_like(largest), where=largest > 0)
-    return np.clip(np.rint(grouped * inverse), -127, 127)
+def _round_to_codes(grouped: Floats, scales: Floats) -> Floats:
+    inverse = np.divide(np.float32(1), scales, out=np.zeros_like(scales), where=scales != 0)
+    return np.clip(np.rint(grouped * inverse), -MOST_BELOW, MOST_ABOVE)
 
 
 def round_to_int8(heads: Floats) -> Floats:
