@@ -16,7 +16,8 @@
 // of plain products keeps the units that multiply as busy as those that add.
 #pragma once
 
-#include "matmul/matmul-inl.h"
+#include "matmul/layout.h"
+#include "runs-inl.h"
 
 namespace abaci {
 namespace {
@@ -25,10 +26,39 @@ constexpr int kCrossedQuads = 3;
 // With fewer rows, what is made for the outputs costs more than it saves.
 constexpr int kFewestCrossedRows = 13;
 
-// Of 16 outputs and two groups, in two parts: the crossed products of a row of zeros.
-struct alignas(64) CrossedCodes {
-    int32_t of_zeros[2][16];
-};
+// Adds the dot products of a group, from where crossed products start: get(Index, n) yields the codes of a quad for
+// dots[..][n], of_row(Index, r) the values, three quads of each half moved.
+template <int Rows, int N, class Get, class OfRow>
+ABACI_INLINE void add_crossed_quads(I32x16 (&dots)[Rows][N], Get get, OfRow of_row) {
+    const auto add_crossed = [&](auto index) __attribute__((always_inline)) {
+        const Index<decltype(index)::value + 4> other;
+        U8x64 first[N], second[N];
+#pragma GCC unroll 2
+        for (int n = 0; n < N; ++n) first[n] = get(index, n), second[n] = get(other, n);
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows; ++r) {
+            const Quad x = of_row(index, r), y = of_row(other, r);
+#pragma GCC unroll 2
+            for (int n = 0; n < N; ++n) dots[r][n] = dot_crossed(dots[r][n], first[n], second[n], x, y);
+        }
+    };
+    const auto add_plain = [&](auto index) __attribute__((always_inline)) {
+        U8x64 codes[N];
+#pragma GCC unroll 2
+        for (int n = 0; n < N; ++n) codes[n] = get(index, n);
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows; ++r) {
+            const Quad a = of_row(index, r);
+#pragma GCC unroll 2
+            for (int n = 0; n < N; ++n) dots[r][n] = dot(dots[r][n], codes[n], a);
+        }
+    };
+    add_plain(Index<3>());
+    add_crossed(Index<0>());
+    add_plain(Index<7>());
+    add_crossed(Index<1>());
+    add_crossed(Index<2>());
+}
 
 }  // namespace
 }  // namespace abaci

@@ -23,6 +23,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "matmul/crossed-inl.h"
 #include "matmul/layout.h"
 #include "runs-inl.h"
 
@@ -36,8 +37,9 @@ constexpr float kMagic = 12582912.0f;
 // later into the first.
 constexpr int kNearBytes = 2048;
 constexpr int kFarBytes = 16384;
-// Panels whose sums wait together in the second-level cache, 17 KB each.
-constexpr int kPanelsTogether = 8;
+// Panels whose sums wait together in the second-level cache, 17 KB each; more where a block's rows take longer to
+// prepare.
+constexpr int kPanelsTogether = 8, kManyPanelsTogether = 25;
 // Bytes of weights that come from memory in the time in which one row is multiplied with a group of a panel.
 constexpr int kBytesPerRow = 48;
 // Rows of a pass that leaves registers for factors beside sums and integer dots.
@@ -131,8 +133,12 @@ constexpr int kBias = L::is_wide ? L::zero_point - kWideBias : L::zero_point;
 template <class L>
 constexpr int32_t kFirstBits = L::scales == Scales::Float ? 0 : kMagicBits;
 
-// What a row brings to each group of a block.
+// Whether products may be crossed: codes of 4 bits that no table turns into others.
 template <class L>
+constexpr bool kMayCross = kHasCrossedProducts && L::base_bits == 4 && L::high_bits == 0 && !L::has_table && !L::splits;
+
+// What a row brings to each group of a block.
+template <class L, bool IsCrossed = false>
 struct RowFactors {
     template <class T>
     struct alignas(64) Each {
@@ -142,6 +148,9 @@ struct RowFactors {
     template <bool IsThere, class T>
     using If = std::conditional_t<IsThere, Each<T>, Nothing>;
     static constexpr bool has_starts = L::has_zeros || kBias<L> != 0;
+    struct Moved {
+        alignas(64) int8_t of[kBlockGroups * kGroup];
+    };
 
     Each<float> scale;
     // Where integer sums start (has_zeros: minus the sum of the activations), and those of the second 16 inputs,
@@ -151,11 +160,15 @@ struct RowFactors {
     // Factors of the minimum.
     [[no_unique_address]] If<L::has_minimum, float> offset;
     [[no_unique_address]] If<L::has_minimum && L::splits, float> second_offset;
+    // For crossed products: values, of which some are moved, and where sums start.
+    [[no_unique_address]] std::conditional_t<IsCrossed, Moved, Nothing> values;
+    [[no_unique_address]] If<IsCrossed, int32_t> crossed_start;
 };
 
-// The buffers of activations are padded, so that reading a whole block past a row's end is harmless.
-template <class L>
-ABACI_INLINE void prepare_row(const Activations& in, int64_t row, int64_t group, RowFactors<L>& out) {
+// Scales and sums of activations are padded, so that reading a whole block past a row's end is harmless.
+template <class L, bool IsCrossed>
+ABACI_INLINE void prepare_row(const Activations& in, int64_t row, int64_t group, int num_groups,
+                              RowFactors<L, IsCrossed>& out) {
     constexpr int bias = kBias<L>;
     constexpr int shift = log2_of(bias);
     const F32x16 scale = load(in.scales + row * (in.columns / kGroup) + group);
@@ -177,44 +190,54 @@ ABACI_INLINE void prepare_row(const Activations& in, int64_t row, int64_t group,
         if constexpr (bias != 0) store(out.start.of, sub(splat(kFirstBits<L>), shift_left<shift>(whole)));
         if constexpr (L::has_minimum) store(out.offset.of, mul(scale, to_floats(whole)));
     }
+    if constexpr (IsCrossed) {
+        const int8_t* values = in.values + row * in.columns + group * kGroup;
+        for (int g = 0; g < num_groups; ++g)
+            out.crossed_start.of[g] = move_crossed_quads(values + kGroup * g, out.values.of + kGroup * g);
+        const I32x16 start = L::has_zeros ? splat(kFirstBits<L>) : load(out.start.of);
+        store(out.crossed_start.of, add(start, load(out.crossed_start.of)));
+    }
     (void)shift;
+    (void)num_groups;
 }
 
-// Rows of a pass over a block: their values from the block's first group, and their factors.
-template <class L, int Rows>
+// The values of a pass's rows from a block's first group.
+template <int Rows>
 struct RowBlock {
-    const RowFactors<L>* factors;
     const int8_t* values[Rows];
 
-    ABACI_INLINE RowBlock(const Activations& in, int64_t row, int64_t group, const RowFactors<L>* of) : factors(of) {
+    ABACI_INLINE RowBlock(const Activations& in, int64_t row, int64_t group) {
         for (int r = 0; r < Rows; ++r) values[r] = in.values + (row + r) * in.columns + group * kGroup;
     }
 };
 
 // The factors of one group. One address serves all rows and kinds: the compiler would make one for each.
-template <class L>
+template <class L, bool IsCrossed = false>
 class GroupFactors {
+    using Row = RowFactors<L, IsCrossed>;
+
   public:
-    ABACI_INLINE GroupFactors(const RowFactors<L>* rows, int group)
+    ABACI_INLINE GroupFactors(const Row* rows, int group)
         : at_(opaque(reinterpret_cast<const uint8_t*>(rows) + sizeof(float) * group)) {}
-    ABACI_INLINE F32x16 scale(int r) const { return get<float>(r, offsetof(RowFactors<L>, scale)); }
-    ABACI_INLINE F32x16 offset(int r) const { return get<float>(r, offsetof(RowFactors<L>, offset)); }
-    ABACI_INLINE F32x16 second_offset(int r) const { return get<float>(r, offsetof(RowFactors<L>, second_offset)); }
-    ABACI_INLINE I32x16 minus_sum(int r) const { return get<int32_t>(r, offsetof(RowFactors<L>, start)); }
+    ABACI_INLINE F32x16 scale(int r) const { return get<float>(r, offsetof(Row, scale)); }
+    ABACI_INLINE F32x16 offset(int r) const { return get<float>(r, offsetof(Row, offset)); }
+    ABACI_INLINE F32x16 second_offset(int r) const { return get<float>(r, offsetof(Row, second_offset)); }
+    ABACI_INLINE I32x16 minus_sum(int r) const { return get<int32_t>(r, offsetof(Row, start)); }
     ABACI_INLINE I32x16 start(int r) const {
+        if constexpr (IsCrossed) return get<int32_t>(r, offsetof(Row, crossed_start));
         if constexpr (kBias<L> == 0) return splat(kFirstBits<L>);
-        return get<int32_t>(r, offsetof(RowFactors<L>, start));
+        return get<int32_t>(r, offsetof(Row, start));
     }
     ABACI_INLINE I32x16 second_start(int r) const {
         if constexpr (kBias<L> == 0) return splat(0);
-        return get<int32_t>(r, offsetof(RowFactors<L>, second_start));
+        return get<int32_t>(r, offsetof(Row, second_start));
     }
 
   private:
     template <class T>
     ABACI_INLINE auto get(int r, size_t offset) const {
         T value;
-        std::memcpy(&value, at_ + r * sizeof(RowFactors<L>) + offset, sizeof value);
+        std::memcpy(&value, at_ + r * sizeof(Row) + offset, sizeof value);
         return splat(value);
     }
 
@@ -232,8 +255,9 @@ struct Accumulators {
     F32x16 sum[Rows][Halves];
 
     // `scales` of each half panel.
+    template <class Factors>
     ABACI_INLINE void add_group(const I32x16 (&first)[Rows][Halves], const I32x16 (&second)[Rows][Halves],
-                                const GroupScales<L>* scales, const GroupFactors<L>& factors) {
+                                const GroupScales<L>* scales, const Factors& factors) {
 #pragma GCC unroll 8
         for (int h = 0; h < Halves; ++h) {
             if constexpr (Rows > kRoomyRows && L::has_minimum) forget_memory();
@@ -345,7 +369,7 @@ ABACI_INLINE U8x64 unpack_quad(const uint8_t* base, int half) {
 }
 
 template <class L, int QuadIndex, bool InHalves, int Rows, int Halves>
-ABACI_INLINE void add_quad(const U8x64 (&codes)[Halves], const RowBlock<L, Rows>& block, int group,
+ABACI_INLINE void add_quad(const U8x64 (&codes)[Halves], const RowBlock<Rows>& block, int group,
                            I32x16 (&dots)[Rows][Halves]) {
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
@@ -372,7 +396,7 @@ ABACI_INLINE void four_quads(Step step) {
 
 // The integer dots of one group; get(Index, half) yields codes.
 template <class L, int Rows, int Halves, class Get>
-ABACI_INLINE void dot_group(const RowBlock<L, Rows>& block, int group, Get get, const GroupFactors<L>& factors,
+ABACI_INLINE void dot_group(const RowBlock<Rows>& block, int group, Get get, const GroupFactors<L>& factors,
                             I32x16 (&first)[Rows][Halves], I32x16 (&second)[Rows][Halves]) {
     constexpr int code_bits = L::has_table ? 8 : L::base_bits + L::high_bits;
     constexpr bool in_halves = code_bits <= kHalfSumBits;
@@ -429,9 +453,9 @@ void direct_pass(const MatmulTask& task, int64_t panel, int64_t row) {
         const uint8_t* record = task.matrix.data + panel * task.matrix.panel_bytes;
         RowFactors<L> of_rows[Rows];
         for (int64_t at = 0; at < num_groups; at += kBlockGroups) {
-            for (int r = 0; r < Rows; ++r) prepare_row<L>(task.input, row + r, at, of_rows[r]);
-            const RowBlock<L, Rows> block(task.input, row, at, of_rows);
             const int count = static_cast<int>(num_groups - at < kBlockGroups ? num_groups - at : kBlockGroups);
+            for (int r = 0; r < Rows; ++r) prepare_row<L>(task.input, row + r, at, count, of_rows[r]);
+            const RowBlock<Rows> block(task.input, row, at);
             for (int begin = 0; begin < count; begin += L::groups_per_record, record += L::record_bytes) {
                 // Only records whose groups do not divide a block's inputs can be cut off by the end of a row.
                 const int end = L::groups_per_record == 2 && count - begin < 2 ? 1 : L::groups_per_record;
@@ -465,11 +489,12 @@ void direct_pass(const MatmulTask& task, int64_t panel, int64_t row) {
 }
 
 // A block of groups of one panel, unpacked: codes [group][quad][half], scales beside them. Codes of eight bits are read
-// where they are packed.
-template <class L>
+// where they are packed. For crossed products also [group][half] those of a row of zeros.
+template <class L, bool IsCrossed = false>
 struct CodeTile {
     static constexpr bool has_codes = L::base_bits < 8;
     alignas(64) uint8_t codes[has_codes ? kBlockGroups : 1][8][2][64];
+    alignas(64) int32_t of_zeros[IsCrossed ? kBlockGroups : 1][2][16];
     GroupScales<L> scales[kBlockGroups][2];
 };
 
@@ -482,13 +507,27 @@ ABACI_INLINE void ask_for_output(const MatmulTask& task, int64_t begin, int64_t 
         for (int h = 0; h < Halves; ++h) prefetch_to_write(task.output + row * task.output_stride + output + 16 * h);
 }
 
+// For crossed products all codes of a group are unpacked before the first is multiplied.
+template <class L>
+ABACI_INLINE void unpack_crossed_group(const uint8_t* base, int half, CodeTile<L, true>& tile, int group) {
+    I32x16 of_zeros = splat(0);
+    four_quads<0>([&](auto index) __attribute__((always_inline)) {
+        constexpr int quad = decltype(index)::value;
+        const auto first = unpack_quad<L, quad>(base, half), second = unpack_quad<L, quad + 4>(base, half);
+        store_bytes(tile.codes[group][quad][half], first);
+        store_bytes(tile.codes[group][quad + 4][half], second);
+        if constexpr (quad < kCrossedQuads) of_zeros = dot_crossed_zeros(of_zeros, first, second);
+    });
+    store(tile.of_zeros[group][half], of_zeros);
+}
+
 // One pass over `count` groups of a panel, from `group`; the first one over a block fills the tile.
-template <class L, int Rows, bool FillsTile>
-void tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t group, int count, CodeTile<L>& tile,
-               const RowFactors<L>* of_rows, PanelSums& kept, Ahead ahead) {
+template <class L, int Rows, bool FillsTile, bool IsCrossed>
+void tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t group, int count,
+               CodeTile<L, IsCrossed>& tile, const RowFactors<L, IsCrossed>* of_rows, PanelSums& kept, Ahead ahead) {
     constexpr int halves = kTileHalves;
     const uint8_t* packed = task.matrix.data + panel * task.matrix.panel_bytes;
-    const RowBlock<L, Rows> block(task.input, row, group, of_rows);
+    const RowBlock<Rows> block(task.input, row, group);
     for (int first_half = 0; first_half < 2; first_half += halves) {
         const int64_t output = panel * kPanel + 16 * first_half;
         Accumulators<L, Rows, halves> sums;
@@ -501,24 +540,36 @@ void tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t group
             const uint8_t* record = packed + (group + g) / L::groups_per_record * L::record_bytes;
             const uint8_t* base = record + L::header_bytes + in_record * L::group_bytes;
             if (first_half == 0) ahead.fetch();
-            const GroupFactors<L> factors(of_rows, g);
+            const GroupFactors<L, IsCrossed> factors(of_rows, g);
             I32x16 first[Rows][halves], second[Rows][halves];
-            dot_group<L, Rows, halves>(
-                block, g,
-                [&](auto index, int h) __attribute__((always_inline)) {
-                    constexpr int quad = decltype(index)::value;
-                    const int half = first_half + h;
-                    if constexpr (!CodeTile<L>::has_codes) {
-                        return unpack_quad<L, quad>(base, half);
-                    } else if constexpr (FillsTile) {
-                        const U8x64 codes = unpack_quad<L, quad>(base, half);
-                        store_bytes(tile.codes[g][quad][half], codes);
-                        return codes;
-                    } else {
-                        return load_bytes(tile.codes[g][quad][half]);
-                    }
-                },
-                factors, first, second);
+            const auto codes_of = [&](auto index, int h) __attribute__((always_inline)) {
+                constexpr int quad = decltype(index)::value;
+                const int half = first_half + h;
+                if constexpr (!CodeTile<L>::has_codes) {
+                    return unpack_quad<L, quad>(base, half);
+                } else if constexpr (FillsTile && !IsCrossed) {
+                    const U8x64 codes = unpack_quad<L, quad>(base, half);
+                    store_bytes(tile.codes[g][quad][half], codes);
+                    return codes;
+                } else {
+                    return load_bytes(tile.codes[g][quad][half]);
+                }
+            };
+            if constexpr (IsCrossed) {
+#pragma GCC unroll 2
+                for (int h = 0; h < halves; ++h) {
+                    if constexpr (FillsTile) unpack_crossed_group<L>(base, first_half + h, tile, g);
+                    const I32x16 of_zeros = load(tile.of_zeros[g][first_half + h]);
+#pragma GCC unroll 8
+                    for (int r = 0; r < Rows; ++r) first[r][h] = sub(factors.start(r), of_zeros);
+                }
+                const int8_t* values = opaque(of_rows->values.of + kGroup * g);
+                add_crossed_quads(first, codes_of, [&](auto quad, int r) __attribute__((always_inline)) {
+                    return broadcast_quad(values + r * sizeof *of_rows + 4 * decltype(quad)::value);
+                });
+            } else {
+                dot_group<L, Rows, halves>(block, g, codes_of, factors, first, second);
+            }
             GroupScales<L>* scales = tile.scales[g] + first_half;
             if constexpr (FillsTile) {
 #pragma GCC unroll 2
@@ -571,30 +622,35 @@ ABACI_INLINE void for_turns(const MatmulTask& task, int most, bool take_turns, P
     }
 }
 
-template <class L>
+template <class L, bool IsCrossed>
 void matmul_tiled(const MatmulTask& task) {
-    CodeTile<L> tile;
-    RowFactors<L> of_rows[kMaxTaskRows];
-    const auto prepare = [&](int64_t group, int) {
+    CodeTile<L, IsCrossed> tile;
+    RowFactors<L, IsCrossed> of_rows[kMaxTaskRows];
+    const auto prepare = [&](int64_t group, int num_groups) {
         for (int64_t row = task.row_begin; row < task.row_end; ++row)
-            prepare_row<L>(task.input, row, group, of_rows[row - task.row_begin]);
+            prepare_row<L>(task.input, row, group, num_groups, of_rows[row - task.row_begin]);
     };
     const auto pass = [&](auto rows, int64_t row, int64_t panel, int64_t group, int count, PanelSums& sums,
                           const Ahead& ahead) {
         constexpr int num_rows = decltype(rows)::value;
-        const RowFactors<L>* of = of_rows + (row - task.row_begin);
+        const RowFactors<L, IsCrossed>* of = of_rows + (row - task.row_begin);
         if (row == task.row_begin) {
             tile_pass<L, num_rows, true>(task, panel, row, group, count, tile, of, sums, ahead);
         } else {
             tile_pass<L, num_rows, false>(task, panel, row, group, count, tile, of, sums, ahead);
         }
     };
-    for_turns<L, kPanelsTogether>(task, tiled_pass_rows<L>(), has_time_for_turns<L>(task), prepare, pass);
+    for_turns<L, IsCrossed ? kManyPanelsTogether : kPanelsTogether>(task, tiled_pass_rows<L>(),
+                                                                    has_time_for_turns<L>(task), prepare, pass);
 }
 
 template <class L>
 void matmul_quantised(const MatmulTask& task) {
-    if (task.row_end - task.row_begin > kTileRows) return matmul_tiled<L>(task);
+    const int64_t num_rows = task.row_end - task.row_begin;
+    if constexpr (kMayCross<L>) {
+        if (num_rows >= kFewestCrossedRows && prefers_crossed_products()) return matmul_tiled<L, true>(task);
+    }
+    if (num_rows > kTileRows) return matmul_tiled<L, false>(task);
     for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel) {
         const auto pass = [&](auto rows, int64_t row) {
             constexpr int num_rows = decltype(rows)::value;

@@ -25,14 +25,12 @@
 // numbers.
 #pragma once
 
-#include "matmul/crossed-inl.h"
+#include "matmul/matmul-inl.h"
 
 namespace abaci {
 namespace {
 
 constexpr int kBlockRecords = kBlockGroups / 8;
-// More than elsewhere: a block's rows take longer to prepare.
-constexpr int kPairedPanelsTogether = 25;
 
 // What a row brings to a block of inputs.
 template <bool IsCrossed>
@@ -234,7 +232,12 @@ ABACI_INLINE void dot_pair(I32x16 (&both)[Rows], const PairedRow<false>* rows, i
     for (int r = 0; r < Rows; ++r) both[r] = pack_pairs(add_halves(dots[r][0]), add_halves(dots[r][1]));
 }
 
-// The same, most of it by crossed products; `of_zeros`: see CrossedCodes.
+// Of 16 outputs and a pair of groups, in two parts: the crossed products of a row of zeros.
+struct alignas(64) CrossedCodes {
+    int32_t of_zeros[2][16];
+};
+
+// The same, most of it by crossed products.
 template <int Rows, class Get>
 ABACI_INLINE void dot_crossed_pair(I32x16 (&both)[Rows], const PairedRow<true>* rows, int pair,
                                    const CrossedCodes& codes_alone, Get get) {
@@ -248,32 +251,9 @@ ABACI_INLINE void dot_crossed_pair(I32x16 (&both)[Rows], const PairedRow<true>* 
         start_crossed(dots[r], reinterpret_cast<const int32_t*>(at + offset), of_zeros);
     }
     const int8_t* values = opaque(rows->values + 64 * pair);
-    const auto add_crossed = [&](auto index) __attribute__((always_inline)) {
-        constexpr int quad = decltype(index)::value;
-        const Index<quad + 4> other;
-        const U8x64 first[2] = {get(index, 0), get(index, 1)}, second[2] = {get(other, 0), get(other, 1)};
-#pragma GCC unroll 8
-        for (int r = 0; r < Rows; ++r) {
-            const int8_t* of_row = values + r * sizeof(Row) + 8 * quad;
-            const Quad x = broadcast_quads(of_row), y = broadcast_quads(of_row + 32);
-            dots[r][0] = dot_crossed(dots[r][0], first[0], second[0], x, y);
-            dots[r][1] = dot_crossed(dots[r][1], first[1], second[1], x, y);
-        }
-    };
-    const auto add_plain = [&](auto index) __attribute__((always_inline)) {
-        const U8x64 codes[2] = {get(index, 0), get(index, 1)};
-#pragma GCC unroll 8
-        for (int r = 0; r < Rows; ++r) {
-            const Quad a = broadcast_quads(values + r * sizeof(Row) + 8 * decltype(index)::value);
-            dots[r][0] = dot(dots[r][0], codes[0], a);
-            dots[r][1] = dot(dots[r][1], codes[1], a);
-        }
-    };
-    add_plain(Index<3>());
-    add_crossed(Index<0>());
-    add_plain(Index<7>());
-    add_crossed(Index<1>());
-    add_crossed(Index<2>());
+    add_crossed_quads(dots, get, [&](auto quad, int r) __attribute__((always_inline)) {
+        return broadcast_quads(values + r * sizeof(Row) + 8 * decltype(quad)::value);
+    });
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) both[r] = pack_pairs(dots[r][0], dots[r][1]);
 }
@@ -520,7 +500,7 @@ void paired_tiled(const MatmulTask& task) {
         }
     };
     const bool take_turns = has_time_for_turns<L>(task) || !prepared.holds_all();
-    for_turns<L, kPairedPanelsTogether>(task, kTileRows, take_turns, prepare, pass);
+    for_turns<L, kManyPanelsTogether>(task, kTileRows, take_turns, prepare, pass);
 }
 
 template <class L>

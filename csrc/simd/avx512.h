@@ -271,6 +271,18 @@ ABACI_INLINE void interleave_crossed_quads(const int8_t* from, int8_t* to, int32
     const __m128i of_zeros = _mm_set1_epi32(12 * kCrossedFirst * kCrossedSecond);
     _mm_storel_epi64(reinterpret_cast<__m128i*>(starts), _mm_sub_epi32(of_zeros, sums));
 }
+// 32 values, three quads of each half moved; where their crossed products start.
+ABACI_INLINE int32_t move_crossed_quads(const int8_t* from, int8_t* to) {
+    constexpr int32_t each = 0x01010101, first = kCrossedFirst * each, second = -1;
+    static_assert(kCrossedSecond == -1);
+    const __m256i moves = _mm256_setr_epi32(first, first, first, 0, second, second, second, 0);
+    const __m256i moved = _mm256_add_epi8(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)), moves);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), moved);
+    const __m128i x = _mm_maskz_mov_epi32(7, _mm256_castsi256_si128(moved)), y = _mm256_extracti128_si256(moved, 1);
+    const __m128i products = _mm_dpbusd_epi32(_mm_setzero_si128(), x, y);
+    const __m128i two = _mm_add_epi32(products, _mm_unpackhi_epi64(products, products));
+    return 12 * kCrossedFirst * kCrossedSecond - _mm_cvtsi128_si32(two) - _mm_extract_epi32(two, 1);
+}
 // Adds the dot product of each lane's four codes with the quad. Codes of at most 7 bits.
 ABACI_INLINE I32x16 dot(I32x16 sum, U8x64 codes, Quad a) {
     return {_mm512_dpbusd_epi32(sum.v, codes.v, a.v)};
