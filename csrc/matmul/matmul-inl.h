@@ -17,6 +17,7 @@
 // turns, block by block; between blocks the sums wait side by side, wherever the output's rows lie.
 // Both ask for the weights that come next a few lines at a time: requests in a burst fill the queue to memory, and then
 // the products wait with them.
+// Many rows and plain codes of 4 bits are multiplied by crossed products where these are faster (crossed-inl.h).
 #pragma once
 
 #include <cstddef>
