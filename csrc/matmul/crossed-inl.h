@@ -26,6 +26,34 @@ constexpr int kCrossedQuads = 3;
 // With fewer rows, what is made for the outputs costs more than it saves.
 constexpr int kFewestCrossedRows = 13;
 
+// Calls step(Index) for four quads, in order, unrolled.
+template <int First, class Step>
+ABACI_INLINE void four_quads(Step step) {
+    step(Index<First>());
+    step(Index<First + 1>());
+    step(Index<First + 2>());
+    step(Index<First + 3>());
+}
+
+ABACI_INLINE bool is_worth_crossing(int64_t num_rows) {
+    return num_rows >= kFewestCrossedRows && prefers_crossed_products();
+}
+
+// Unpacks the codes of 16 outputs and a group, or of 8 and two, before the first is multiplied: codes [quad][part], and
+// the crossed products of a row of zeros; unpack(Index) yields the codes of a quad.
+template <class Unpack>
+ABACI_INLINE void unpack_crossed(uint8_t (&codes)[8][2][64], int32_t (&of_zeros)[2][16], int part, Unpack unpack) {
+    I32x16 sum = splat(0);
+    four_quads<0>([&](auto index) __attribute__((always_inline)) {
+        constexpr int quad = decltype(index)::value;
+        const auto first = unpack(index), second = unpack(Index<quad + 4>());
+        store_bytes(codes[quad][part], first);
+        store_bytes(codes[quad + 4][part], second);
+        if constexpr (quad < kCrossedQuads) sum = dot_crossed_zeros(sum, first, second);
+    });
+    store(of_zeros[part], sum);
+}
+
 // Adds the dot products of a group, from where crossed products start: get(Index, n) yields the codes of a quad for
 // dots[..][n], of_row(Index, r) the values, three quads of each half moved.
 template <int Rows, int N, class Get, class OfRow>

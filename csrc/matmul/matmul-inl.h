@@ -386,15 +386,6 @@ ABACI_INLINE void add_quad(const U8x64 (&codes)[Halves], const RowBlock<Rows>& b
     }
 }
 
-// Calls step(Index) for four quads, in order, unrolled.
-template <int First, class Step>
-ABACI_INLINE void four_quads(Step step) {
-    step(Index<First>());
-    step(Index<First + 1>());
-    step(Index<First + 2>());
-    step(Index<First + 3>());
-}
-
 // The integer dots of one group; get(Index, half) yields codes.
 template <class L, int Rows, int Halves, class Get>
 ABACI_INLINE void dot_group(const RowBlock<Rows>& block, int group, Get get, const GroupFactors<L>& factors,
@@ -508,20 +499,6 @@ ABACI_INLINE void ask_for_output(const MatmulTask& task, int64_t begin, int64_t 
         for (int h = 0; h < Halves; ++h) prefetch_to_write(task.output + row * task.output_stride + output + 16 * h);
 }
 
-// For crossed products all codes of a group are unpacked before the first is multiplied.
-template <class L>
-ABACI_INLINE void unpack_crossed_group(const uint8_t* base, int half, CodeTile<L, true>& tile, int group) {
-    I32x16 of_zeros = splat(0);
-    four_quads<0>([&](auto index) __attribute__((always_inline)) {
-        constexpr int quad = decltype(index)::value;
-        const auto first = unpack_quad<L, quad>(base, half), second = unpack_quad<L, quad + 4>(base, half);
-        store_bytes(tile.codes[group][quad][half], first);
-        store_bytes(tile.codes[group][quad + 4][half], second);
-        if constexpr (quad < kCrossedQuads) of_zeros = dot_crossed_zeros(of_zeros, first, second);
-    });
-    store(tile.of_zeros[group][half], of_zeros);
-}
-
 // One pass over `count` groups of a panel, from `group`; the first one over a block fills the tile.
 template <class L, int Rows, bool FillsTile, bool IsCrossed>
 void tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t group, int count,
@@ -559,8 +536,14 @@ void tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_t group
             if constexpr (IsCrossed) {
 #pragma GCC unroll 2
                 for (int h = 0; h < halves; ++h) {
-                    if constexpr (FillsTile) unpack_crossed_group<L>(base, first_half + h, tile, g);
-                    const I32x16 of_zeros = load(tile.of_zeros[g][first_half + h]);
+                    const int half = first_half + h;
+                    if constexpr (FillsTile) {
+                        unpack_crossed(tile.codes[g], tile.of_zeros[g], half,
+                                       [&](auto quad) __attribute__((always_inline)) {
+                                           return unpack_quad<L, decltype(quad)::value>(base, half);
+                                       });
+                    }
+                    const I32x16 of_zeros = load(tile.of_zeros[g][half]);
 #pragma GCC unroll 8
                     for (int r = 0; r < Rows; ++r) first[r][h] = sub(factors.start(r), of_zeros);
                 }
@@ -649,7 +632,7 @@ template <class L>
 void matmul_quantised(const MatmulTask& task) {
     const int64_t num_rows = task.row_end - task.row_begin;
     if constexpr (kMayCross<L>) {
-        if (num_rows >= kFewestCrossedRows && prefers_crossed_products()) return matmul_tiled<L, true>(task);
+        if (is_worth_crossing(num_rows)) return matmul_tiled<L, true>(task);
     }
     if (num_rows > kTileRows) return matmul_tiled<L, false>(task);
     for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel) {

@@ -232,19 +232,14 @@ ABACI_INLINE void dot_pair(I32x16 (&both)[Rows], const PairedRow<false>* rows, i
     for (int r = 0; r < Rows; ++r) both[r] = pack_pairs(add_halves(dots[r][0]), add_halves(dots[r][1]));
 }
 
-// Of 16 outputs and a pair of groups, in two parts: the crossed products of a row of zeros.
-struct alignas(64) CrossedCodes {
-    int32_t of_zeros[2][16];
-};
-
-// The same, most of it by crossed products.
+// The same, most of it by crossed products; products_of_zeros: those of a row of zeros, of each part.
 template <int Rows, class Get>
 ABACI_INLINE void dot_crossed_pair(I32x16 (&both)[Rows], const PairedRow<true>* rows, int pair,
-                                   const CrossedCodes& codes_alone, Get get) {
+                                   const int32_t (&products_of_zeros)[2][16], Get get) {
     using Row = PairedRow<true>;
     const auto* at = opaque(reinterpret_cast<const uint8_t*>(rows) + 8 * pair);
     I32x16 dots[Rows][2];
-    const I32x16 of_zeros[2] = {load(codes_alone.of_zeros[0]), load(codes_alone.of_zeros[1])};
+    const I32x16 of_zeros[2] = {load(products_of_zeros[0]), load(products_of_zeros[1])};
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
         const size_t offset = r * sizeof(Row) + offsetof(Row, crossed.starts);
@@ -300,29 +295,11 @@ ABACI_INLINE void add_record(F32x16 (&sum)[Rows][1], const PairedScales& of, con
 struct PairedTile {
     struct Pair {
         alignas(64) uint8_t codes[8][2][64];  // [quad][part]
-        CrossedCodes crossed;
+        alignas(64) int32_t of_zeros[2][16];  // for crossed products: those of a row of zeros
     };
     Pair pairs[2][kBlockGroups / 2];  // [half][pair]
     PairedScales scales[2][kBlockRecords];
 };
-
-// For crossed products all codes of a pair are unpacked before the first is multiplied.
-template <class L>
-ABACI_INLINE void unpack_crossed_pair(const uint8_t* packed, PairedTile::Pair& out) {
-#pragma GCC unroll 2
-    for (int part = 0; part < 2; ++part) {
-        I32x16 of_zeros = splat(0);
-        four_quads<0>([&](auto index) __attribute__((always_inline)) {
-            constexpr int quad = decltype(index)::value;
-            const auto first = unpack_paired_quad<quad>(packed, part);
-            const auto second = unpack_paired_quad<quad + 4>(packed, part);
-            store_bytes(out.codes[quad][part], first);
-            store_bytes(out.codes[quad + 4][part], second);
-            if constexpr (quad < kCrossedQuads) of_zeros = dot_crossed_zeros(of_zeros, first, second);
-        });
-        store(out.crossed.of_zeros[part], of_zeros);
-    }
-}
 
 // Sums of some rows for 16 outputs, from their start, or from what another pass left, to there.
 template <class L, int Rows>
@@ -398,8 +375,14 @@ void paired_tile_pass(const MatmulTask& task, int64_t panel, int64_t row, int64_
                 PairedTile::Pair& unpacked = tile.pairs[half][pair];
                 const uint8_t* integers = packed.integers + 512 * in_record;
                 if constexpr (IsCrossed) {
-                    if constexpr (FillsTile) unpack_crossed_pair<L>(integers, unpacked);
-                    dot_crossed_pair(dots, rows, pair, unpacked.crossed,
+                    if constexpr (FillsTile) {
+                        for (int part = 0; part < 2; ++part)
+                            unpack_crossed(unpacked.codes, unpacked.of_zeros, part,
+                                           [&](auto quad) __attribute__((always_inline)) {
+                                               return unpack_paired_quad<decltype(quad)::value>(integers, part);
+                                           });
+                    }
+                    dot_crossed_pair(dots, rows, pair, unpacked.of_zeros,
                                      [&](auto index, int part) __attribute__((always_inline)) {
                                          return load_bytes(unpacked.codes[decltype(index)::value][part]);
                                      });
@@ -508,7 +491,7 @@ void matmul_paired(const MatmulTask& task) {
     const int64_t num_rows = task.row_end - task.row_begin;
     if (num_rows <= kTileRows) return paired_direct<L>(task);
     if constexpr (kHasCrossedProducts) {
-        if (num_rows >= kFewestCrossedRows && prefers_crossed_products()) return paired_tiled<L, true>(task);
+        if (is_worth_crossing(num_rows)) return paired_tiled<L, true>(task);
     }
     paired_tiled<L, false>(task);
 }
